@@ -1,0 +1,175 @@
+"""The notebooks in a real JupyterLab, in headless Chromium: run all, look, click."""
+
+import contextlib
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
+TOKEN = "browser-test"
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+# JupyterLab's own complaints, which no notebook causes.
+EXPECTED = ("favicon", "Failed to load resource", "Statusbar", "plugin", "404")
+
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
+
+
+@contextlib.contextmanager
+def lab(root):
+    """The address of a JupyterLab on the folder `root`, with settings of its own."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    environment = {**os.environ, "JUPYTER_CONFIG_DIR": str(root / "config"), "HOME": str(root)}
+    options = [
+        "--ip=127.0.0.1",
+        f"--port={port}",
+        "--ServerApp.port_retries=0",
+        "--no-browser",
+        "--allow-root",
+        f"--IdentityProvider.token={TOKEN}",
+        f"--ServerApp.root_dir={root}",
+        "--LabApp.news_url=",
+    ]
+    with open(root / "server.log", "w") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "jupyterlab", *options],
+            env=environment,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
+    address = f"http://127.0.0.1:{port}"
+    try:
+        wait_for(f"{address}/api?token={TOKEN}", process, root / "server.log")
+        yield address
+    finally:
+        process.terminate()
+        process.wait(20)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    """A JupyterLab on a copy of the notebooks."""
+    root = tmp_path_factory.mktemp("lab")
+    shutil.copytree(NOTEBOOKS, root / "notebooks")
+    with lab(root) as address:
+        yield address
+
+
+def wait_for(address, process, log, limit=60):
+    """Poll until the server answers; fail with its log when it ends or stays silent."""
+    end = time.monotonic() + limit
+    while time.monotonic() < end and process.poll() is None:
+        try:
+            urllib.request.urlopen(address, timeout=2).close()
+            return
+        except OSError:
+            time.sleep(0.2)
+    pytest.fail(f"JupyterLab did not answer within {limit} s:\n{log.read_text()[-2000:]}")
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright")
+    path = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if path is None:
+        pytest.skip(f"needs a browser: none of {', '.join(BROWSERS)} is installed")
+    with playwright.sync_playwright() as p:
+        browser = p.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(chromium):
+    page = chromium.new_page(viewport={"width": 1400, "height": 1000})
+    page.problems = []
+    page.on("pageerror", lambda error: page.problems.append(str(error)))
+    page.on(
+        "console",
+        lambda message: (
+            page.problems.append(message.text)
+            if message.type == "error" and not any(word in message.text for word in EXPECTED)
+            else None
+        ),
+    )
+    yield page
+    page.close()
+
+
+def run_all(page, server, name):
+    """Open a notebook, run all its cells, and wait until each has its number."""
+    workspace = Path(name).stem  # its own, so that no other notebook is open
+    page.goto(f"{server}/lab/workspaces/{workspace}/tree/notebooks/{name}?token={TOKEN}")
+    page.wait_for_selector(".jp-Notebook .jp-CodeCell", timeout=60_000)
+    page.wait_for_selector("text=| Idle", timeout=60_000)
+    page.click(".lm-MenuBar-itemLabel:text-is('Run')")
+    page.click(".lm-Menu-itemLabel:text-is('Run All Cells')")
+    page.wait_for_function(
+        """() => {
+            const prompts = [...document.querySelectorAll('.jp-CodeCell .jp-InputPrompt')];
+            return prompts.length && prompts.every(p => /\\[\\d+\\]/.test(p.textContent));
+        }""",
+        timeout=180_000,
+    )
+
+
+def errors(page):
+    return page.locator(".jp-RenderedText[data-mime-type='application/vnd.jupyter.error']")
+
+
+def shot(page, name):
+    """A picture of the page, kept where WORKBENCH_SHOTS says, for people to look at."""
+    folder = os.environ.get("WORKBENCH_SHOTS")
+    if folder:
+        page.screenshot(path=str(Path(folder) / f"{name}.png"))
+
+
+def drawn(page, selector):
+    """How many of the images found have pixels."""
+    return page.locator(selector).evaluate_all(
+        "found => found.filter(i => i.complete && i.naturalWidth > 0).length"
+    )
+
+
+def test_start_here_runs_and_the_panel_answers_clicks(page, server):
+    run_all(page, server, "00_start_here.ipynb")
+    assert errors(page).count() == 0
+    panel = page.locator(".jp-OutputArea-output:has(button:has-text('next'))").first
+    panel.scroll_into_view_if_needed()
+    assert drawn(page, ".widget-html img") >= 2  # the image and its saliency
+    image = panel.locator(".widget-html img").first
+    before = image.get_attribute("alt")
+    shot(page, "panel")
+    panel.locator("button:has-text('next')").click()
+    page.wait_for_function(
+        "before => [...document.querySelectorAll('.widget-html img')].every(i => i.alt !== before)",
+        arg=before,
+        timeout=10_000,
+    )
+    panel.locator("select").nth(3).select_option("mistakes")
+    panel.locator("text=but it is").first.wait_for(timeout=20_000)
+    panel.locator("select").nth(2).select_option(index=1)
+    panel.locator("h4 >> nth=1").wait_for(timeout=20_000)
+    panel.locator("text=Copy as code").click()
+    assert "models.load" in panel.locator("pre").inner_text()
+    shot(page, "panel_clicked")
+    assert page.problems == []
+
+
+def test_models_runs_and_its_figures_are_drawn(page, server):
+    run_all(page, server, "01_models.ipynb")
+    assert errors(page).count() == 0
+    for selector in (".js-plotly-plot .main-svg", ".widget-html img", "figure img"):
+        page.locator(selector).first.scroll_into_view_if_needed(timeout=20_000)
+        page.locator(selector).first.wait_for(timeout=20_000)
+    assert page.locator(".js-plotly-plot").count() >= 2
+    shot(page, "models")
+    assert page.problems == []

@@ -1,0 +1,265 @@
+"""The `workbench` command, run as a user runs it."""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from workbench import cli, doctor
+
+runner = CliRunner()
+
+
+def workbench(*words: str):
+    return runner.invoke(cli.app, list(words))
+
+
+@pytest.fixture
+def no_data(monkeypatch, tmp_path) -> Path:
+    """An empty data folder."""
+    monkeypatch.setenv("WORKBENCH_DATA", str(tmp_path / "data"))
+    return tmp_path / "data"
+
+
+@pytest.fixture
+def executed(monkeypatch) -> list[list[str]]:
+    """The command lines that `lab` would have become."""
+    commands: list[list[str]] = []
+    monkeypatch.setattr(os, "execv", lambda path, command: commands.append(command))
+    return commands
+
+
+@pytest.fixture
+def given(monkeypatch) -> dict:
+    """What `report` hands over, in place of a run."""
+    from workbench import reports
+    from workbench.steps import Step
+
+    class Done:
+        html = Path("page.html")
+
+    seen: dict = {}
+
+    def steps(notebook, parameters, output, **limits):
+        seen.update(notebook=notebook, parameters=parameters, output=output, **limits)
+        yield Step(1, 1, value=Done())
+
+    monkeypatch.setattr(reports, "steps", steps)
+    return seen
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def test_help_lists_every_command_and_loads_nothing_heavy():
+    code = (
+        "import sys; sys.argv = ['workbench', '--help']\n"
+        "from workbench.cli import app\n"
+        "try: app()\n"
+        "except SystemExit as stop: assert not stop.code\n"
+        "print('loaded', *sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    shown, _, loaded = done.stdout.rpartition("loaded")
+    for command in ("lab", "models", "data", "report", "train", "doctor"):
+        assert f" {command} " in shown
+    assert not {"torch", "pandas", "plotly", "papermill", "sklearn"} & set(loaded.split())
+
+
+def test_lab_opens_the_first_notebook_on_localhost_with_its_token(executed):
+    port = free_port()
+    result = workbench("lab", "--port", str(port), "--no-browser")
+    assert result.exit_code == 0, result.output
+    (command,) = executed
+    assert command[:3] == [sys.executable, "-m", "jupyterlab"]
+    assert "--ServerApp.ip=127.0.0.1" in command
+    assert f"--ServerApp.port={port}" in command
+    assert "--ServerApp.port_retries=0" in command
+    assert "--ServerApp.open_browser=False" in command
+    assert not any("token" in word for word in command)  # the server makes one
+
+
+@pytest.mark.parametrize(("user", "allowed"), [(0, True), (1000, False)])
+def test_root_is_allowed_only_where_the_user_is_root(user, allowed, executed, monkeypatch):
+    monkeypatch.setattr(os, "geteuid", lambda: user)
+    result = workbench("lab", "--port", str(free_port()), "--no-browser")
+    assert ("--ServerApp.allow_root=True" in executed[0]) is allowed
+    assert ("running as root" in result.stderr) is allowed
+
+
+def test_lab_without_notebooks_opens_this_folder_and_says_so(executed, monkeypatch, tmp_path):
+    monkeypatch.setattr("workbench.__file__", str(tmp_path / "a" / "b" / "__init__.py"))
+    monkeypatch.chdir(tmp_path)
+    result = workbench("lab", "--port", str(free_port()), "--no-browser")
+    assert f"--ServerApp.root_dir={tmp_path}" in executed[0]
+    assert "00_start_here.ipynb is not here" in result.stderr
+
+
+def test_a_busy_port_is_said_at_once_and_nothing_starts(executed):
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        server.listen()
+        port = server.getsockname()[1]
+        start = time.monotonic()
+        result = workbench("lab", "--port", str(port))
+    assert time.monotonic() - start < 2
+    assert (result.exit_code, executed) == (1, [])
+    assert result.stderr.startswith(f"error: port {port} on 127.0.0.1 cannot be used")
+    assert f"PORT={port + 1}" in result.stderr
+
+
+@pytest.mark.parametrize(
+    "words", [["labb"], ["lab", "--port", "0"], ["lab", "--port", "65536"], ["lab", "--port", "x"]]
+)
+def test_usage_errors_start_nothing(words, executed):
+    assert workbench(*words).exit_code == 2
+    assert executed == []
+
+
+def test_models_lists_a_card_a_line(no_data):
+    from workbench import models
+
+    lines = workbench("models").stdout.splitlines()
+    names = [line.split()[0] for line in lines[1:]]
+    assert names == models.available()
+
+
+def test_data_says_what_is_embedded_and_what_is_absent(no_data):
+    shown = workbench("data").stdout
+    states = {
+        line.split()[0]: line.split()[5] for line in shown.splitlines()[1:] if "x" in line[:24]
+    }
+    assert states["digits"] == states["shapes"] == "embedded"
+    assert states["mnist"] == states["cifar10"] == "absent"
+    assert str(no_data) in shown
+
+
+@pytest.mark.parametrize(
+    ("splits", "state"),
+    [({"train", "test"}, "present"), ({"test"}, "only test"), (set(), "absent")],
+)
+def test_a_data_set_may_be_there_in_part(splits, state, monkeypatch):
+    from workbench import data
+
+    monkeypatch.setattr(data, "present", lambda name, split: split in splits)
+    assert doctor.data_state("mnist") == state
+
+
+def test_report_takes_parameters_as_two_words(given, tmp_path):
+    words = ["-p", "eps", "8/255", "--parameter", "name=a=b", "-p", "low", "-1"]
+    limits = ["--timeout", "60", "--cell-timeout", "5"]
+    result = workbench("report", "n.ipynb", *words, "--output", str(tmp_path), *limits)
+    assert result.exit_code == 0, result.output
+    assert given == {
+        "notebook": Path("n.ipynb"),
+        "parameters": {"eps": "8/255", "name": "a=b", "low": "-1"},
+        "output": tmp_path,
+        "timeout": 60,
+        "cell_timeout": 5,
+    }
+    assert result.stdout.strip() == "page.html"
+
+
+def test_a_parameter_given_in_words_wins_over_the_file(given, tmp_path):
+    file = tmp_path / "p.toml"
+    file.write_text("eps = 0.1\nseed = 3\n")
+    workbench("report", "n.ipynb", "--parameters", str(file), "-p", "eps", "0.2")
+    assert given["parameters"] == {"eps": "0.2", "seed": 3}
+
+
+def test_half_a_parameter_is_refused(given):
+    result = workbench("report", "n.ipynb", "-p", "eps")
+    assert (result.exit_code, given) == (2, {})
+    assert result.stderr.startswith("error: -p takes a name and a value")
+
+
+def test_a_notebook_that_is_not_there_is_one_line_and_no_traceback():
+    result = workbench("report", "nowhere.ipynb")
+    assert result.exit_code == 1
+    assert result.stderr.startswith("error: ")
+    assert "nowhere.ipynb" in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_train_refuses_an_unknown_recipe_and_suggests_the_nearest(no_data):
+    result = workbench("train", "digits/cn")
+    assert result.exit_code == 2
+    assert "Did you mean 'digits/cnn'?" in result.stderr
+
+
+def test_train_writes_the_weights_it_names(no_data, tmp_path):
+    path = tmp_path / "mlp.safetensors"
+    result = workbench("train", "digits/mlp", "--epochs", "1", "--output", str(path))
+    assert result.exit_code == 0, result.output
+    assert result.stdout.splitlines()[-1] == str(path)
+    assert path.stat().st_size > 1000
+
+
+def test_check_measures_what_the_card_says(no_data):
+    result = workbench("models", "--check", "digits/mlp")
+    assert result.exit_code == 0, result.output
+    assert "test_correct" in result.stdout
+
+
+def test_a_variable_shows_the_traceback(monkeypatch):
+    monkeypatch.setenv("WORKBENCH_DEBUG", "1")
+    assert isinstance(workbench("train", "nothing/like-this").exception, ValueError)
+
+
+def test_a_share_is_never_rounded_up():
+    shown = [cli.percent(rate) for rate in (None, 0, 0.99999, 359 / 360, 1)]
+    assert shown == ["", "0.00", "99.99", "99.72", "100.00"]
+
+
+# The doctor
+
+
+def test_doctor_finds_no_problem_here_and_changes_nothing(no_data):
+    result = workbench("doctor")
+    assert result.exit_code == 0, result.output
+    assert str(no_data) in result.stdout
+    assert "data mnist" in result.stdout
+    assert result.stdout.strip().endswith("The bench is in order.")
+    assert not no_data.exists()
+
+
+def test_a_package_is_ok_too_old_or_missing():
+    assert doctor.package("typer", ">=0.1").state == doctor.OK
+    for name, bounds in (("typer", ">=1000"), ("no-such-thing", ">=1")):
+        finding = doctor.package(name, bounds)
+        assert finding.state == doctor.PROBLEM
+        assert f"{name}{bounds}" in finding.advice
+
+
+@pytest.mark.parametrize("inside", ["", "deeper/still"])
+def test_a_data_folder_that_is_a_file_is_a_problem(inside, tmp_path):
+    (tmp_path / "file").write_text("")
+    finding = doctor.data_folder(tmp_path / "file" / inside)
+    assert finding.state == doctor.PROBLEM
+    assert "WORKBENCH_DATA" in finding.advice
+
+
+def test_a_damaged_model_is_a_problem(monkeypatch):
+    from workbench import models
+
+    def broken(name):
+        raise ValueError(f"{name} is truncated")
+
+    monkeypatch.setattr(models, "card", broken)
+    assert {finding.state for finding in doctor.models()} == {doctor.PROBLEM}
+
+
+def test_the_text_ends_with_what_is_left_to_do():
+    fine, broken = doctor.Finding("a", "1"), doctor.Finding("b", "2", doctor.PROBLEM, "do this")
+    assert doctor.as_text([fine]).endswith("The bench is in order.")
+    text = doctor.as_text([fine, broken])
+    assert "-> do this" in text
+    assert text.endswith("1 to mend: see the lines with ->")

@@ -1,0 +1,50 @@
+"""Every notebook through papermill, as a report: the defaults, and one other set."""
+
+import json
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from workbench import reports
+
+NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
+OTHERS = {
+    "00_start_here": {"dataset": "shapes", "model": "shapes/vit", "index": 3},
+    "01_models": {"model": "shapes/resnet", "compare": "shapes/vit", "n": 500, "bins": 5},
+}
+NAMES = sorted(path.stem for path in NOTEBOOKS.glob("*.ipynb"))
+
+
+@pytest.mark.notebook
+@pytest.mark.parametrize("which", ["defaults", "others"])
+@pytest.mark.parametrize("name", NAMES)
+def test_notebook_runs_as_a_report(name, which, tmp_path, monkeypatch):
+    monkeypatch.setenv("WORKBENCH_DATA", str(tmp_path / "nothing here"))
+    values = OTHERS[name] if which == "others" else {}
+    report = reports.execute(NOTEBOOKS / f"{name}.ipynb", values, tmp_path / "report", timeout=120)
+    html = report.html.read_text()
+    assert html.count("<img ") == html.count("<img alt=")
+    assert len(html) < 8e6
+    content = json.loads(report.results_path.read_text())
+    assert content["results"]["accuracy"] > 0.9
+    assert values.items() <= content["parameters"].items()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_notebook_keeps_the_house_form(name):
+    notebook = nbformat.read(NOTEBOOKS / f"{name}.ipynb", as_version=4)
+    nbformat.validate(notebook)
+    assert name in OTHERS, "every notebook is also run with another set of parameters"
+    first, second = notebook.cells[:2]
+    assert first.source.startswith("# ")
+    assert "**Goal:**" in first.source
+    assert "**Time:**" in first.source
+    assert second.metadata.tags == ["parameters"]
+    declared = reports.parameters(NOTEBOOKS / f"{name}.ipynb")
+    assert all(p.annotation and p.help for p in declared.values())
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert all(not cell.outputs and cell.execution_count is None for cell in code)
+    assert any("# solution" in cell.source for cell in code)
+    assert any("assert " in cell.source for cell in code)
+    assert "## Next" in notebook.cells[-1].source

@@ -1,0 +1,516 @@
+import asyncio
+import hashlib
+import json
+import os
+import pickle
+import re
+import shutil
+from html import unescape
+
+import nbformat
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+
+from workbench import reports
+from workbench.reports import ReportError
+from workbench.reports.recorder import MIME, plain
+
+HOSTILE = "quote ' and \" and ''' \\n \\ \n\ttab {braces} % $ é 漢字 🙂 \x00 </script><b>"
+
+
+def write(path, *cells, parameters=None):
+    """A notebook file of code cells; `parameters` is the source of its parameters cell."""
+    made = [new_code_cell(c) if isinstance(c, str) else c for c in cells]
+    if parameters is not None:
+        made.insert(0, tagged(parameters, "parameters"))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nbformat.write(new_notebook(cells=made), path)
+    return path
+
+
+def tagged(source, tag):
+    return new_code_cell(source, metadata={"tags": [tag]})
+
+
+def coerced(annotation, value):
+    return reports.coerce({"x": reports.Parameter("x", annotation, None)}, {"x": value})["x"]
+
+
+# --- parameters ---------------------------------------------------------------------------
+
+
+def test_parameters_are_read_without_running_them(tmp_path):
+    source = (
+        "eps: float = 8/255  # L-inf radius, in [0, 1]\n"
+        "layers: list[int] = [\n    1,\n    2,\n]  # which to show\n"
+        "limit: int | None = None\n"
+        "eps_list: list[float] = [0, -1/2]\n"
+    )
+    found = reports.parameters(write(tmp_path / "n.ipynb", parameters=source))
+    assert list(found) == ["eps", "layers", "limit", "eps_list"]
+    assert found["eps"] == reports.Parameter("eps", "float", 8 / 255, "L-inf radius, in [0, 1]")
+    assert (found["layers"].default, found["layers"].help) == ([1, 2], "which to show")
+    assert found["limit"].default is None
+    assert found["eps_list"].default == [0.0, -0.5]
+    assert reports.parameters(write(tmp_path / "none.ipynb", "1 + 1")) == {}
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        ("eps = 0.1", "name: annotation = value"),
+        ("eps: float", "name: annotation = value"),
+        ("eps: float = 'a'", "eps: expected float"),
+        ("eps: tuple = (1, 2)", "eps: expected int, float"),
+        ("eps: float = open('x')", "eps: expected a literal"),
+        ("eps: float = 1/0", "eps: expected a literal"),
+        ("%matplotlib inline", "not plain Python"),
+        ("eps: int = 1\nos.remove('x')", "line 2"),
+    ],
+)
+def test_a_parameters_cell_holds_only_typed_literals(tmp_path, source, said):
+    with pytest.raises(ValueError, match="parameters cell") as caught:
+        reports.parameters(write(tmp_path / "n.ipynb", parameters=source))
+    assert said in str(caught.value)
+
+
+def test_two_parameters_cells_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="2 cells"):
+        reports.parameters(write(tmp_path / "n.ipynb", tagged("", "parameters"), parameters=""))
+
+
+@pytest.mark.parametrize(
+    ("annotation", "value", "readings"),
+    [
+        ("float", 1 / 4, ["1/4", " 2.5e-1 ", 0.25, np.float64(0.25)]),
+        ("float", 1.0, [1, "1"]),
+        ("int", -7, ["-7", np.int64(-7)]),
+        ("bool", False, ["false", "False", "0", False]),
+        ("str", "8/255", ["8/255"]),
+        ("str", "", [""]),
+        ("str | None", None, ["none", None]),
+        ("int | None", 4, ["4"]),
+        ("list[int]", [1, 2], ["1, 2", "[1, 2]", [1, 2], np.array([1, 2])]),
+        ("list[float]", [0.5, 1.0], ["1/2,1", "[1/2, 1]", ["1/2", 1]]),
+        ("list[str]", ["a", "b"], ["a,b", '["a", "b"]']),
+        ("list[str]", [], [""]),
+        ("list[int] | None", None, ["none"]),
+    ],
+)
+def test_text_is_read_by_the_annotation(annotation, value, readings):
+    for reading in readings:
+        read = coerced(annotation, reading)
+        assert read == value
+        assert type(read) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("annotation", "values"),
+    [
+        ("float", ["eight", "1/0", "nan", "1e999", float("inf"), True, None, "-" * 100_000]),
+        ("int", ["1.5", 1.0, True, "9" * 5000, object()]),
+        ("bool", ["maybe", 1]),
+        ("str", [3, ["a"]]),
+        ("list[int]", ["1,two", 3, "[" * 100_000]),
+        ("list[str]", [{"a": 1}]),
+    ],
+)
+def test_an_ill_typed_value_names_parameter_value_and_type(annotation, values):
+    for value in values:
+        with pytest.raises(ValueError, match="x: expected ") as caught:
+            coerced(annotation, value)
+        assert f"expected {annotation}, got" in str(caught.value)
+        assert len(str(caught.value)) < 300
+
+
+@given(
+    st.integers(),
+    st.floats(allow_nan=False, allow_infinity=False),
+    st.fractions(max_denominator=2**53),
+    st.lists(st.text()),
+)
+def test_values_survive_the_command_line(number, real, fraction, texts):
+    assert coerced("int", str(number)) == number
+    assert coerced("list[int]", f"{number},{number}") == [number, number]
+    assert coerced("float", repr(real)) == real
+    assert coerced("float", str(fraction)) == float(fraction)
+    assert coerced("str", repr(texts)) == repr(texts)
+    assert coerced("list[str]", repr(texts)) == texts
+
+
+@pytest.mark.parametrize(("name", "text"), [("p.toml", "eps = 0.1"), ("p.json", '{"eps": 0.1}')])
+def test_a_parameters_file_is_read_or_named(tmp_path, name, text):
+    path = tmp_path / name
+    path.write_text(text)
+    assert reports.load_parameters(path) == {"eps": 0.1}
+    for broken in ("[1, 2]", "[" * 100_000, '{"eps": '):
+        path.write_text(broken)
+        with pytest.raises(ValueError, match=name):
+            reports.load_parameters(path)
+    with pytest.raises(ValueError, match=r"ends in \.toml or \.json, got .*p\.yaml"):
+        reports.load_parameters(path.with_suffix(".yaml"))
+
+
+@pytest.mark.parametrize("read", [reports.load_parameters, reports.execute])
+def test_a_missing_file_is_said(tmp_path, read):
+    with pytest.raises(FileNotFoundError, match=r"No such file.*gone\.json"):
+        read(tmp_path / "gone.json")
+
+
+# --- record -------------------------------------------------------------------------------
+
+
+def test_record_outside_a_notebook_only_checks():
+    torch = pytest.importorskip("torch")
+    assert reports.record(a=1, b=np.float32(0.5), c=torch.tensor(2), d=[{"e": None}]) is None
+    with pytest.warns(UserWarning, match="scores is not finite"):
+        reports.record(scores=[1.0, float("nan")])
+
+
+LOOP: list = []
+LOOP.append(LOOP)
+
+
+@pytest.mark.parametrize("value", [object(), np.zeros(3), 1j, b"x", [1, {2}], {(1, 2): 3}, LOOP])
+def test_record_names_what_json_cannot_hold(value):
+    with pytest.raises(TypeError, match="accuracy"):
+        reports.record(accuracy=value)
+
+
+SCALARS = st.none() | st.booleans() | st.integers() | st.text() | st.floats(allow_nan=False)
+JSON = st.recursive(SCALARS, lambda x: st.lists(x) | st.dictionaries(st.text(), x), max_leaves=8)
+
+
+@pytest.mark.filterwarnings("ignore:.*is not finite")
+@given(JSON)
+def test_whatever_is_recorded_is_strict_json(value):
+    kept = plain("value", value)
+    assert json.loads(json.dumps(kept, allow_nan=False)) == kept
+    assert kept == value or "inf" in repr(value)
+
+
+# --- a good run ---------------------------------------------------------------------------
+
+GOOD = (
+    new_markdown_cell("# A small report\n\n[a link](https://example.org)"),
+    "import plotly.graph_objects as go\n"
+    "layout = {'title': 'Curve', 'meta': {'alt': 'A curve that \"peaks\" <at> 3'}}\n"
+    "go.Figure(go.Scatter(y=[1, 3, 2]), layout=layout)",
+    "go.Figure(go.Bar(y=[1, 2]), layout={'title': 'Bars </script>'}).show()",
+    "import ipywidgets\n"
+    "class Panel:\n"
+    "    def _repr_mimebundle_(self, **_):\n"
+    "        view = ipywidgets.IntSlider()._repr_mimebundle_()\n"
+    "        return {**view, 'text/html': '<p>static twin</p>', 'text/plain': 'Panel'}\n"
+    "Panel()",
+    "import os\n"
+    "from IPython.display import HTML, clear_output, display\n"
+    "from workbench import reports\n"
+    "reports.record(text=text, size=len(big), eps=eps, flag=flag, folder=os.getcwd())\n"
+    "reports.record(eps=eps, worst=float('nan'), tqdm=os.environ['TQDM_DISABLE'])\n"
+    "print('PRINTED', 1)\n"
+    "with ipywidgets.Output():\n"
+    "    clear_output()\n"
+    "    print('PRINTED', 2)\n"
+    "    reports.record(inside='an Output')",
+    "display(HTML('<script>fetch(\"https://example.org/\").catch(() => 0)</script>'))",
+    tagged("1 / 0", "raises-exception"),
+    tagged("raise SystemError", "skip-execution"),
+)
+DECLARED = "text: str = 'a'\nbig: str = ''\neps: float = 0.5\nflag: bool = True\nn: int = 3\n"
+
+
+@pytest.fixture(scope="module")
+def ticks(tmp_path_factory):
+    """The steps of a run with hostile values, in a folder with a hostile name."""
+    home = tmp_path_factory.mktemp("good")
+    source = write(home / "a {b} folder" / "the {n} book.ipynb", *GOOD, parameters=DECLARED)
+    before = hashlib.sha256(source.read_bytes()).hexdigest()
+    values = {"text": HOSTILE, "big": "x" * 1_000_000, "eps": "8/255", "flag": "false"}
+    ticks = list(reports.steps(source, values, home / "out"))
+    assert hashlib.sha256(source.read_bytes()).hexdigest() == before
+    assert [p.name for p in source.parent.iterdir()] == [source.name]
+    return ticks
+
+
+@pytest.fixture(scope="module")
+def good(ticks):
+    return ticks[-1].value
+
+
+def test_steps_tick_once_a_cell(ticks):
+    assert [tick.done for tick in ticks] == list(range(len(GOOD) + 3))
+    assert {tick.total for tick in ticks} == {len(GOOD) + 2}
+    assert "import plotly" in ticks[3].message
+
+
+def test_values_arrive_as_they_were_given_and_come_back_in_strict_json(good):
+    def refuse(constant):
+        raise AssertionError(f"{constant} is not JSON")
+
+    content = json.loads(good.results_path.read_text(), parse_constant=refuse)
+    assert content["notebook"] == "the {n} book.ipynb"
+    assert content["parameters"]["n"] == 3
+    assert content["parameters"]["text"] == HOSTILE
+    assert content["results"] == good.results
+    assert {"python", "workbench", "torch"} <= set(content["versions"])
+    assert content["seconds"] > 0
+    folder = str(good.notebook.parent.parent / "a {b} folder")
+    assert good.results == {
+        "text": HOSTILE,
+        "size": 1_000_000,
+        "eps": 8 / 255,
+        "flag": False,
+        "folder": folder,
+        "worst": None,
+        "tqdm": "1",
+        "inside": "an Output",
+    }
+
+
+def test_the_folder_holds_three_files_without_widget_state(good):
+    names = sorted(p.name for p in good.notebook.parent.iterdir())
+    assert names == ["results.json", "the {n} book.html", "the {n} book.ipynb"]
+    executed = nbformat.read(good.notebook, as_version=4)
+    assert "widgets" not in executed.metadata
+    assert len(executed.cells) == len(GOOD) + 2
+
+
+def test_the_page_is_one_file_with_everything_inside(good):
+    html = good.html.read_text()
+    for said in ('<html lang="en">', "<title>A small report</title>", "static twin"):
+        assert said in html
+    assert "PRINTED 1" in html
+    assert "PRINTED 2" in html  # in an Output, which cleared only itself
+    assert "https://example.org" in html
+    assert len(re.findall(r'Plotly.newPlot\(\s*"figure-', html)) == 2
+    assert html.count("* plotly.js v") == 1
+    labels = re.findall(r"""<figure aria-label=(["'])(.*?)\1 role="img">""", html)
+    assert [unescape(label) for _, label in labels] == ['A curve that "peaks" <at> 3', "Bars"]
+    assert "vnd.workbench.record" not in html
+    assert "cdn" not in html.split("<body")[0].split("* plotly.js v")[0]
+    assert len(html) < 8_000_000
+
+
+@pytest.mark.browser
+def test_the_figures_are_drawn_and_the_network_is_refused(good):
+    sync = pytest.importorskip("playwright.sync_api")
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
+    if chromium is None:
+        pytest.skip("needs chromium")
+    requests, errors = [], []
+    with sync.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        page = browser.new_page()
+        page.on("request", lambda request: requests.append(request.url))
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        page.goto(good.html.as_uri())
+        page.wait_for_selector("#figure-2 .bars path", state="attached")
+        drawn = page.evaluate(
+            "[...document.querySelectorAll('.main-svg')].map(s => s.getBoundingClientRect().width)"
+        )
+        browser.close()
+    assert min(drawn) > 300
+    assert errors == []
+    assert requests == [good.html.as_uri()]  # the fetch above never left
+
+
+# --- runs that fail -----------------------------------------------------------------------
+
+
+def failure(tmp_path, *cells, parameters=None, **options) -> ReportError:
+    source = write(tmp_path / "book" / "bad.ipynb", *cells, parameters=parameters)
+    with pytest.raises(ReportError) as caught:
+        reports.execute(source, output=tmp_path / "out", **options)
+    return caught.value
+
+
+def tell_pid(tmp_path):
+    return f"import os; open({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid()))"
+
+
+def kernel_gone(tmp_path):
+    try:
+        os.kill(int((tmp_path / "pid").read_text()), 0)
+    except ProcessLookupError:
+        return True
+    return False
+
+
+def test_a_raising_cell_is_named_with_its_line(tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "results.json").write_text("{}")  # of an earlier run
+    error = failure(tmp_path, "a = 1", "\n# compute\nraise KeyError('lost')", "print('never')")
+    assert (error.cell, error.ename) == (2, "KeyError")
+    for said in ("bad.ipynb", "cell 2 `# compute`", "KeyError: 'lost'"):
+        assert said in str(error)
+    assert str(error.notebook) in str(error)
+    executed = nbformat.read(error.notebook, as_version=4)
+    assert [cell.execution_count for cell in executed.cells] == [1, 2, None]
+    assert executed.cells[1].outputs[0].ename == "KeyError"
+    assert not (tmp_path / "out" / "results.json").exists()
+    assert pickle.loads(pickle.dumps(error)).cell == 2  # crosses a process pool
+
+
+@pytest.mark.parametrize("cell", [new_markdown_cell("# text"), "", tagged("1", "skip-execution")])
+def test_a_notebook_that_runs_no_cell_fails(tmp_path, cell):
+    error = failure(tmp_path, cell, parameters="a: int = 1")
+    assert "no code cell" in str(error)
+    assert error.notebook.is_file()
+
+
+def test_a_cell_that_hangs_in_native_code_is_killed(tmp_path):
+    hang = "import re\nre.match('(a+)+$', 'a' * 60 + 'b')"  # never lets go of the interpreter
+    error = failure(tmp_path, tell_pid(tmp_path), hang, cell_timeout=1)
+    assert error.cell == 2
+    assert "limit of 1 s (cell_timeout)" in str(error)
+    assert "import re" in str(error)
+    assert kernel_gone(tmp_path)
+    outputs = nbformat.read(error.notebook, as_version=4).cells[1].outputs
+    assert outputs[-1].ename == "TimeoutError"
+
+
+def test_many_short_cells_run_into_the_limit_of_the_notebook(tmp_path):
+    error = failure(tmp_path, *["import time; time.sleep(1)"] * 30, cell_timeout=5, timeout=6)
+    assert "whole notebook" in str(error)
+    assert "limit of 6 s (timeout)" in str(error)
+    assert 1 <= error.cell < 8
+
+
+def test_a_page_that_cannot_be_made_fails_the_run(tmp_path):
+    loads = "from IPython.display import HTML\nHTML('<img src=\"https://a.org/x.png\">')"
+    error = failure(tmp_path, loads)
+    assert "https://a.org/x.png" in str(error)
+    assert [p.name for p in (tmp_path / "out").iterdir()] == ["bad.ipynb"]
+
+
+def test_a_kernel_that_dies_is_said(tmp_path):
+    error = failure(tmp_path, "import os; os._exit(1)")
+    assert error.cell == 1
+    assert "the kernel died" in str(error)
+
+
+FAIL = "import ipywidgets, threading, time\ndef fail(wait=0):\n"
+FAIL += "    time.sleep(wait)\n    raise ValueError('boom')\n"
+SILENT = {
+    "interact": FAIL + "ipywidgets.interact(fail, wait=0)",
+    "output": FAIL + "with ipywidgets.Output(): fail()",
+    "joined thread": FAIL + "t = threading.Thread(target=fail); t.start(); t.join()",
+    "late thread": FAIL + "threading.Thread(target=fail, args=[0.5]).start()",
+    "job": (
+        FAIL + "import logging\n"
+        "try: fail()\n"
+        "except ValueError: logging.getLogger('w').exception('Exception in job')"
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SILENT)
+def test_an_error_that_no_cell_raises_is_a_failure(tmp_path, name):
+    error = failure(tmp_path, "fine = 1", SILENT[name], "fine = 2")
+    # Whose a thread is can be lost once other cells have run.
+    assert error.cell == 2 or name == "late thread"
+    assert (error.ename, error.evalue) == ("ValueError", "boom")
+
+
+def test_closing_the_steps_kills_the_kernel(tmp_path):
+    source = write(tmp_path / "n.ipynb", tell_pid(tmp_path), "import time; time.sleep(60)")
+    ticks = reports.steps(source, output=tmp_path / "out")
+    assert [next(ticks).done, next(ticks).done] == [0, 1]
+    ticks.close()
+    assert kernel_gone(tmp_path)
+
+
+def test_a_report_made_inside_a_running_event_loop_goes_to_its_default_folder(
+    tmp_path, monkeypatch
+):
+    async def cell():  # as in a notebook
+        return reports.execute(write(tmp_path / "n.ipynb", "1"))
+
+    monkeypatch.chdir(tmp_path)
+    assert asyncio.run(cell()).html == tmp_path / "reports" / "n" / "n.html"
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"parameters": {"epz": 1}}, r"unknown parameter 'epz'. Did you mean 'eps'\?.*Known: eps"),
+        ({"parameters": {"eps": "much"}}, "eps: expected float, got 'much'"),
+        ({"timeout": 0}, "timeout: expected a positive"),
+        ({"cell_timeout": float("nan")}, "cell_timeout: expected a positive"),
+        ({"output": "book"}, "never overwrites"),
+    ],
+)
+def test_wrong_arguments_are_refused_before_anything_runs(tmp_path, monkeypatch, options, said):
+    monkeypatch.chdir(tmp_path)
+    source = write(tmp_path / "book" / "n.ipynb", "1", parameters="eps: float = 1")
+    with pytest.raises(ValueError, match=said):
+        reports.steps(source, **options)
+    assert [p.name for p in tmp_path.iterdir()] == ["book"]
+
+
+@pytest.mark.parametrize("content", ["", "not json", "{}", "[1]", '{"nbformat": 4}'])
+def test_what_is_no_notebook_is_said(tmp_path, content):
+    (tmp_path / "n.ipynb").write_text(content)
+    with pytest.raises(ValueError, match="is not a Jupyter notebook"):
+        reports.execute(tmp_path / "n.ipynb", output=tmp_path / "out")
+
+
+# --- the page -----------------------------------------------------------------------------
+
+
+def shown(**data):
+    """A notebook with one cell that displays the bundle `data`."""
+    output = new_output("display_data", data=data)
+    return new_notebook(cells=[new_code_cell("show()", outputs=[output])])
+
+
+LOADING = """\
+<img src="https://a.org/x.png">
+<img srcset="https://a.org/x.png 2x">
+<script src="//a.org/x.js"></script>
+<link rel="stylesheet" href="HTTP://a.org/x.css">
+<iframe src='https://a.org'></iframe>
+<svg><image xlink:href="https://a.org/x.png"/></svg>
+<style>p { background: url('https://a.org/x.png') }</style>
+<style>@import 'https://a.org/x.css';</style>
+<p style="background: url(//a.org/x.png)">"""
+HARMLESS = """\
+<a href="https://a.org">a link</a>
+<svg xmlns="http://www.w3.org/2000/svg"><path d="M0 0"/></svg>
+<img alt="dot" src="data:image/png;base64,AAAA">
+<p>see src=https://a.org in the text</p>"""
+
+
+@pytest.mark.parametrize("html", LOADING.splitlines())
+def test_a_page_that_would_load_from_the_network_is_refused(html):
+    with pytest.raises(ValueError, match=r"a\.org.* from the network"):
+        reports.to_html(shown(**{"text/html": html}))
+
+
+def test_links_and_embedded_pictures_are_fine():
+    page = reports.to_html(shown(**{"text/html": HARMLESS}))
+    assert page.rstrip().endswith("</html>")
+    assert "plotly.js" not in page
+
+
+def test_a_page_names_itself_and_drops_records_and_widget_state():
+    view = {"application/vnd.jupyter.widget-view+json": {"model_id": "a"}, "text/plain": "Box()"}
+    notebook = shown(**view)
+    notebook.cells += shown(**{MIME: {"a": 1}, "text/plain": "recorded a = 1"}).cells
+    notebook.cells += [new_markdown_cell("# A < B & C")]
+    notebook.metadata.widgets = {"application/vnd.jupyter.widget-state+json": {"state": {}}}
+    html = reports.to_html(notebook)
+    assert "<title>A &lt; B &amp; C</title>" in html
+    assert "recorded a" not in html
+    assert "Box()" in html
+    assert "widgets" in notebook.metadata  # of the one it was given
+
+
+def test_pictures_beside_the_notebook_are_embedded(tmp_path):
+    (tmp_path / "dot.png").write_bytes(b"\x89PNG")
+    source = write(tmp_path / "n.ipynb", new_markdown_cell("![a dot](dot.png)"))
+    assert "data:image/png;base64," in reports.to_html(source)

@@ -1,0 +1,15 @@
+"""Panels: what is shown and clicked. What they compute lives in `workbench`."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        "attack_panel": ["AttackPanel"],
+        "form": ["Form"],
+        "job": ["Job"],
+        "model_panel": ["ModelPanel"],
+        "panel": ["Panel"],
+        "selection": ["Selection"],
+    },
+)

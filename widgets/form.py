@@ -1,0 +1,167 @@
+"""`Form`: controls made from a `Parameters` class, and the values read back from them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, get_args, get_origin
+
+import ipywidgets as ipw
+from pydantic.fields import FieldInfo
+
+from workbench.params import Parameters
+
+STYLE = {"description_width": "6em"}
+LAYOUT = {"width": "28em"}
+FEW = 500  # whole numbers over a wider range get a text field, not a slider
+
+
+class Form:
+    """One control a field: bounds, choices and help come from the declaration.
+
+    values: to start from. choices: for fields whose choices are known only now, a list
+    of values or of (label, value) pairs. disabled: field to the reason it is greyed out.
+    only: the fields to show, in this order.
+    """
+
+    def __init__(
+        self,
+        values: Parameters,
+        *,
+        choices: Mapping[str, Sequence[Any]] | None = None,
+        disabled: Mapping[str, str] | None = None,
+        only: Sequence[str] | None = None,
+    ) -> None:
+        self.kind = type(values)
+        self._values = values
+        self._listeners: list[Callable[[Parameters], None]] = []
+        self._quiet = False
+        self.message = ipw.HTML()
+        self.controls: dict[str, ipw.Widget] = {}
+        for name in only or self.kind.model_fields:
+            field = self.kind.model_fields[name]
+            control = make_control(name, field, getattr(values, name), (choices or {}).get(name))
+            control.observe(self._changed, "value")
+            self.controls[name] = control
+        for name, reason in (disabled or {}).items():
+            self.disable(name, reason)
+        self.widget = ipw.VBox([*self.controls.values(), self.message])
+
+    @property
+    def values(self) -> Parameters:
+        """The last valid values."""
+        return self._values
+
+    def observe(self, listener: Callable[[Parameters], None]) -> None:
+        """Call `listener(values)` after each valid change made in a control."""
+        self._listeners.append(listener)
+
+    def set(self, values: Parameters) -> None:
+        """Show other values; listeners are not called."""
+        self._values = values
+        self._quiet = True
+        try:
+            for name, control in self.controls.items():
+                control.value = getattr(values, name)
+        finally:
+            self._quiet = False
+        self.message.value = ""
+
+    def choose_from(self, name: str, choices: Sequence[Any], value: Any) -> None:
+        """Give a drop-down other choices and choose `value`; listeners are not called."""
+        self._quiet = True
+        try:
+            choose_from(self.controls[name], choices, value)
+        finally:
+            self._quiet = False
+
+    def disable(self, name: str, reason: str | None) -> None:
+        """Grey out one control, saying why in its tooltip; None brings it back."""
+        control = self.controls[name]
+        control.disabled = reason is not None
+        control.tooltip = reason or self.kind.model_fields[name].description or ""
+
+    def _changed(self, _: object) -> None:
+        if self._quiet:
+            return
+        shown = {name: control.value for name, control in self.controls.items()}
+        try:
+            self._values = self.kind(**{**dict(self._values), **shown})
+        except ValueError as error:
+            self.message.value = alert(str(error))
+            return
+        self.message.value = ""
+        for listener in self._listeners:
+            listener(self._values)
+
+
+def make_control(
+    name: str, field: FieldInfo, value: Any, choices: Sequence[Any] | None = None
+) -> ipw.Widget:
+    """The control that fits a field: drop-down, checkbox, slider, log slider or text."""
+    extra = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
+    common: dict[str, Any] = {
+        "value": value,
+        "description": str(extra.get("label", name.replace("_", " "))),
+        "tooltip": field.description or "",
+        "style": STYLE,
+        "layout": LAYOUT,
+        "continuous_update": False,
+    }
+    if choices is None and get_origin(field.annotation) is Literal:
+        choices = get_args(field.annotation)
+    if choices is not None:
+        common.pop("continuous_update")
+        return ipw.Dropdown(options=pairs(choices), **common)
+    if field.annotation is bool:
+        common.pop("continuous_update")
+        return ipw.Checkbox(indent=False, **common)
+    low, high = bounds(field)
+    if field.annotation is int:
+        if low is not None and high is not None and high - low <= FEW:
+            return ipw.IntSlider(min=int(low), max=int(high), **common)
+        return ipw.BoundedIntText(
+            min=int(low if low is not None else -(2**31)),
+            max=int(high if high is not None else 2**31),
+            **common,
+        )
+    if field.annotation is float:
+        if low is not None and high is not None:
+            if extra.get("log"):
+                limits = {"min": math.log10(low), "max": math.log10(high)}
+                return ipw.FloatLogSlider(base=10, readout_format=".2g", **limits, **common)
+            step = extra.get("step", (high - low) / 100)
+            return ipw.FloatSlider(min=low, max=high, step=step, readout_format=".3g", **common)
+        return ipw.FloatText(**common)
+    return ipw.Text(**common)
+
+
+def pairs(choices: Sequence[Any]) -> list[tuple[str, Any]]:
+    """Choices as (label, value) pairs; a bare value is its own label."""
+    return [choice if isinstance(choice, tuple) else (str(choice), choice) for choice in choices]
+
+
+def choose_from(control: ipw.Dropdown, choices: Sequence[Any], value: Any) -> None:
+    """Give a drop-down other choices, only where they differ, and choose `value`."""
+    if list(control.options) != pairs(choices):
+        control.options = pairs(choices)
+    control.value = value
+
+
+def bounds(field: FieldInfo) -> tuple[float | None, float | None]:
+    """The least and the greatest value a field may take; None where it is open."""
+    low = high = None
+    for constraint in field.metadata:
+        low = getattr(constraint, "ge", getattr(constraint, "gt", low))
+        high = getattr(constraint, "le", getattr(constraint, "lt", high))
+    return low, high
+
+
+def alert(message: str) -> str:
+    """An error as HTML that screen readers announce."""
+    import html
+
+    return (
+        '<p role="alert" style="margin:4px 0;padding:4px 8px;border-left:4px solid #D55E00">'
+        f"<b>Error:</b> {html.escape(message)}</p>"
+    )

@@ -1,0 +1,218 @@
+"""`Panel`: what every panel can do. A panel adds its steps, its drawing and its code."""
+
+from __future__ import annotations
+
+import html
+import logging
+from collections.abc import Callable, Iterator
+from typing import Any, ClassVar, Generic, TypeVar
+
+import ipywidgets as ipw
+
+from workbench import steps
+from workbench.params import Parameters
+from workbench.steps import Step
+
+from .form import alert
+from .job import Job
+from .selection import Selection
+
+logger = logging.getLogger(__name__)
+
+R = TypeVar("R")
+P = TypeVar("P", bound=Parameters)
+
+PATIENCE = 0.3  # seconds of work before the progress bar shows, so that quick work does not flicker
+
+
+class Panel(Generic[P, R]):
+    """A view with controls: `run()` in a cell, `start()` behind a button, the same steps.
+
+    A panel is written by giving `Params` and `title`, and the methods `steps` (the work),
+    `draw` (a result as HTML), `controls` (the widgets above the view) and `code` (the
+    API calls that give the same result).
+    """
+
+    Params: ClassVar[type[Parameters]]
+    title: ClassVar[str]
+
+    def __init__(self, selection: Selection, params: P) -> None:
+        self.selection = selection
+        self.params = params
+        self.result: R | None = None
+        self._job: Job | None = None
+        self._current: object = None
+        self._lock = selection.lock
+        self._widget: ipw.Widget | None = None
+        self.view = ipw.HTML()
+        self.code_view = ipw.HTML()
+        self.message = ipw.HTML()
+        self.bar = ipw.FloatProgress(min=0, max=1, layout={"width": "16em"})
+        self.ticks = ipw.HTML()
+        cancel = ipw.Button(description="Cancel", tooltip="Stop and keep what is there")
+        cancel.on_click(lambda _: self.cancel())
+        self.progress = ipw.HBox([self.bar, self.ticks, cancel], layout={"display": "none"})
+
+    # What a panel writes itself.
+
+    def steps(self) -> Iterator[Step[R]]:
+        """The work for the present parameters and selection; each value can be drawn."""
+        raise NotImplementedError
+
+    def draw(self, result: R) -> str:
+        """A result as HTML that needs no script: shown live and in reports."""
+        raise NotImplementedError
+
+    def controls(self) -> ipw.Widget:
+        """The widgets above the view."""
+        raise NotImplementedError
+
+    def code(self) -> str:
+        """The API calls that give the result shown."""
+        raise NotImplementedError
+
+    def details(self) -> list[tuple[str, ipw.Widget]]:
+        """What folds out below the view, each with its title."""
+        return []
+
+    def shown(self, result: R) -> None:
+        """Called after a result is drawn, to bring the controls into line with it."""
+
+    # What every panel has.
+
+    def run(self) -> R:
+        """Do the work here and now, show it, and return its result; raises what it raises."""
+        self.cancel()
+        token = self._current = object()
+        result = steps.run(self.steps())
+        self._show(token, result)
+        return result
+
+    def start(self, work: Iterator[Step[R]] | None = None) -> None:
+        """Do the work in a thread; what was under way is abandoned. Returns at once.
+
+        work: other steps than the panel's own, such as a quick first look.
+        """
+        with self._lock:
+            if self._job is not None:
+                self._job.cancel()
+            token = self._current = object()
+            self._job = Job(
+                self.steps() if work is None else work,
+                on_step=lambda step: self._tick(token, step),
+                on_end=lambda job: self._end(token, job),
+            )
+
+    def cancel(self) -> None:
+        """Stop the work at its next step; the last picture stays."""
+        if self._job is not None:
+            self._job.cancel()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait for work started; False if it goes on after `timeout` seconds."""
+        return self._job is None or self._job.wait(timeout)
+
+    @property
+    def job(self) -> Job | None:
+        """The work last started."""
+        return self._job
+
+    @property
+    def widget(self) -> ipw.Widget:
+        """The widgets: controls, progress, messages, view, code."""
+        if self._widget is None:
+            controls = self.controls()
+            folded = [("Copy as code", self.code_view), *self.details()]
+            below = ipw.Accordion([w for _, w in folded], titles=[title for title, _ in folded])
+            self._widget = ipw.VBox([controls, self.progress, self.message, self.view, below])
+        return self._widget
+
+    def state(self) -> dict[str, Any]:
+        """What `from_state` needs to show the same again; plain values."""
+        return {**self.selection.state(), **self.params.changes()}
+
+    @classmethod
+    def from_state(cls, state: dict[str, Any]) -> Panel[P, R]:
+        """A panel as `state()` described it."""
+        return cls(**state)
+
+    def to_html(self) -> str:
+        """The present view without widgets, for reports: works with no kernel."""
+        if self.result is None:
+            self.run()
+        assert self.result is not None
+        title = html.escape(self.title)
+        caption = html.escape(", ".join(f"{k} {v}" for k, v in self.state().items()))
+        return (
+            f'<section aria-label="{title}">{self.draw(self.result)}'
+            f'<p style="color:#555;font-size:90%">{title}: {caption}</p></section>'
+        )
+
+    def _repr_mimebundle_(self, **_: object) -> dict[str, Any]:
+        static = self.to_html()
+        view = {"version_major": 2, "version_minor": 0, "model_id": self.widget.model_id}
+        return {
+            "application/vnd.jupyter.widget-view+json": view,
+            "text/html": static,
+            "text/plain": f"{type(self).__name__}({self.state()})",
+        }
+
+    def _show(self, token: object, result: R) -> None:
+        with self._lock:
+            if token is not self._current:
+                return
+            self.result = result
+            self.view.value = self.draw(result)
+            self.code_view.value = code_block(self.code())
+            self.message.value = ""
+            self.shown(result)
+
+    def _tick(self, token: object, step: Step[R]) -> None:
+        if step.value is not None:
+            self._show(token, step.value)
+        with self._lock:
+            job = self._job
+            if token is not self._current or job is None or job.last is None:
+                return
+            left = job.seconds_left
+            if left is not None and job.elapsed > PATIENCE:
+                self.bar.value = step.done / max(1, step.total)
+                self.ticks.value = f"<span>{html.escape(step.message)}, {left:.0f} s left</span>"
+                self.progress.layout.display = "flex"
+
+    def _end(self, token: object, job: Job) -> None:
+        with self._lock:
+            if token is not self._current:
+                return
+            self.progress.layout.display = "none"
+            if job.state == "failed":
+                self.message.value = alert(str(job.error) or type(job.error).__name__)
+            elif job.state == "cancelled":
+                self.message.value = '<p role="status">Cancelled; this is what was done so far.</p>'
+
+
+def code_block(code: str) -> str:
+    """Code with a button that copies it."""
+    copy = "navigator.clipboard.writeText(this.nextElementSibling.innerText)"
+    return (
+        f'<button onclick="{copy}" aria-label="Copy the code">Copy</button>'
+        f'<pre style="margin:4px 0;line-height:1.4">{html.escape(code)}</pre>'
+    )
+
+
+def guarded(panel: Panel[Any, Any], action: Callable[..., None]) -> Callable[..., None]:
+    """A callback that waits its turn and shows its errors in the panel.
+
+    Its turn: a job that is just drawing finishes first, so that neither undoes the other.
+    """
+
+    def call(*arguments: Any) -> None:
+        try:
+            with panel.selection.lock:
+                action(*arguments)
+        except Exception as error:
+            # Reports scan for these words, so that a failure in a callback is not lost.
+            logger.exception("Exception in panel")
+            panel.message.value = alert(str(error) or type(error).__name__)
+
+    return call

@@ -1,0 +1,118 @@
+"""`Picker`: the controls of a `Selection`: data, model, and which image."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import ipywidgets as ipw
+import numpy as np
+
+from workbench.models import ModelCard
+
+from .form import choose_from
+from .selection import Selection
+
+Guard = Callable[[Callable[..., None]], Callable[..., None]]
+
+
+class Picker:
+    """Drop-downs for data and model, and a way to step through images.
+
+    guard: wraps the callbacks (see `panel.guarded`). order: the indices stepped through;
+    all of them, unless `show` is given others.
+    """
+
+    def __init__(self, selection: Selection, guard: Guard) -> None:
+        self.selection = selection
+        self.order = np.arange(len(selection.images()))
+        self._syncing = False
+        self.data = ipw.Dropdown(description="data", **shared("data set"))
+        self.model = ipw.Dropdown(description="model", **shared("model"))
+        self.place = ipw.BoundedIntText(
+            min=1, max=1, description="place", **shared("place in the images stepped through")
+        )
+        self.count = ipw.HTML()
+        back = ipw.Button(description="◀ previous", tooltip="Previous image")
+        forth = ipw.Button(description="next ▶", tooltip="Next image")
+        self.sync()
+        back.on_click(guard(lambda _: self.step(-1)))
+        forth.on_click(guard(lambda _: self.step(+1)))
+        self.data.observe(guard(self._data_picked), "value")
+        self.model.observe(guard(self._model_picked), "value")
+        self.place.observe(guard(self._place_typed), "value")
+        self.widget = ipw.VBox(
+            [self.data, self.model, self.place, ipw.HBox([back, forth, self.count])]
+        )
+
+    def sync(self) -> None:
+        """Bring the controls into line with the selection."""
+        s = self.selection
+        self._syncing = True
+        try:
+            choose_from(self.data, s.dataset_names(), s.dataset)
+            choose_from(self.model, model_choices(s), s.model)
+            self.place.max = max(1, len(self.order))
+            self.place.value = position(self.order, s.index) + 1
+            self.count.value = f"<span>of {len(self.order):,}</span>"
+        finally:
+            self._syncing = False
+
+    def show(self, order: np.ndarray) -> None:
+        """Step through these indices from now on."""
+        self.order = order
+        self.sync()
+
+    def step(self, by: int) -> None:
+        """Go on by so many images in the order stepped through; it wraps around."""
+        if len(self.order):
+            here = position(self.order, self.selection.index)
+            self.selection.index = int(self.order[(here + by) % len(self.order)])
+
+    def _data_picked(self, change: Any) -> None:
+        if self._syncing:
+            return
+        fit = self.selection.models_for(change["new"])
+        with self.selection.hold_trait_notifications():
+            self.selection.dataset = change["new"]
+            self.selection.model = self.selection.model if self.selection.model in fit else fit[0]
+            self.selection.index = 0
+
+    def _model_picked(self, change: Any) -> None:
+        if not self._syncing:
+            self.selection.model = change["new"]
+
+    def _place_typed(self, change: Any) -> None:
+        if not self._syncing and len(self.order):
+            self.selection.index = int(self.order[change["new"] - 1])
+
+
+def model_choices(selection: Selection) -> list[tuple[str, str]]:
+    """The models that fit the data, with accuracies and sizes, its own first."""
+    names = selection.models_for(selection.dataset)
+    return [(model_label(selection.card(name)), name) for name in names]
+
+
+def model_label(card: ModelCard) -> str:
+    """A model in a list: name, accuracies and size."""
+    parts = [card.name]
+    if card.accuracy is not None:
+        parts.append(f"{card.accuracy:.1%} right")
+    if card.robust_accuracy:
+        parts.append(f"{card.robust_accuracy:.1%} at eps {card.eps:.2g}")
+    return " · ".join([*parts, f"{card.parameters / 1000:,.0f}k weights"])
+
+
+def position(order: np.ndarray, index: int) -> int:
+    """Where `index` stands in `order`; 0 where it does not."""
+    found = np.flatnonzero(order == index)
+    return int(found[0]) if len(found) else 0
+
+
+def shared(what: str) -> dict[str, Any]:
+    """Layout and tooltip that the pickers have in common."""
+    return {
+        "layout": {"width": "36em"},
+        "style": {"description_width": "5em"},
+        "tooltip": f"The {what}",
+    }

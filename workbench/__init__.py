@@ -1,0 +1,14 @@
+"""DNN Workbench: look inside image classifiers.
+
+Sub-packages load when first used, so `import workbench` is quick and torch-free.
+"""
+
+import lazy_loader
+
+__version__ = "0.1.0"
+
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submodules=["data", "doctor", "figures", "models", "reports", "saliency"],
+    submod_attrs={"steps": ["Step", "run"]},
+)

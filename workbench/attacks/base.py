@@ -1,0 +1,207 @@
+"""`Attack`: parameters with `steps`; what every attack shares."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import ClassVar, Literal
+
+import torch
+from pydantic import Field, model_validator
+
+from workbench import checks, steps
+from workbench.attacks.goals import Goal, goal_for
+from workbench.attacks.norms import Norm
+from workbench.attacks.problem import Problem
+from workbench.attacks.result import AttackResult
+from workbench.models import Classifier, ready
+from workbench.params import Parameters
+from workbench.steps import Step
+
+BATCH = 500
+
+
+class Attack(Parameters):
+    """An attack. A new one gives `search`, and says what it can do in the class variables.
+
+    The model is asked, never changed: gradients are taken by the images alone, and every
+    random draw comes from a generator of its own, so the same seed gives the same images.
+    """
+
+    title: ClassVar[str]
+    goals: ClassVar[tuple[type[Goal], ...]]
+    needs_gradient: ClassVar[bool] = True
+    smallest: ClassVar[bool] = False  # whether it looks for the smallest perturbation
+
+    def search(self, problem: Problem) -> Iterator[tuple[int, int]]:
+        """Try images, offering each to the problem; yields done and total."""
+        raise NotImplementedError
+
+    @property
+    def distance(self) -> Norm:
+        """The norm that the attack keeps small."""
+        raise NotImplementedError
+
+    def unfit(self, model: Classifier, goal: Goal | None = None) -> str:
+        """Why the attack does not fit the model or the goal; empty where it does."""
+        if goal is not None and not isinstance(goal, self.goals):
+            names = " or ".join(kind.__name__ for kind in self.goals)
+            return f"its goal is {names}, not {type(goal).__name__}"
+        if self.needs_gradient and not has_gradient(model):
+            return "the model has no gradient; use a black-box attack such as Square"
+        return ""
+
+    def steps(
+        self,
+        model: Classifier,
+        x: torch.Tensor,
+        y: torch.Tensor,
+        *,
+        target: torch.Tensor | Goal | None = None,
+        seed: int = 0,
+        eps: torch.Tensor | None = None,
+    ) -> Iterator[Step[AttackResult]]:
+        """Attack images `x` `(N, C, H, W)` with labels `y` `(N,)`; each Step has a result.
+
+        target: None for any other class, classes `(N,)`, or ordered classes `(N, K)`. eps:
+        a budget for each image `(N,)`, in place of the parameter.
+
+        Raises:
+            TypeError, ValueError: an argument breaks its contract, or the attack does not
+                fit the model or the goal.
+        """
+        x = checks.images(x, model.input_shape, name="x")
+        checks.labels(y, len(model.classes), len(x), name="y")
+        ready(model)
+        device = model.device
+        x, y = x.to(device), y.to(device)
+        if isinstance(target, torch.Tensor):
+            target = target.to(device)
+        goal = goal_for(y, target, len(model.classes))
+        reason = self.unfit(model, goal)
+        if reason:
+            raise ValueError(f"{type(self).__name__}: {reason}")
+        generator = torch.Generator().manual_seed(seed)
+        budgets = self.budgets(len(x), eps, device)
+        problems = [
+            Problem(
+                model,
+                x[part],
+                goal.of(part),
+                None if budgets is None else budgets[part],
+                generator,
+                norm=self.distance,
+                smallest=self.smallest,
+            )
+            for part in torch.arange(len(x), device=device).split(BATCH)
+            if len(part)
+        ]
+        name = type(self).__name__
+        for i, problem in enumerate(problems):
+            everyone = torch.arange(len(problem), device=device)
+            problem.offer(problem.x, problem.logits(problem.x, everyone), everyone)
+            for done, total in self.search(problem):
+                value = collect(name, problems, x, y, goal)
+                yield Step(i * total + done, total * len(problems), f"{name} {done}/{total}", value)
+        yield Step(1, 1, f"{name} done", verified(model, collect(name, problems, x, y, goal), goal))
+
+    def __call__(
+        self,
+        model: Classifier,
+        x: torch.Tensor,
+        y: torch.Tensor,
+        *,
+        target: torch.Tensor | Goal | None = None,
+        seed: int = 0,
+        eps: torch.Tensor | None = None,
+    ) -> AttackResult:
+        """Run `steps` to the end."""
+        return steps.run(self.steps(model, x, y, target=target, seed=seed, eps=eps))
+
+    def budgets(
+        self, n: int, eps: torch.Tensor | None, device: torch.device
+    ) -> torch.Tensor | None:
+        """The budget of each image; None for attacks without one."""
+        if eps is not None:
+            raise ValueError(f"eps: {type(self).__name__} has no budget; it looks for the smallest")
+        return None
+
+
+class FixedBudget(Attack):
+    """An attack inside a ball of radius eps around each image."""
+
+    goals: ClassVar[tuple[type[Goal], ...]] = (Goal,)
+
+    norm: Literal["Linf", "L2", "L1"] = Field("Linf", description="norm of the perturbation")
+    eps: float = Field(0.3, ge=0, description="largest perturbation, in that norm")
+
+    @model_validator(mode="after")
+    def _eps_fits_the_box(self) -> FixedBudget:
+        if self.norm == "Linf" and self.eps > 1:
+            raise ValueError(
+                f"eps: expected at most 1 in Linf, the width of the box; got {self.eps}"
+            )
+        return self
+
+    @property
+    def distance(self) -> Norm:
+        """The norm of the budget."""
+        return self.norm
+
+    def budgets(
+        self, n: int, eps: torch.Tensor | None, device: torch.device
+    ) -> torch.Tensor | None:
+        """The parameter for every image, or the budgets given.
+
+        Raises:
+            ValueError: not one finite budget of at least 0 an image.
+        """
+        if eps is None:
+            return torch.full((n,), self.eps, device=device)
+        if eps.shape != (n,) or not bool((eps.isfinite() & (eps >= 0)).all()):
+            raise ValueError(f"eps: expected ({n},) finite numbers of at least 0, got {eps}")
+        return eps.to(device, torch.float32)
+
+
+class MinimumNorm(Attack):
+    """An attack that looks for the smallest perturbation that meets the goal."""
+
+    smallest: ClassVar[bool] = True
+
+
+def collect(
+    name: str, problems: list[Problem], x: torch.Tensor, y: torch.Tensor, goal: Goal
+) -> AttackResult:
+    """The result so far, from what the problems keep; the model is not asked."""
+
+    def joined(values: list[torch.Tensor]) -> torch.Tensor:
+        return torch.cat(values) if values else x.new_zeros((0,))
+
+    return AttackResult(
+        attack=name,
+        x=x,
+        labels=y,
+        target=getattr(goal, "target", None),
+        x_adv=joined([p.best.clone() for p in problems]) if problems else x,
+        last=joined([p.last.clone() for p in problems]) if problems else x,
+        logits=joined([p.best_logits.clone() for p in problems]),
+        success=joined([p.found.clone() for p in problems]).bool(),
+        queries={
+            "forwards": joined([p.forwards.clone() for p in problems]),
+            "backwards": joined([p.backwards.clone() for p in problems]),
+        },
+        trace=tuple(problems[0].trace) if problems else (),
+    )
+
+
+def verified(model: Classifier, result: AttackResult, goal: Goal) -> AttackResult:
+    """The result with its success recomputed: the returned images, asked of the model anew."""
+    logits = torch.cat([model.predict(part).logits for part in result.x_adv.split(BATCH)])
+    return replace(result, logits=logits, success=goal.met(logits))
+
+
+def has_gradient(model: Classifier) -> bool:
+    """Whether the logits depend on the image in a way that autograd can follow."""
+    x = torch.full((1, *model.input_shape), 0.5, device=model.device, requires_grad=True)
+    with torch.enable_grad():
+        return model(x).requires_grad

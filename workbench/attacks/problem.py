@@ -1,0 +1,127 @@
+"""`Problem`: one batch under attack. It asks the model, counts, and keeps the best."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from workbench.attacks.goals import Goal
+from workbench.attacks.norms import Norm, size
+from workbench.models import Classifier
+
+Loss = Callable[[Goal, torch.Tensor], torch.Tensor]
+FEW = 16  # images whose steps are kept whole, to be scrubbed through
+LONGEST = 256  # steps kept of one attack
+
+
+@dataclass(frozen=True, eq=False)
+class Moment:
+    """One step: margins `(N,)`, NaN where an image was left alone; for few images also the
+    images tried `(N, C, H, W)` and their logits `(N, K)`.
+    """
+
+    step: int
+    margin: torch.Tensor
+    images: torch.Tensor | None
+    logits: torch.Tensor | None
+
+
+class Problem:
+    """Images `x` `(N, C, H, W)` and a goal; `eps` `(N,)` where there is a budget.
+
+    Every image that an attack tries goes through `logits` or `gradient`, which count the
+    queries, and through `offer`, which keeps for each image the best so far: one that
+    meets the goal before one that does not, then the smaller perturbation (`smallest`) or
+    the first found, and until one is found the smallest margin. No image is ever replaced
+    by anything else than what was tried.
+    """
+
+    def __init__(
+        self,
+        model: Classifier,
+        x: torch.Tensor,
+        goal: Goal,
+        eps: torch.Tensor | None,
+        generator: torch.Generator,
+        *,
+        norm: Norm,
+        smallest: bool,
+    ) -> None:
+        n = len(x)
+        self.model, self.x, self.goal, self.eps = model, x, goal, eps
+        self.generator, self.norm, self.smallest = generator, norm, smallest
+        self.best, self.last = x.clone(), x.clone()
+        self.found = torch.zeros(n, dtype=torch.bool, device=x.device)
+        self.margin = torch.full((n,), torch.inf, device=x.device)
+        self.distance = torch.full((n,), torch.inf, device=x.device)
+        self.forwards = torch.zeros(n, dtype=torch.int64, device=x.device)
+        self.backwards = torch.zeros(n, dtype=torch.int64, device=x.device)
+        self.best_logits = torch.zeros(n, len(model.classes), device=x.device)
+        self.last_logits = self.best_logits.clone()
+        self.trace: list[Moment] = []
+        self.n_steps, self.stride = 0, 1
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def budget(self, index: torch.Tensor) -> torch.Tensor:
+        """The budgets `(M,)` of the images `index`."""
+        assert self.eps is not None, "an attack with a budget"
+        return self.eps[index]
+
+    def active(self) -> torch.Tensor:
+        """The indices of the images not yet fooled."""
+        return (~self.found).nonzero().flatten()
+
+    def logits(self, images: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+        """Logits of `images`, tried for the images `index`; no gradient."""
+        self.forwards[index] += 1
+        with torch.no_grad():
+            return self.model(images)
+
+    def gradient(
+        self, images: torch.Tensor, index: torch.Tensor, loss: Loss
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Logits of `images`, and the gradient of the summed loss by the images alone."""
+        self.forwards[index] += 1
+        self.backwards[index] += 1
+        with torch.enable_grad():
+            images = images.detach().requires_grad_()
+            logits = self.model(images)
+            total = loss(self.goal.of(index), logits).sum()
+            (gradient,) = torch.autograd.grad(total, images)
+        return logits.detach(), gradient
+
+    def offer(self, images: torch.Tensor, logits: torch.Tensor, index: torch.Tensor) -> None:
+        """Keep those of the `images` tried for `index` that are better than what there is."""
+        goal = self.goal.of(index)
+        met, margin = goal.met(logits), goal.margin(logits)
+        distance = size(images - self.x[index], self.norm)
+        found = self.found[index]
+        nearer = met & (distance < self.distance[index]) if self.smallest else met & ~found
+        better = nearer | (~found & ~met & (margin < self.margin[index]))
+        chosen = index[better]
+        self.best[chosen] = images[better]
+        self.best_logits[chosen] = logits[better]
+        self.margin[chosen] = margin[better]
+        self.distance[index[nearer]] = distance[nearer]
+        self.found[index] = found | met
+        self.last[index] = images
+        self.last_logits[index] = logits
+        self.note(margin, index)
+
+    def note(self, margin: torch.Tensor, index: torch.Tensor) -> None:
+        """Record one step; long attacks keep every second, fourth, ... of theirs."""
+        if self.n_steps % self.stride == 0:
+            row = torch.full((len(self),), torch.nan, device=self.x.device)
+            row[index] = margin
+            few = len(self) <= FEW
+            images = self.last.clone() if few else None
+            logits = self.last_logits.clone() if few else None
+            self.trace.append(Moment(self.n_steps, row, images, logits))
+            if len(self.trace) == LONGEST:
+                self.trace = self.trace[::2]
+                self.stride *= 2
+        self.n_steps += 1

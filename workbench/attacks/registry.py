@@ -1,0 +1,42 @@
+"""Every attack by name: our own, and those that installed packages offer."""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib.metadata import entry_points
+from typing import Any
+
+from workbench import checks
+from workbench.attacks.base import Attack
+from workbench.attacks.pgd import BIM, FGSM, PGD
+
+OWN: tuple[type[Attack], ...] = (FGSM, BIM, PGD)
+GROUP = "workbench.attacks"
+
+
+@cache
+def available() -> dict[str, type[Attack]]:
+    """The attacks by name; packages add theirs by the entry-point group workbench.attacks.
+
+    Raises:
+        TypeError: an entry point that is no attack.
+    """
+    found = {kind.__name__: kind for kind in OWN}
+    for entry in entry_points(group=GROUP):
+        kind = entry.load()
+        if not (isinstance(kind, type) and issubclass(kind, Attack)):
+            raise TypeError(f"entry point {entry.name!r} of {entry.value}: expected an Attack")
+        found[entry.name] = kind
+    return found
+
+
+def get(name: str, **parameters: Any) -> Attack:
+    """An attack by name.
+
+    Raises:
+        ValueError: no such attack, or parameters out of bounds.
+    """
+    known = available()
+    if name not in known:
+        raise checks.unknown("attack", name, known)
+    return known[name](**parameters)

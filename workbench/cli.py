@@ -1,0 +1,238 @@
+"""The `workbench` command. Each command imports what it needs, so that `--help` is quick."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+
+START = "00_start_here.ipynb"
+FAILURES = (ValueError, TypeError, OSError, ImportError, RuntimeError)
+
+
+class Commands(TyperGroup):
+    """Says what went wrong in one line of red; WORKBENCH_DEBUG=1 shows the traceback."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command; exit code 2 for a wrong value, 1 for any other failure."""
+        try:
+            return super().invoke(ctx)
+        except (typer.Exit, typer.Abort, BrokenPipeError):
+            raise  # kinds of RuntimeError and OSError that are no failures
+        except FAILURES as error:
+            if os.environ.get("WORKBENCH_DEBUG"):
+                raise
+            typer.secho(f"error: {error}", fg="red", err=True)
+            raise typer.Exit(2 if isinstance(error, ValueError) else 1) from None
+
+
+class TwoWords(TyperCommand):
+    """Lets `-p NAME VALUE` take two words, as papermill does; typer's options take one."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Join the two words after each `-p` with `=` before the usual parsing."""
+        joined: list[str] = []
+        for word in args:
+            # Two words back stands a -p, and the word between is its name.
+            if joined[-2:-1] in (["-p"], ["--parameter"]) and "=" not in joined[-1]:
+                joined[-1] += f"={word}"
+            else:
+                joined.append(word)
+        return super().parse_args(ctx, joined)
+
+
+app = typer.Typer(
+    cls=Commands,
+    help="Look inside image classifiers: a JupyterLab workbench of notebooks and panels.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+@app.command()
+def lab(
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port on 127.0.0.1.")] = 8888,
+    browser: Annotated[bool, typer.Option(help="Open a browser window.")] = True,
+) -> None:
+    """Open JupyterLab on the first notebook."""
+    require_free(port)
+    folder, page = start_page()
+    if page == "/lab":
+        typer.echo(f"{START} is not here: opening JupyterLab on {folder}", err=True)
+    options = {
+        "ServerApp.ip": "127.0.0.1",
+        "ServerApp.port": port,
+        "ServerApp.port_retries": 0,
+        "ServerApp.root_dir": folder,
+        "ServerApp.open_browser": browser,
+        "LabApp.default_url": page,
+    }
+    if hasattr(os, "geteuid") and os.geteuid() == 0:
+        # A container's user often is root, and Jupyter would refuse; the token still guards.
+        typer.echo("note: running as root; in a container that is usual", err=True)
+        options["ServerApp.allow_root"] = True
+    arguments = [f"--{name}={value}" for name, value in options.items()]
+    # JupyterLab takes this process's place: Ctrl-C and signals reach it directly.
+    os.execv(sys.executable, [sys.executable, "-m", "jupyterlab", *arguments])
+
+
+@app.command()
+def models(
+    check: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Measure this model again on its data.")
+    ] = None,
+) -> None:
+    """List the models with their accuracies."""
+    if check is not None:
+        check_model(check)
+        return
+    from workbench import models
+
+    row = "{:26} {:14} {:12} {:>8} {:>9} {:>7} {:>11} {:>6}".format
+    header = ["model", "data", "architecture", "clean %", "robust %", "at eps", "parameters", "MB"]
+    typer.echo(row(*header))
+    for name in models.available():
+        card = models.card(name)
+        rates = percent(card.accuracy), percent(card.robust_accuracy)
+        eps = "" if card.eps is None else f"{card.eps:.3g}"
+        size = f"{card.parameters:,}", f"{card.parameters * 4 / 1e6:.2f}"
+        typer.echo(row(name, card.dataset, card.architecture, *rates, eps, *size))
+
+
+@app.command()
+def data() -> None:
+    """List the data sets, and whether they are here."""
+    from workbench import data, doctor
+
+    row = "{:14} {:>8} {:>8} {:>7} {:>7}  {:10} {}".format
+    typer.echo(row("data", "image", "classes", "train", "test", "state", "title"))
+    for name in data.available():
+        info = data.info(name)
+        image = "x".join(str(n) for n in info.shape)
+        counts = [len(info.classes), info.splits["train"], info.splits["test"]]
+        typer.echo(row(name, image, *counts, doctor.data_state(name), info.title))
+    typer.echo(f"\nData folder: {data.folder()} (WORKBENCH_DATA names another)")
+    typer.echo("What is absent is downloaded when it is first used.")
+
+
+@app.command(cls=TwoWords)
+def report(
+    notebook: Annotated[Path, typer.Argument(help="The notebook to run.")],
+    parameter: Annotated[
+        list[str] | None,
+        typer.Option("-p", "--parameter", metavar="NAME VALUE", help="Set a parameter; repeats."),
+    ] = None,
+    parameters: Annotated[
+        Path | None, typer.Option(help="Parameters from a .toml, .json or .yaml file.")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="Folder for the report; by default reports/NOTEBOOK here.")
+    ] = None,
+    timeout: Annotated[
+        float, typer.Option(metavar="S", help="Seconds for the whole notebook.")
+    ] = 600,
+    cell_timeout: Annotated[float, typer.Option(metavar="S", help="Seconds for one cell.")] = 120,
+) -> None:
+    """Run a notebook into one HTML file, with results.json beside it."""
+    from workbench import reports, steps
+
+    given = reports.load_parameters(parameters) if parameters else {}
+    given = {**given, **assignments(parameter or ())}
+    result = steps.run(
+        reports.steps(notebook, given, output, timeout=timeout, cell_timeout=cell_timeout)
+    )
+    typer.echo(result.html)
+
+
+@app.command()
+def train(
+    name: Annotated[str, typer.Argument(help="A recipe, such as digits/cnn.")],
+    output: Annotated[Path | None, typer.Option(help="File for the weights.")] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Instead of the recipe's.")] = None,
+) -> None:
+    """Train a model by its recipe; interrupted, the same command goes on from there."""
+    from workbench import models, steps
+
+    result = steps.run(models.train(name, output, epochs=epochs))
+    card = result.model.card
+    robust = percent(card.robust_accuracy)
+    typer.echo(f"{name}: {percent(card.accuracy)}% clean, {robust}% robust at eps {card.eps:.3g}")
+    typer.echo(result.path)
+
+
+@app.command()
+def doctor() -> None:
+    """Look at the installation: versions, device, data, models, and what to do."""
+    from workbench import doctor
+
+    findings = doctor.check()
+    typer.echo(doctor.as_text(findings))
+    if any(finding.state == doctor.PROBLEM for finding in findings):
+        raise typer.Exit(1)
+
+
+def require_free(port: int) -> None:
+    """Raise an OSError unless a server can listen on 127.0.0.1:`port`."""
+    with socket.socket() as probe:
+        if os.name == "posix":  # as the server does: a port just left counts as free
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
+            other = port + 1 if port < 65535 else 8888
+            raise OSError(
+                f"port {port} on 127.0.0.1 cannot be used ({error.strerror or error}). "
+                f"Is a bench already open there? Else choose another port: "
+                f"make lab PORT={other}, or workbench lab --port {other}"
+            ) from None
+
+
+def start_page() -> tuple[Path, str]:
+    """The folder to open, and the page in it: the first notebook where there is one."""
+    import workbench
+
+    checkout = Path(workbench.__file__).resolve().parent.parent
+    for folder in (checkout, Path.cwd()):
+        if (folder / "notebooks" / START).is_file():
+            return folder, f"/lab/tree/notebooks/{START}"
+    return Path.cwd(), "/lab"
+
+
+def check_model(name: str) -> None:
+    """Measure a model on its test images; raise a RuntimeError where its card says otherwise."""
+    from workbench import data, models
+
+    model = models.load(name)
+    card = model.card
+    if card.dataset not in data.available():
+        raise ValueError(f"model {name!r} names no data set of the bench, so it has no test images")
+    counts = models.evaluate(model, data.load(card.dataset, "test"), eps=card.eps)
+    wrong = []
+    for key in ("test_correct", "test_total", "robust_correct", "robust_total"):
+        said, found = getattr(card, key), counts.get(key)
+        typer.echo(f"{key:15} card {said}, measured {found}")
+        if said != found:
+            wrong.append(key)
+    if wrong:
+        raise RuntimeError(f"the card of {name} is not what was measured: {', '.join(wrong)}")
+
+
+def assignments(pairs: Sequence[str]) -> dict[str, str]:
+    """`["eps=0.1"]` as `{"eps": "0.1"}`; raises a ValueError for a name without a value."""
+    for pair in pairs:
+        if "=" not in pair:
+            raise ValueError(f"-p takes a name and a value, as in -p eps 0.1; got only {pair!r}")
+    return dict(pair.split("=", 1) for pair in pairs)
+
+
+def percent(rate: float | None) -> str:
+    """A share as percent, rounded down: 99.995 is not 100."""
+    return "" if rate is None else f"{int(rate * 10_000 + 1e-6) / 100:.2f}"

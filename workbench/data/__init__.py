@@ -1,0 +1,16 @@
+"""Images to look at: `load("digits")`, `available()`, `info("mnist")`, `ImageDataset`.
+
+Everything loads when first used, so listing the data sets needs no torch.
+"""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        "dataset": ["ImageDataset"],
+        "registry": ["DatasetInfo", "available", "info", "load", "present"],
+        "remote": ["folder"],
+        "shapes": ["morphs"],
+    },
+)

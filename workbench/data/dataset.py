@@ -1,0 +1,147 @@
+"""`ImageDataset`: images, labels and classes, held to the contract."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from workbench import checks
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import torch
+
+
+@dataclass(frozen=True, eq=False)
+class ImageDataset:
+    """Labelled images.
+
+    images: float32 `(N, C, H, W)` in [0, 1]; labels: int64 `(N,)`; classes: one name
+    a label; factors: what each image was generated from, one row an image.
+
+    Raises:
+        TypeError, ValueError: images or labels break the contract.
+    """
+
+    images: torch.Tensor
+    labels: torch.Tensor
+    classes: tuple[str, ...]
+    name: str = "my data"
+    split: str = "test"
+    factors: pd.DataFrame | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "classes", tuple(str(c) for c in self.classes))
+        object.__setattr__(self, "images", checks.images(self.images))
+        checks.labels(self.labels, len(self.classes), len(self.images))
+        if self.factors is not None and len(self.factors) != len(self.images):
+            raise ValueError(
+                f"factors: expected {len(self.images)} rows, one an image, got {len(self.factors)}"
+            )
+
+    @classmethod
+    def from_arrays(
+        cls,
+        images: np.ndarray | torch.Tensor,
+        labels: Sequence[int] | np.ndarray | torch.Tensor,
+        classes: Sequence[str] | None = None,
+        *,
+        name: str = "my data",
+        split: str = "test",
+        factors: pd.DataFrame | None = None,
+    ) -> ImageDataset:
+        """Make a data set from arrays, which are copied.
+
+        images: uint8 in 0..255 or floats in [0, 1]; `(N, H, W)`, `(N, H, W, C)` or
+        `(N, C, H, W)` with 1 or 3 channels. labels: whole numbers `(N,)`.
+
+        Raises:
+            TypeError, ValueError: another dtype, shape, range or channel count.
+        """
+        import torch
+
+        pixels = np.asarray(images)
+        if pixels.dtype == np.uint8:
+            pixels = pixels.astype(np.float32) / np.float32(255)
+        elif pixels.dtype.kind == "f":
+            pixels = pixels.astype(np.float32)
+        else:
+            raise TypeError(f"images: expected uint8 or floats in [0, 1], got {pixels.dtype}")
+        if pixels.ndim == 3:
+            pixels = pixels[:, None]
+        if pixels.ndim == 4 and pixels.shape[1] not in (1, 3) and pixels.shape[3] in (1, 3):
+            pixels = pixels.transpose(0, 3, 1, 2)
+        if pixels.ndim != 4 or pixels.shape[1] not in (1, 3):
+            raise ValueError(
+                "images: expected (N, H, W), (N, H, W, C) or (N, C, H, W) with 1 or 3 "
+                f"channels, got shape {np.shape(images)}"
+            )
+        x = torch.from_numpy(np.ascontiguousarray(pixels))
+        numbers = np.asarray(labels)
+        if numbers.dtype.kind not in "iu":
+            raise TypeError(f"labels: expected whole numbers, got {numbers.dtype}")
+        y = torch.from_numpy(numbers.astype(np.int64))
+        if classes is None:
+            classes = [str(k) for k in range(int(y.max()) + 1 if len(y) else 1)]
+        return cls(x, y, tuple(classes), name, split, factors)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index):
+        """An int gives `(image, label)`; a slice, mask or list gives an `ImageDataset`."""
+        if isinstance(index, (int, np.integer)):
+            return self.images[index], int(self.labels[index])
+        rows = np.arange(len(self))[index if isinstance(index, slice) else np.asarray(index)]
+        factors = None if self.factors is None else self.factors.iloc[rows].reset_index(drop=True)
+        return replace(self, images=self.images[rows], labels=self.labels[rows], factors=factors)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Shape of one image, `(C, H, W)`."""
+        c, h, w = self.images.shape[1:]
+        return c, h, w
+
+    def sample(self, n: int, *, per_class: bool = False, seed: int = 0) -> ImageDataset:
+        """`n` images drawn without replacement; with `per_class`, `n` of every class.
+
+        Raises:
+            ValueError: there are fewer than `n` (of some class, with `per_class`).
+        """
+        import torch
+
+        checks.positive("n", n)
+        generator = torch.Generator().manual_seed(seed)
+        pools = {"the data set": torch.arange(len(self))}
+        if per_class:
+            pools = {
+                f"class {name!r}": (self.labels == k).nonzero().flatten()
+                for k, name in enumerate(self.classes)
+            }
+        chosen = []
+        for where, pool in pools.items():
+            if n > len(pool):
+                raise ValueError(f"n: {where} has {len(pool)} images, got n={n}")
+            chosen.append(pool[torch.randperm(len(pool), generator=generator)[:n]])
+        return self[torch.cat(chosen)]
+
+    def batches(self, size: int = 512) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Images and labels in order, `size` at a time."""
+        checks.positive("size", size)
+        yield from zip(self.images.split(size), self.labels.split(size), strict=True)
+
+    def sha256(self) -> str:
+        """Hash of the pixels (as 8-bit values) and labels: names exactly these images."""
+        digest = hashlib.sha256(repr(tuple(self.images.shape)).encode())
+        for images, labels in self.batches(4096):
+            digest.update((images * 255).round().byte().numpy().tobytes())
+            digest.update(labels.numpy().tobytes())
+        return digest.hexdigest()
+
+    def __repr__(self) -> str:
+        c, h, w = self.shape
+        return f"ImageDataset({self.name!r}, {self.split}: {len(self)} images {c}x{h}x{w})"

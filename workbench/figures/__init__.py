@@ -1,0 +1,22 @@
+"""Figures: a result in, a picture out. Nothing is computed here.
+
+Plotly figures for curves and matrices, `Picture`s (HTML with alt text) for images and
+tables. Each loads when first used, so a panel of images never waits for plotly.
+
+Raises: each function, a TypeError or ValueError that names the argument which breaks its
+contract, the value given and what was expected.
+"""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        "charts": ["confidence_bars", "confusion_matrix", "learning_curves", "reliability"],
+        "curve": ["confidence_curve"],
+        "images": ["Picture", "heat_overlay", "image_grid", "img_tag", "png"],
+        "palettes": ["CLASSES", "DIVERGING", "SEQUENTIAL", "class_colour", "colourise"],
+        "tables": ["confidence_table"],
+        "template": ["empty_figure", "styled"],
+    },
+)

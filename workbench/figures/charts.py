@@ -1,0 +1,211 @@
+"""Plotly charts of predictions, trainings and calibration."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+import torch
+from plotly.subplots import make_subplots
+
+from workbench.figures import inputs, tables
+from workbench.figures.inputs import count, percent
+from workbench.figures.palettes import CLASSES, SEQUENTIAL
+from workbench.figures.template import empty_figure, plain, styled
+
+# Column, name, dash. Lines differ in more than colour.
+CURVES = (
+    ("loss", "training loss", "solid"),
+    ("accuracy", "training accuracy", "solid"),
+    ("test_accuracy", "test accuracy", "dash"),
+    ("robust_accuracy", "robust accuracy", "dot"),
+)
+MOST_NAMES = 25  # beyond, a confusion matrix shows indices, and names when pointed at
+
+
+def confidence_bars(
+    probabilities: torch.Tensor | np.ndarray,
+    classes: Sequence[str],
+    label: int | None = None,
+    *,
+    top: int = 10,
+) -> go.Figure:
+    """Bars of the `top` most likely classes, most likely first, and always the true one.
+
+    probabilities: `(K,)`, summing to 1. classes: K names. label: the true class, if known.
+    """
+    told = tables.answer(probabilities, classes, label, None, top)
+    bars = go.Bar(
+        x=told.p[told.order],
+        y=list(range(len(told.order))),
+        orientation="h",
+        marker_color=[CLASSES[1] if k == told.label else CLASSES[0] for k in told.order],
+        text=[plain(percent(told.p[k])) for k in told.order],
+        textposition="outside",
+        cliponaxis=False,
+    )
+    rows = [told.names[k] + (" ✓ true" if k == told.label else "") for k in told.order]
+    return styled(
+        go.Figure(bars),
+        told.alt,
+        told.verdict,
+        xaxis={"title_text": "confidence", "range": [0, 1.1], "tickformat": ".0%", "dtick": 0.25},
+        yaxis={**_ticks(rows), "autorange": "reversed", "ticks": ""},
+        height=110 + 28 * len(rows),
+    )
+
+
+def confusion_matrix(
+    matrix: torch.Tensor | np.ndarray, classes: Sequence[str], *, title: str | None = None
+) -> go.Figure:
+    """Counts of true class (rows) against predicted class (columns), `(K, K)`.
+
+    The colours are logarithmic, so that a handful of mistakes shows beside a thousand hits.
+    """
+    counts = inputs.numbers("matrix", matrix, 2)
+    if counts.shape[0] != counts.shape[1] or (counts < 0).any() or (counts % 1).any():
+        raise ValueError(
+            "matrix: expected whole counts of at least 0 in shape (K, K), "
+            f"got {counts.min():.4g}..{counts.max():.4g} in shape {counts.shape}"
+        )
+    names = inputs.class_names(classes, len(counts))
+    counts = counts.astype(np.int64)
+    if counts.sum() == 0:
+        return empty_figure("no predictions were counted", title)
+    shown = [plain(name) for name in names]
+    few = len(names) <= MOST_NAMES
+    ticks = [1, 10, 100, 1000, 10000]
+    heat = go.Heatmap(
+        # Cells without images stay white, and the scale goes on from light to dark.
+        z=np.log10(np.where(counts > 0, counts, np.nan)),
+        zmin=0,
+        zmax=max(np.log10(counts.max()), 1),
+        colorscale=SEQUENTIAL[::-1],
+        colorbar={"title_text": "images", "tickvals": np.log10(ticks), "ticktext": ticks},
+        text=np.where(counts > 0, counts.astype(str), ""),
+        texttemplate="%{text}" if few else None,
+        customdata=np.dstack([*np.meshgrid(shown, shown), counts]),
+        hovertemplate="%{customdata[1]} as %{customdata[0]}: %{customdata[2]}<extra></extra>",
+    )
+    last = len(names) - 0.5
+    axis = {**(_ticks(names) if few else {}), "showgrid": False, "constrain": "domain"}
+    side = min(max(36 * len(names), 240), 720)
+    return styled(
+        go.Figure(heat),
+        _confusions_in_words(names, counts),
+        title,
+        xaxis={**axis, "title_text": "predicted class", "range": [-0.5, last]},
+        yaxis={**axis, "title_text": "true class", "range": [last, -0.5], "scaleanchor": "x"},
+        height=side + 150,
+        width=side + 230,
+    )
+
+
+def learning_curves(history: pd.DataFrame, *, title: str | None = None) -> go.Figure:
+    """Loss and accuracies over the epochs, side by side.
+
+    history: columns `epoch`, `loss` and `accuracy`; optional `test_accuracy` and
+    `robust_accuracy`; NaN where a quantity was not measured in an epoch.
+    """
+    _check_frame("history", history, ["epoch", "loss", "accuracy"])
+    if history.empty:
+        return empty_figure("no epochs yet", title)
+    figure = make_subplots(cols=2, horizontal_spacing=0.12)
+    said = []
+    for column, name, dash in CURVES:
+        if column not in history:
+            continue
+        measured = history[["epoch", column]].dropna().sort_values("epoch")
+        x, y = measured["epoch"], measured[column]
+        if len(y):
+            said.append(f"{name} from {y.iloc[0]:.4f} to {y.iloc[-1]:.4f}")
+        panel = 1 if column == "loss" else 2
+        figure.add_scatter(x=x, y=y, name=name, line_dash=dash, row=1, col=panel)
+    figure.update_traces(mode="lines+markers", marker_size=7)
+    figure.update_traces(showlegend=False, col=1)
+    figure.update_xaxes(title_text="epoch", tickformat="d", dtick=1 if len(history) < 12 else None)
+    figure.update_yaxes(title_text="training loss", rangemode="tozero", col=1)
+    figure.update_yaxes(title_text="accuracy", tickformat=".0%", col=2)
+    alt = f"learning curves over {count(len(history), 'epoch')}: {', '.join(said)}"
+    return styled(figure, alt, title, height=340, margin_t=80, legend_x=0.56)
+
+
+def reliability(
+    bins: pd.DataFrame, ece: float | None = None, *, title: str | None = None
+) -> go.Figure:
+    """Reliability diagram: accuracy against confidence, with the number of images in each bin.
+
+    bins: one row a bin with columns `confidence` (its mean), `accuracy` and `count`; bins
+    without images are left out. ece: the expected calibration error, for the title.
+    """
+    _check_frame("bins", bins, ["confidence", "accuracy", "count"])
+    bins = bins[bins["count"] > 0].sort_values("confidence")
+    if bins.empty:
+        return empty_figure("no predictions were binned", title)
+    sure, right, n = bins["confidence"], bins["accuracy"], bins["count"].astype(int)
+    line = {"color": "#777777", "dash": "dash"}
+    figure = go.Figure(
+        [
+            go.Scatter(x=[0, 1], y=[0, 1], name="perfectly calibrated", mode="lines", line=line),
+            go.Scatter(
+                x=sure, y=right, name="model, with image counts", mode="lines+markers+text", text=n
+            ),
+        ]
+    )
+    figure.update_traces(textposition="bottom right")
+    heading = title or "Reliability"
+    alt = f"reliability of {count(int(n.sum()), 'image')} in {count(len(bins), 'bin')}"
+    if ece is not None:
+        heading += f" (ECE {ece:.3f})"
+        alt += f", expected calibration error {ece:.4f}"
+    told = [
+        f"confidence {c:.3f}, accuracy {a:.3f}, {count(k, 'image')}"
+        for c, a, k in zip(sure, right, n, strict=True)
+    ]
+    return styled(
+        figure,
+        f"{alt}: {'; '.join(told)}",
+        heading,
+        xaxis={"title_text": "confidence", "range": [-0.02, 1.15]},
+        yaxis={"title_text": "accuracy", "range": [-0.08, 1.08]},
+        height=480,
+        width=480,
+        margin_t=80,
+    )
+
+
+def _ticks(names: list[str]) -> dict[str, Any]:
+    """An axis of names by position, so that equal or number-like names stay apart."""
+    return {"tickvals": list(range(len(names))), "ticktext": [plain(name) for name in names]}
+
+
+def _confusions_in_words(names: list[str], counts: np.ndarray, most: int = 5) -> str:
+    """Alt text of a confusion matrix: size, accuracy, the most frequent mistakes."""
+    total = int(counts.sum())
+    missed = counts - np.diag(np.diag(counts))
+    cells = np.argsort(-missed, axis=None, kind="stable")[:most].tolist()
+    worst = [divmod(cell, len(names)) for cell in cells if missed.flat[cell] > 0]
+    listed = [f"{names[i]} predicted as {names[j]} ({missed[i, j]})" for i, j in worst]
+    return (
+        f"confusion matrix of {count(len(names), 'class')} and {count(total, 'image')}, "
+        f"accuracy {np.trace(counts) / total:.4f}, {count(int(missed.sum()), 'mistake')}; "
+        f"most often {', '.join(listed) or 'none'}"
+    )
+
+
+def _check_frame(name: str, frame: Any, needed: list[str]) -> None:
+    """Check that `frame` has its columns, and the shares among them are in [0, 1] or NaN."""
+    if not isinstance(frame, pd.DataFrame):
+        raise TypeError(f"{name}: expected a pandas DataFrame, got {type(frame).__name__}")
+    missing = [column for column in needed if column not in frame]
+    if missing:
+        raise ValueError(f"{name}: no column {missing}; expected {needed}, got {list(frame)}")
+    shares = frame.filter(regex="accuracy|confidence")
+    low, high = shares.min(axis=None), shares.max(axis=None)
+    if low < 0 or high > 1:
+        raise ValueError(
+            f"{name}: expected values in [0, 1] in {list(shares)}, got [{low:.4g}, {high:.4g}]"
+        )

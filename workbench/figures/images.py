@@ -1,0 +1,208 @@
+"""Images as PNG inside HTML: exact pixels, a caption and alt text each, and quick."""
+
+from __future__ import annotations
+
+import base64
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from html import escape
+from io import BytesIO
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from workbench import checks
+from workbench.figures.inputs import count, numbers, percent
+from workbench.figures.palettes import CLASSES, SCALES, colourise, scale_limits
+
+MISTAKE = f"outline:3px solid {CLASSES[3]}"  # vermillion; always beside the sign ✗, never alone
+OUTLINE = "outline:1px solid rgba(128,128,128,0.5)"
+
+
+@dataclass(frozen=True)
+class Picture:
+    """HTML for any page (images and styles are inline), and `alt`: the same in words."""
+
+    html: str = field(repr=False)
+    alt: str
+
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:
+        return {"text/html": self.html, "text/plain": self.alt}
+
+
+def png(image: torch.Tensor) -> bytes:
+    """PNG of one image, float32 `(C, H, W)` in [0, 1], to the nearest of 256 levels."""
+    return _encode(_one(image))
+
+
+def img_tag(image: torch.Tensor, alt: str, height: int = 96) -> str:
+    """An `<img>` of one image `(C, H, W)`, `height` CSS pixels high, pixels kept square."""
+    return _tag(_one(image), alt, height)
+
+
+def image_grid(
+    images: torch.Tensor,
+    labels: torch.Tensor | None = None,
+    predicted: torch.Tensor | None = None,
+    confidence: torch.Tensor | None = None,
+    classes: Sequence[str] | None = None,
+    *,
+    columns: int = 8,
+    height: int = 96,
+    title: str | None = None,
+) -> Picture:
+    """A grid of images with their classes, predictions and confidences below.
+
+    images: float32 `(N, C, H, W)` in [0, 1]. labels, predicted: int64 `(N,)`. confidence:
+    `(N,)` in [0, 1], of the predicted class. classes: names, else the indices are shown.
+    height: of one image, in CSS pixels. Mistakes carry a ✗ and the true class.
+    """
+    checks.positive("columns", columns)
+    pixels = _pixels(images, "images")
+    n = len(pixels)
+    true = _names("labels", labels, classes, n)
+    guess = _names("predicted", predicted, classes, n)
+    if confidence is not None and predicted is None:
+        raise ValueError("confidence: expected predicted as well, the classes it belongs to")
+    if n == 0:
+        return _captioned("", "no images to show", title)
+    sure = _confidences(confidence, n)
+    wrong = [False] * n
+    alt = count(n, "image")
+    if labels is not None and predicted is not None:
+        wrong = (labels != predicted).tolist()
+        alt += f", {sum(wrong) or 'none'} of them mistaken"
+    # Captions need some room even under narrow images.
+    width = max(round(checks.positive("height", height) * images.shape[3] / images.shape[2]), 64)
+    cells = []
+    for i in range(n):
+        words, caption = _caption(true[i], guess[i], sure[i], wrong[i])
+        tag = _tag(pixels[i], words, height, MISTAKE if wrong[i] else OUTLINE)
+        cells.append(
+            f'<figure style="margin:0;width:{width}px">{tag}<figcaption style="font-size:12px;'
+            f'margin-top:4px;overflow-wrap:anywhere">{escape(caption)}</figcaption></figure>'
+        )
+    style = f"display:flex;flex-wrap:wrap;gap:10px;max-width:{columns * (width + 10)}px"
+    return _captioned(f'<div style="{style}">{"".join(cells)}</div>', alt, title)
+
+
+def heat_overlay(
+    image: torch.Tensor | None,
+    values: torch.Tensor,
+    scale: str = "diverging",
+    *,
+    limits: tuple[float, float] | None = None,
+    height: int = 160,
+    title: str | None = None,
+) -> Picture:
+    """An image and, beside it, a map of values over it (a saliency, say) in colours.
+
+    image: float32 `(C, H, W)` in [0, 1], or None to show the map alone. values: `(H', W')`,
+    signed for "diverging" (blue negative, white zero, orange positive), any for
+    "sequential". limits: the values at the ends of the scale; give the same to maps that
+    are to be compared.
+    """
+    array = numbers("values", values, 2)
+    low, high = scale_limits(array, scale, limits)
+    alt = _map_in_words(array, scale, low, high)
+    shown = "" if image is None else _tag(_one(image), "the image", height)
+    shown += _tag(colourise(array, scale, limits), alt, height)
+    bar = f"width:120px;height:12px;background:linear-gradient(90deg,{','.join(SCALES[scale])})"
+    body = (
+        f'<div style="display:flex;flex-wrap:wrap;gap:12px">{shown}</div><div style="display:flex;'
+        f'gap:6px;margin-top:4px">{low:.3g}<div style="{bar};{OUTLINE}"></div>{high:.3g}</div>'
+    )
+    return _captioned(body, alt, title)
+
+
+def _one(image: torch.Tensor) -> np.ndarray:
+    """uint8 `(H, W)` or `(H, W, 3)` of one checked image."""
+    if isinstance(image, torch.Tensor) and image.ndim != 3:
+        raise ValueError(f"image: expected shape (C, H, W), got {tuple(image.shape)}")
+    return _pixels(image[None], "image")[0]
+
+
+def _pixels(images: torch.Tensor, name: str) -> np.ndarray:
+    """uint8 `(N, H, W)` or `(N, H, W, 3)` of a checked batch."""
+    images = checks.images(images, name=name).detach().cpu()
+    if images.shape[1] not in (1, 3) or 0 in images.shape[2:]:
+        raise ValueError(f"{name}: expected 1 or 3 channels of pixels, got {tuple(images.shape)}")
+    levels = (images * 255).round().to(torch.uint8)
+    return (levels[:, 0] if levels.shape[1] == 1 else levels.permute(0, 2, 3, 1)).numpy()
+
+
+def _encode(pixels: np.ndarray) -> bytes:
+    """PNG of uint8 `(H, W)` or `(H, W, 3)`; light compression, since images are small."""
+    buffer = BytesIO()
+    Image.fromarray(np.ascontiguousarray(pixels)).save(buffer, "PNG", compress_level=1)
+    return buffer.getvalue()
+
+
+def _tag(pixels: np.ndarray, alt: str, height: int, style: str = OUTLINE) -> str:
+    """An `<img>` with square hard pixels, `height` CSS pixels high."""
+    data = base64.b64encode(_encode(pixels)).decode("ascii")
+    # max-width: notebooks shrink wide images by default, which would break the aspect ratio.
+    size = f"height:{checks.positive('height', height)}px;width:auto;max-width:none"
+    style = f"{size};image-rendering:pixelated;{style}"
+    return f'<img alt="{escape(alt)}" src="data:image/png;base64,{data}" style="{style}">'
+
+
+def _captioned(body: str, alt: str, title: str | None) -> Picture:
+    """`body` below its alt text, which everybody may read."""
+    caption = f"<strong>{escape(title)}</strong>: {alt}" if title else alt
+    return Picture(
+        '<figure style="margin:8px 0;font-family:system-ui,sans-serif;font-size:13px">'
+        f'<figcaption style="margin-bottom:8px">{caption}</figcaption>{body}</figure>',
+        alt,
+    )
+
+
+def _names(
+    name: str, index: torch.Tensor | None, classes: Sequence[str] | None, n: int
+) -> Sequence[str | None]:
+    """The class name of each image, or None where there is no `index`."""
+    if index is None:
+        return [None] * n
+    checks.labels(index, sys.maxsize if classes is None else len(classes), n, name=name)
+    return [str(k if classes is None else classes[k]) for k in index.tolist()]
+
+
+def _confidences(confidence: torch.Tensor | None, n: int) -> Sequence[float | None]:
+    """The confidence of each image, or None where there is none."""
+    if confidence is None:
+        return [None] * n
+    sure = numbers("confidence", confidence, 1)
+    if len(sure) != n or sure.min() < 0 or sure.max() > 1:
+        got = f"{len(sure)} in [{sure.min():.4g}, {sure.max():.4g}]"
+        raise ValueError(f"confidence: expected {n} values in [0, 1], one an image, got {got}")
+    return sure.tolist()
+
+
+def _caption(
+    true: str | None, guess: str | None, sure: float | None, wrong: bool
+) -> tuple[str, str]:
+    """Alt text and caption of one image of the grid."""
+    if guess is None:
+        return ("image", "") if true is None else (f"class {true}", true)
+    alt = f"predicted as {guess}" if true is None else f"{true} predicted as {guess}"
+    caption = f"✗ {guess}, is {true}" if wrong else guess
+    if sure is not None:
+        alt += f" with confidence {percent(sure)}"
+        caption += f" · {percent(sure)}"
+    return alt, caption
+
+
+def _map_in_words(values: np.ndarray, scale: str, low: float, high: float) -> str:
+    """Alt text of a map: its size, range, peak, and what its colours span."""
+    rows, columns = values.shape
+    row, column = np.unravel_index(np.abs(values).argmax(), values.shape)
+    span = f"from {low:.3g} to {high:.3g}"
+    if scale == "diverging":
+        span = f"symmetric about zero, to ±{high:.3g}"
+    return (
+        f"map of {rows}×{columns} values from {values.min():.3g} to {values.max():.3g}, "
+        f"strongest {values[row, column]:.3g} at row {row}, column {column}; colours {span}"
+    )

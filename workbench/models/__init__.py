@@ -1,0 +1,21 @@
+"""Models to look into: `load("mnist/cnn")`, `wrap(module, ...)`, `available()`, `card(name)`.
+
+Everything loads when first used, so listing the models needs no torch.
+"""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submodules=["architectures", "checkpoints", "onnx", "state_dicts"],
+    submod_attrs={
+        "model_card": ["ModelCard"],
+        "confidence": ["Calibration", "calibration"],
+        "classifier": ["Classifier", "Layer", "Prediction", "ready"],
+        "evaluation": ["evaluate"],
+        "recipes": ["RECIPES", "Recipe"],
+        "training": ["TrainingResult", "fit", "train"],
+        "wrapping": ["wrap"],
+        "zoo": ["available", "card", "load"],
+    },
+)

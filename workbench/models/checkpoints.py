@@ -1,0 +1,130 @@
+"""Weights as safetensors, with the card in the header. Nothing is unpickled."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from workbench.models.model_card import ModelCard
+
+if TYPE_CHECKING:
+    import torch
+
+    from workbench.models.classifier import Classifier
+
+SHIPPED = Path(__file__).parent / "weights"
+LARGEST_HEADER = 10_000_000  # bytes; ours are a few thousand
+
+
+def read_header(path: Path) -> tuple[dict[str, str], dict[str, tuple[int, ...]]]:
+    """The metadata and the tensor shapes of a safetensors file, without torch.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: not a well-formed safetensors file.
+    """
+    size = path.stat().st_size
+    with open(path, "rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if not 2 <= length <= min(LARGEST_HEADER, size - 8):
+            raise ValueError(f"{path} is not a safetensors file: its header length is {length}")
+        try:
+            header = json.loads(file.read(length))
+            metadata = header.pop("__metadata__", {})
+            shapes = {key: tuple(int(n) for n in t["shape"]) for key, t in header.items()}
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise ValueError(f"{path} is not a safetensors file: bad header ({error})") from None
+    return metadata, shapes
+
+
+def read_card(path: Path) -> ModelCard:
+    """The card in the header of a weights file.
+
+    Raises:
+        FileNotFoundError, ValueError: no such file, or none that the workbench wrote.
+    """
+    metadata, _ = read_header(path)
+    if "card" not in metadata:
+        raise ValueError(
+            f"{path} holds no model card; load plain weights with "
+            f"models.load('state_dict:{path}', architecture=...)"
+        )
+    try:
+        return ModelCard(**json.loads(metadata["card"]))
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path}: its model card is damaged ({error})") from None
+
+
+def write_tensors(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> None:
+    """Write a safetensors file in one stroke: readers see the old file or the new one."""
+    from safetensors.torch import save
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        # Not save_file, which leaves a file that only its owner can read.
+        temporary.write_bytes(save({k: t.contiguous() for k, t in tensors.items()}, metadata))
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read_tensors(path: Path) -> dict[str, torch.Tensor]:
+    """The tensors of a safetensors file.
+
+    Raises:
+        FileNotFoundError, ValueError: no such file; truncated or malformed.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    try:
+        return load(path.read_bytes())
+    except (SafetensorError, ValueError, KeyError, RuntimeError) as error:
+        raise ValueError(f"{path} is truncated, corrupt or no safetensors file ({error})") from None
+
+
+def save(model: Classifier, path: Path | str) -> None:
+    """Write the weights of `model` with its card in the header."""
+    write_tensors(Path(path), model.state_dict(), {"card": model.card.model_dump_json()})
+
+
+def restore(path: Path | str) -> Classifier:
+    """The classifier that `save` wrote, in eval mode.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: damaged, of another architecture than its card says, or NaN weights.
+    """
+    import torch
+
+    from workbench.models import architectures
+    from workbench.models.classifier import Classifier, finite
+
+    path = Path(path)
+    card = read_card(path)
+    _, shapes = read_header(path)
+    stored = sum(math.prod(shape) for shape in shapes.values())
+    try:
+        # Built without memory first, so that a lying card cannot ask for more than the file has.
+        with torch.device("meta"):
+            body = architectures.build(
+                card.architecture, card.input_shape, len(card.classes), **card.options
+            )
+        normalised = (0.0,) if "mean" in shapes else None
+        model = Classifier(body, card, normalised, (1.0,) if "std" in shapes else None)
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise ValueError(f"{path}: its card names no model that can be built ({error})") from None
+    wanted = {key: tuple(tensor.shape) for key, tensor in model.state_dict().items()}
+    if wanted != shapes:
+        odd = sorted(set(wanted.items()) ^ set(shapes.items()))[:3]
+        raise ValueError(
+            f"{path} holds {stored} numbers that do not fit the {card.architecture} its card "
+            f"names; the first that differ: {odd}"
+        )
+    model.load_state_dict(read_tensors(path), assign=True)
+    finite(model)
+    return model.requires_grad_(True).eval()

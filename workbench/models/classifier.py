@@ -1,0 +1,193 @@
+"""`Classifier`: [0, 1] images in, logits out, and everything known about it beside."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from workbench import checks
+from workbench.models.model_card import ModelCard
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One layer: its name, what it is, and the shape of its output for one image."""
+
+    name: str
+    kind: str
+    shape: tuple[int, ...]
+    parameters: int
+
+
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """What a classifier says of N images.
+
+    logits, probabilities: float32 `(N, K)`; label: int64 `(N,)`; confidence: the
+    probability of `label`, float32 `(N,)`.
+    """
+
+    logits: torch.Tensor
+    probabilities: torch.Tensor
+    label: torch.Tensor
+    confidence: torch.Tensor
+    classes: tuple[str, ...]
+
+    def summary(self) -> dict[str, Any]:
+        """How many images, and how sure the model is of them on average."""
+        mean = float(self.confidence.mean()) if len(self.label) else None
+        return {"images": len(self.label), "mean_confidence": mean}
+
+    def frame(self) -> pd.DataFrame:
+        """One row an image: predicted class and confidence."""
+        import pandas as pd
+
+        names = [self.classes[k] for k in self.label.tolist()]
+        return pd.DataFrame({"predicted": names, "confidence": self.confidence.tolist()})
+
+
+class Classifier(nn.Module):
+    """A model that maps images in [0, 1] to logits.
+
+    body: the network proper; it sees `(images - mean) / std`. mean, std: one number a
+    channel, or None for no normalisation. A classifier starts in eval mode.
+    """
+
+    mean: torch.Tensor | None
+    std: torch.Tensor | None
+
+    def __init__(
+        self,
+        body: nn.Module,
+        card: ModelCard,
+        mean: tuple[float, ...] | None = None,
+        std: tuple[float, ...] | None = None,
+    ) -> None:
+        super().__init__()
+        self.body = body
+        self.card = card
+        for name, value in (("mean", mean), ("std", std)):
+            self.register_buffer(name, channel_values(name, value, card.input_shape[0]))
+        if self.std is not None and not bool((self.std > 0).all()):
+            raise ValueError(f"std: expected positive numbers, got {std}")
+        self.eval()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Logits `(N, K)` of images `(N, C, H, W)` in [0, 1]; the range is not checked."""
+        if self.mean is not None:
+            x = x - self.mean
+        if self.std is not None:
+            x = x / self.std
+        return self.body(x)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The names of the K classes."""
+        return self.card.classes
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """Shape of one image, `(C, H, W)`."""
+        return self.card.input_shape
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next((t.device for t in self.body.parameters()), torch.device("cpu"))
+
+    def predict(self, x: torch.Tensor, *, batch_size: int = 512) -> Prediction:
+        """What the model says of images `(N, C, H, W)` in [0, 1]; N may be 0.
+
+        Raises:
+            TypeError, ValueError: images that break the contract; a model in train mode.
+        """
+        x = checks.images(x, self.input_shape)
+        ready(self)
+        with torch.no_grad():
+            parts = [self(part.to(self.device)).to(x.device) for part in x.split(batch_size)]
+        logits = torch.cat(parts) if len(x) else x.new_zeros((0, len(self.classes)))
+        probabilities = logits.softmax(1)
+        confidence, label = probabilities.max(1)
+        return Prediction(logits, probabilities, label, confidence, self.classes)
+
+    def layers(self) -> dict[str, Layer]:
+        """Every layer in the order it runs, by the name to ask for it with.
+
+        Layers that hold other layers (blocks) come after what they hold. A layer that
+        runs twice is listed once.
+        """
+        ready(self)
+        names = {module: name for name, module in self.body.named_modules() if name}
+        found: dict[str, Layer] = {}
+
+        def note(module: nn.Module, _: object, output: object) -> None:
+            if isinstance(output, torch.Tensor) and names[module] not in found:
+                count = sum(p.numel() for p in module.parameters())
+                kind = type(module).__name__
+                found[names[module]] = Layer(names[module], kind, tuple(output.shape[1:]), count)
+
+        hooks = [module.register_forward_hook(note) for module in names]
+        try:
+            with torch.no_grad():
+                self(torch.full((1, *self.input_shape), 0.5, device=self.device))
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return found
+
+    def layer(self, name: str) -> nn.Module:
+        """The layer called `name`.
+
+        Raises:
+            ValueError: there is none; the nearest name is suggested.
+        """
+        modules = {key: module for key, module in self.body.named_modules() if key}
+        if name not in modules:
+            raise checks.unknown(f"layer of {self.card.name}", name, modules)
+        return modules[name]
+
+
+def channel_values(
+    name: str, values: tuple[float, ...] | None, channels: int
+) -> torch.Tensor | None:
+    """One number a channel as a `(1, C, 1, 1)` tensor; one number serves all channels."""
+    if values is None:
+        return None
+    flat = torch.as_tensor(values, dtype=torch.float32).flatten()
+    if len(flat) == 1:
+        flat = flat.expand(channels)
+    if len(flat) != channels or not bool(flat.isfinite().all()):
+        raise ValueError(f"{name}: expected {channels} finite numbers, one a channel, got {values}")
+    return flat.reshape(1, channels, 1, 1).clone()
+
+
+def ready(model: nn.Module) -> None:
+    """Check that `model` is in eval mode throughout.
+
+    Raises:
+        ValueError: some part is in train mode, where dropout and batch statistics would
+            change the answers.
+    """
+    for name, module in model.named_modules():
+        if module.training:
+            raise ValueError(
+                f"model: {name or type(module).__name__} is in train mode, which changes what "
+                "the model says; call model.eval() first"
+            )
+
+
+def finite(module: nn.Module) -> None:
+    """Check that no weight is NaN or infinite.
+
+    Raises:
+        ValueError: naming the first tensor that is.
+    """
+    for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
+        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+            raise ValueError(f"weights: {name} holds NaN or infinite values; the model is damaged")

@@ -1,0 +1,52 @@
+"""Parameters: one declaration for validation, forms, notebooks, the CLI and captions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+
+class Parameters(BaseModel):
+    """A frozen set of named, bounded values; the base of every method's settings.
+
+    Declare a field with `pydantic.Field(default, ge=, le=, description=)`; the bounds
+    and the help reach the widget form, the error message and the report.
+
+    Raises:
+        ValueError: a value out of bounds or of the wrong type, or an unknown name.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    def __init__(self, **values: Any) -> None:
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            raise ValueError(f"{type(self).__name__}: {explain(error)}") from None
+
+    def changes(self) -> dict[str, Any]:
+        """The values that differ from their defaults."""
+        defaults = {
+            name: field.get_default(call_default_factory=True)
+            for name, field in type(self).model_fields.items()
+        }
+        return {name: value for name, value in self if value != defaults[name]}
+
+    def code(self) -> str:
+        """The constructor call that makes an equal object."""
+        arguments = ", ".join(f"{k}={v!r}" for k, v in self.changes().items())
+        return f"{type(self).__name__}({arguments})"
+
+
+def explain(error: ValidationError) -> str:
+    """A validation error as one sentence a field: name, what was expected, value."""
+    sentences = []
+    for item in error.errors(include_url=False):
+        name = ".".join(str(part) for part in item["loc"]) or "value"
+        if item["type"] == "extra_forbidden":
+            sentences.append(f"{name}: no such parameter (value {item['input']!r})")
+        else:
+            message = item["msg"][0].lower() + item["msg"][1:]
+            sentences.append(f"{name}: {message}, got {item['input']!r}")
+    return "; ".join(sentences)

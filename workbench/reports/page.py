@@ -1,0 +1,150 @@
+"""`to_html`: an executed notebook as one HTML file that asks nothing of the network."""
+
+from __future__ import annotations
+
+import copy
+import re
+from html import escape, unescape
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import plotly.io
+from nbconvert import HTMLExporter
+from nbformat import NotebookNode
+from plotly.offline import get_plotlyjs
+
+from workbench.reports.inputs import read_notebook
+from workbench.reports.recorder import MIME
+
+PLOTLY = "application/vnd.plotly.v1+json"
+WIDGET = "application/vnd.jupyter.widget-view+json"
+LOADS = {"src", "srcset", "poster", "data", "href", "xlink:href"}
+NETWORK = re.compile(r"\s*(?:https?:)?//", re.IGNORECASE)
+CSS_LOAD = re.compile(r"""(?:url\(|@import)\s*["']?((?:https?:)?//[^"')\s]+)""", re.IGNORECASE)
+
+# JupyterLab's look, without the scripts it takes from the network; code folded away. The
+# policy has the browser refuse what a script might still try to load.
+TEMPLATE = """\
+{%- extends 'lab/index.html.j2' -%}
+{%- block html_head_js_requirejs -%}
+<meta http-equiv="Content-Security-Policy"
+  content="default-src data: blob: 'unsafe-inline' 'unsafe-eval'">
+{%- endblock -%}
+{%- block html_head_js_mathjax -%}{%- endblock -%}
+{%- block html_head_js_mermaidjs -%}{%- endblock -%}
+{%- block jupyter_widgets -%}{%- endblock -%}
+{%- block html_head_css -%}
+<style>
+  main { max-width: 1000px; margin: 0 auto; padding: 1em; }
+  details.code > summary { color: #555; cursor: pointer; font-size: 85%; }
+  figure { margin: 1em 0; }
+  figcaption { color: #444; font-size: 90%; }
+</style>
+{%- endblock -%}
+{%- block input_group -%}
+{%- set tags = cell.metadata.get('tags', []) -%}
+<details class="code"
+  {%- if 'parameters' in tags or 'injected-parameters' in tags %} open{% endif %}>
+<summary>Code{% if cell.execution_count %} [{{ cell.execution_count }}]{% endif %}</summary>
+{{ super() }}
+</details>
+{%- endblock -%}
+"""
+
+
+def to_html(notebook: str | Path | NotebookNode, *, folder: str | Path | None = None) -> str:
+    """The page of an executed notebook: one HTML document with everything inside.
+
+    Plotly figures are live; their alternative text is `fig.layout.meta["alt"]`, else the
+    title. Widgets show their static twin. Code is folded; formulas stay as TeX. The title
+    is the notebook's first heading. folder: where pictures named in markdown cells are,
+    by default beside the notebook.
+
+    Raises:
+        FileNotFoundError, ValueError: no such notebook, or not a notebook.
+        ValueError: something on the page would be loaded from the network.
+    """
+    if isinstance(notebook, (str, Path)):
+        folder = folder or Path(notebook).absolute().parent
+        notebook = read_notebook(notebook)
+    static = _static(notebook)
+    static.metadata.title = _heading(notebook)
+    exporter = HTMLExporter(raw_template=TEMPLATE, embed_images=True, exclude_anchor_links=True)
+    html, _ = exporter.from_notebook_node(static, {"metadata": {"path": str(folder or "")}})
+    scan = _Scan()
+    scan.feed(html)
+    if scan.found:
+        raise ValueError(
+            f"the page would load {', '.join(scan.found)} from the network; "
+            "put the content into the notebook instead"
+        )
+    if "Plotly.newPlot(" in html:
+        html = html.replace("</head>", f"<script>{get_plotlyjs()}</script>\n</head>", 1)
+    return html
+
+
+def _heading(notebook: NotebookNode) -> str:
+    """The first heading of a notebook."""
+    for cell in notebook.cells:
+        found = re.search(r"^#\s+(.+)$", cell.source, re.MULTILINE)
+        if cell.cell_type == "markdown" and found:
+            return found[1].strip()
+    return "Report"
+
+
+def _static(notebook: NotebookNode) -> NotebookNode:
+    """A copy whose outputs a browser can show without a kernel."""
+    static = copy.deepcopy(notebook)
+    static.metadata.pop("widgets", None)
+    figures = 0
+    for cell in static.cells:
+        if cell.cell_type != "code":
+            continue
+        cell.outputs = [o for o in cell.outputs if MIME not in o.get("data", {})]
+        for output in cell.outputs:
+            data = output.get("data", {})
+            data.pop(WIDGET, None)
+            if PLOTLY in data:
+                figures += 1
+                output.data = {"text/html": _figure(data[PLOTLY], figures)}
+    return static
+
+
+def _figure(figure: dict[str, Any], number: int) -> str:
+    """A plotly figure as an HTML figure with alternative text and caption."""
+    layout = figure.get("layout", {})
+    title = re.sub(r"<[^>]*>", " ", layout.get("title", {}).get("text", "")).strip()
+    meta = layout.get("meta")
+    alt = meta.get("alt") if isinstance(meta, dict) else None
+    alt = escape(str(alt or unescape(title) or f"Figure {number}"))
+    drawing = plotly.io.to_html(
+        figure,
+        config={"displaylogo": False},
+        include_plotlyjs=False,
+        full_html=False,
+        default_height=450,
+        validate=False,
+        div_id=f"figure-{number}",
+    )
+    return f'<figure role="img" aria-label="{alt}">{drawing}<figcaption>{alt}</figcaption></figure>'
+
+
+class _Scan(HTMLParser):
+    """Collects what a browser would fetch, apart from what scripts ask for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        for name, value in attrs:
+            is_link = tag in ("a", "area") and name == "href"
+            if name in LOADS and not is_link and NETWORK.match(value or ""):
+                self.found.append(f"<{tag} {name}={value!r:.100}>")
+            elif name == "style":
+                self.found += CSS_LOAD.findall(value or "")
+
+    def handle_data(self, data: str) -> None:
+        if self.lasttag == "style":
+            self.found += CSS_LOAD.findall(data)

@@ -1,0 +1,51 @@
+"""`record`: the numbers a notebook hands to its results.json."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from typing import Any
+
+MIME = "application/vnd.workbench.record+json"
+
+
+def record(**values: Any) -> None:
+    """Hand named results to the report that runs this notebook.
+
+    Values are numbers, strings, booleans, None, and lists and dicts of them; 0-d
+    arrays and tensors count as numbers. A later value of a name replaces the earlier.
+    JSON has no NaN and no infinity: such a number is recorded as null, with a warning.
+    In a plain Python process the values are only checked.
+
+    Raises:
+        TypeError: a value that JSON cannot hold; the message names it.
+    """
+    from IPython import get_ipython
+    from IPython.display import display
+
+    kept = {name: plain(name, value) for name, value in values.items()}
+    if hasattr(get_ipython(), "kernel"):
+        text = "\n".join(f"recorded {name} = {value!r}" for name, value in kept.items())
+        display({MIME: kept, "text/plain": text}, raw=True)
+
+
+def plain(name: str, value: Any) -> Any:
+    """`value` as JSON types."""
+    try:
+        text = json.dumps(value, default=_number)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise TypeError(
+            f"{name}: expected numbers, strings, booleans, lists or dicts; {error}"
+        ) from None
+    kept = json.loads(text, parse_constant=lambda constant: None)
+    if kept != json.loads(text):
+        warnings.warn(f"{name} is not finite: recorded as null", stacklevel=4)
+    return kept
+
+
+def _number(value: Any) -> Any:
+    """A numpy or torch scalar as a Python number."""
+    if getattr(value, "shape", None) == () and hasattr(value, "item"):
+        return value.item()
+    advice = "; use .tolist()" if hasattr(value, "tolist") else ""
+    raise TypeError(f"got {type(value).__name__}{advice}")

@@ -1,0 +1,155 @@
+"""`execute`: run a notebook with papermill's parameters and leave a report in a folder."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import time
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import nbformat
+from papermill.iorw import load_notebook_node
+from papermill.parameterize import parameterize_notebook
+
+import workbench
+from workbench.reports import inputs
+from workbench.reports.kernel import Client
+from workbench.reports.page import to_html
+from workbench.steps import Step, run
+
+PACKAGES = ("torch", "captum", "numpy", "scikit-learn", "plotly", "papermill")
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a run left behind.
+
+    notebook: the executed copy. html: the page. results: what the notebook recorded.
+    results_path: results.json.
+    """
+
+    notebook: Path
+    html: Path
+    results: dict[str, Any]
+    results_path: Path
+    seconds: float
+
+
+def execute(
+    notebook: str | Path,
+    parameters: Mapping[str, object] | None = None,
+    output: str | Path | None = None,
+    *,
+    cell_timeout: float = 120,
+    timeout: float = 600,
+) -> Report:
+    """Run a notebook and write its report.
+
+    The notebook runs in its own folder, in a fresh kernel of this Python; the file itself
+    is never changed. `output` is a folder: it gets the executed notebook and one
+    self-contained page, both named as the notebook, and results.json. By default it is
+    `reports/<notebook>` here. Errors inside widgets, callbacks and threads are failures.
+
+    parameters: checked by `coerce`. cell_timeout, timeout: seconds for a cell, and for the
+    whole notebook with the start of its kernel; the kernel is killed when either is over.
+
+    Raises:
+        FileNotFoundError, ValueError: no such notebook; an unknown or ill-typed parameter;
+            a limit that is not positive; an output folder that holds the notebook itself.
+        ReportError: the notebook failed. Its executed copy is written all the same.
+    """
+    return run(steps(notebook, parameters, output, cell_timeout=cell_timeout, timeout=timeout))
+
+
+def steps(
+    notebook: str | Path,
+    parameters: Mapping[str, object] | None = None,
+    output: str | Path | None = None,
+    *,
+    cell_timeout: float = 120,
+    timeout: float = 600,
+) -> Iterator[Step[Report]]:
+    """As `execute`, one step a cell, told before the cell runs; the last holds the report.
+
+    Closing the generator kills the kernel.
+    """
+    source = Path(notebook).absolute()
+    declared = inputs.parameters(source)
+    given = inputs.coerce(declared, parameters or {})
+    for name, limit in (("cell_timeout", cell_timeout), ("timeout", timeout)):
+        if isinstance(limit, bool) or not 0 < limit < float("inf"):
+            raise ValueError(f"{name}: expected a positive number of seconds, got {limit!r}")
+    values = {name: parameter.default for name, parameter in declared.items()} | given
+    folder = Path(output or Path("reports") / source.stem).absolute()
+    if folder.resolve() == source.parent.resolve():
+        raise ValueError(
+            f"output: {folder} holds the notebook itself, which a report never overwrites; "
+            "give another folder"
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    prepared = _prepared(source, given)
+    return _steps(Client(prepared, source, folder / source.name, cell_timeout, timeout), values)
+
+
+def _prepared(source: Path, given: dict[str, Any]) -> nbformat.NotebookNode:
+    """The notebook without outputs, and with a cell of parameters where some are given."""
+    notebook = load_notebook_node(str(source))
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell.outputs, cell.execution_count = [], None
+    if not given:
+        return notebook
+    return parameterize_notebook(notebook, given, kernel_name="python3", language="python")
+
+
+def _steps(client: Client, values: dict[str, Any]) -> Iterator[Step[Report]]:
+    executed = client.executed
+    page, results = executed.with_suffix(".html"), executed.with_name("results.json")
+    for path in (executed, page, results):  # of an earlier run
+        path.unlink(missing_ok=True)
+    start = time.monotonic()
+    try:
+        yield from client.run_cells()
+    finally:
+        _write(executed, nbformat.writes(client.nb))
+    try:
+        _write(page, to_html(client.nb, folder=client.source.parent))
+    except ValueError as error:
+        raise client.error(None, "ValueError", str(error), "making the page") from error
+    seconds = round(time.monotonic() - start, 3)
+    content = {
+        "notebook": executed.name,
+        "parameters": values,
+        "results": client.records,
+        "versions": _versions(),
+        "seconds": seconds,
+    }
+    _write(results, json.dumps(content, indent=2, allow_nan=False) + "\n")
+    report = Report(executed, page, client.records, results, seconds)
+    yield Step(len(client.nb.cells), len(client.nb.cells), "report written", report)
+
+
+def _versions() -> dict[str, str]:
+    """Versions of Python, workbench and what its results rest on."""
+    found = {"python": platform.python_version(), "workbench": workbench.__version__}
+    for package in PACKAGES:
+        with suppress(metadata.PackageNotFoundError):
+            found[package] = metadata.version(package)
+    return found
+
+
+def _write(path: Path, text: str) -> None:
+    """Write `path` whole or not at all."""
+    arriving = path.with_name(f".{uuid.uuid4().hex}.part")
+    try:
+        arriving.write_bytes(text.encode("utf-8", errors="backslashreplace"))
+        os.replace(arriving, path)
+    finally:
+        arriving.unlink(missing_ok=True)
