@@ -12,6 +12,7 @@ NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
 OTHERS = {
     "00_start_here": {"dataset": "shapes", "model": "shapes/vit", "index": 3},
     "01_models": {"model": "shapes/resnet", "compare": "shapes/vit", "n": 500, "bins": 5},
+    "02_attacks": {"model": "digits/mlp", "eps": 0.05, "n": 50, "seed": 1},
 }
 NAMES = sorted(path.stem for path in NOTEBOOKS.glob("*.ipynb"))
 
@@ -26,6 +27,7 @@ def test_notebook_runs_as_a_report(name, which, tmp_path, monkeypatch):
     html = report.html.read_text()
     assert html.count("<img ") == html.count("<img alt=")
     assert len(html) < 8e6
+    assert "?it/s" not in html, "a progress bar was left in the report"
     content = json.loads(report.results_path.read_text())
     assert content["results"]["accuracy"] > 0.9
     assert values.items() <= content["parameters"].items()
@@ -48,3 +50,15 @@ def test_notebook_keeps_the_house_form(name):
     assert any("# solution" in cell.source for cell in code)
     assert any("assert " in cell.source for cell in code)
     assert "## Next" in notebook.cells[-1].source
+
+
+@pytest.mark.notebook
+def test_plain_papermill_runs_a_notebook(tmp_path):
+    import papermill
+
+    output = tmp_path / "executed.ipynb"
+    papermill.execute_notebook(
+        NOTEBOOKS / "00_start_here.ipynb", output, {"index": 5}, progress_bar=False
+    )
+    executed = nbformat.read(output, as_version=4)
+    assert all(cell.execution_count for cell in executed.cells if cell.cell_type == "code")

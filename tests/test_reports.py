@@ -393,24 +393,28 @@ def test_a_kernel_that_dies_is_said(tmp_path):
     assert "the kernel died" in str(error)
 
 
-FAIL = "import ipywidgets, threading, time\ndef fail(wait=0):\n"
-FAIL += "    time.sleep(wait)\n    raise ValueError('boom')\n"
+FAIL = """
+import asyncio, ipywidgets, logging, threading, time
+def fail(wait=0):
+    time.sleep(wait)
+    raise ValueError('boom')
+def job():
+    try: fail()
+    except ValueError: logging.getLogger('w').exception('Exception in job')
+"""
 SILENT = {
-    "interact": FAIL + "ipywidgets.interact(fail, wait=0)",
-    "output": FAIL + "with ipywidgets.Output(): fail()",
-    "joined thread": FAIL + "t = threading.Thread(target=fail); t.start(); t.join()",
-    "late thread": FAIL + "threading.Thread(target=fail, args=[0.5]).start()",
-    "job": (
-        FAIL + "import logging\n"
-        "try: fail()\n"
-        "except ValueError: logging.getLogger('w').exception('Exception in job')"
-    ),
+    "interact": "ipywidgets.interact(fail, wait=0)",
+    "output": "with ipywidgets.Output(): fail()",
+    "thread": "t = threading.Thread(target=fail); t.start(); t.join()",
+    "late thread": "threading.Thread(target=fail, args=[0.5]).start()",
+    "job": "job()",
+    "late job": "asyncio.get_running_loop().call_later(0.1, job)",
 }
 
 
 @pytest.mark.parametrize("name", SILENT)
 def test_an_error_that_no_cell_raises_is_a_failure(tmp_path, name):
-    error = failure(tmp_path, "fine = 1", SILENT[name], "fine = 2")
+    error = failure(tmp_path, "fine = 1", FAIL + SILENT[name], "await asyncio.sleep(0.3)")
     # Whose a thread is can be lost once other cells have run.
     assert error.cell == 2 or name == "late thread"
     assert (error.ename, error.evalue) == ("ValueError", "boom")

@@ -131,7 +131,7 @@ def report(
         typer.Option("-p", "--parameter", metavar="NAME VALUE", help="Set a parameter; repeats."),
     ] = None,
     parameters: Annotated[
-        Path | None, typer.Option(help="Parameters from a .toml, .json or .yaml file.")
+        Path | None, typer.Option(help="Parameters from a .toml or .json file.")
     ] = None,
     output: Annotated[
         Path | None, typer.Option(help="Folder for the report; by default reports/NOTEBOOK here.")

@@ -7,6 +7,7 @@ the ticks into a progress bar, a panel's job turns them into live pictures.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Generic, TypeVar
@@ -35,9 +36,9 @@ def run(steps: Iterator[Step[T]], *, progress: bool = True) -> T:
     from tqdm.auto import tqdm
 
     last = None
-    # Said only when off, so that TQDM_DISABLE (set in reports) still counts.
-    off = {} if progress else {"disable": True}
-    with tqdm(total=None, delay=1, leave=False, **off) as bar:
+    # Set in reports; tqdm's bar for notebooks does not look at it.
+    off = bool(os.environ.get("TQDM_DISABLE")) or not progress
+    with tqdm(total=None, delay=1, leave=False, disable=off) as bar:
         for last in steps:
             bar.total = last.total
             bar.set_postfix_str(last.message, refresh=False)

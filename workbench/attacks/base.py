@@ -38,6 +38,11 @@ class Attack(Parameters):
         raise NotImplementedError
 
     @property
+    def label(self) -> str:
+        """What results call the attack."""
+        return type(self).__name__
+
+    @property
     def distance(self) -> Norm:
         """The norm that the attack keeps small."""
         raise NotImplementedError
@@ -96,7 +101,7 @@ class Attack(Parameters):
             for part in torch.arange(len(x), device=device).split(BATCH)
             if len(part)
         ]
-        name = type(self).__name__
+        name = self.label
         for i, problem in enumerate(problems):
             everyone = torch.arange(len(problem), device=device)
             problem.offer(problem.x, problem.logits(problem.x, everyone), everyone)
@@ -191,6 +196,7 @@ def collect(
             "backwards": joined([p.backwards.clone() for p in problems]),
         },
         trace=tuple(problems[0].trace) if problems else (),
+        remarks=tuple(remark for p in problems for remark in p.remarks),
     )
 
 

@@ -62,6 +62,8 @@ class Problem:
         self.last_logits = self.best_logits.clone()
         self.trace: list[Moment] = []
         self.n_steps, self.stride = 0, 1
+        self.given_up = torch.zeros_like(self.found)  # images that an attack leaves, saying why:
+        self.remarks: list[str] = []
 
     def __len__(self) -> int:
         return len(self.x)
@@ -71,9 +73,15 @@ class Problem:
         assert self.eps is not None, "an attack with a budget"
         return self.eps[index]
 
+    def part(self, index: torch.Tensor, *, smallest: bool) -> Problem:
+        """Some of the images as a problem of their own, with nothing found yet."""
+        eps = None if self.eps is None else self.eps[index]
+        x, goal = self.x[index], self.goal.of(index)
+        return Problem(self.model, x, goal, eps, self.generator, norm=self.norm, smallest=smallest)
+
     def active(self) -> torch.Tensor:
-        """The indices of the images not yet fooled."""
-        return (~self.found).nonzero().flatten()
+        """The indices of the images not yet fooled, nor given up."""
+        return (~self.found & ~self.given_up).nonzero().flatten()
 
     def logits(self, images: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
         """Logits of `images`, tried for the images `index`; no gradient."""

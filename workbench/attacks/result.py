@@ -23,7 +23,7 @@ class AttackResult:
     tried; logits `(N, K)`: what the model says of `x_adv`; success, bool `(N,)`: whether the
     goal is met, in a finished result recomputed from `x_adv` by the model itself; queries:
     forward and backward passes spent on each image, `(N,)`; trace: the steps on the way, of
-    the first batch of images (see `Moment`).
+    the first batch of images (see `Moment`); remarks: what the attack left undone, and why.
     """
 
     attack: str
@@ -36,6 +36,7 @@ class AttackResult:
     success: torch.Tensor
     queries: dict[str, torch.Tensor]
     trace: tuple[Moment, ...] = ()
+    remarks: tuple[str, ...] = ()
 
     @property
     def predicted(self) -> torch.Tensor:
