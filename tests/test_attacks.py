@@ -264,8 +264,14 @@ def test_a_long_trace_is_thinned_not_cut(digits):
 
 
 class NoGradient(nn.Module):
+    """Weights that have gradients, behind images that have none."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(64, 10)
+
     def forward(self, x):
-        return x.detach().flatten(1)[:, :10]
+        return self.fc(x.detach().flatten(1))
 
 
 @pytest.mark.parametrize(

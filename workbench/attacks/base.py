@@ -210,4 +210,8 @@ def has_gradient(model: Classifier) -> bool:
     """Whether the logits depend on the image in a way that autograd can follow."""
     x = torch.full((1, *model.input_shape), 0.5, device=model.device, requires_grad=True)
     with torch.enable_grad():
-        return model(x).requires_grad
+        logits = model(x)
+        if not logits.requires_grad:
+            return False
+        (gradient,) = torch.autograd.grad(logits.sum(), x, allow_unused=True)
+    return gradient is not None
