@@ -9,6 +9,15 @@ __version__ = "0.1.0"
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
-    submodules=["data", "doctor", "figures", "models", "reports", "saliency"],
+    submodules=[
+        "attacks",
+        "data",
+        "doctor",
+        "figures",
+        "models",
+        "reports",
+        "robustness",
+        "saliency",
+    ],
     submod_attrs={"steps": ["Step", "run"]},
 )

@@ -11,5 +11,6 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "problem": ["Problem"],
         "registry": ["available", "get"],
         "result": ["AttackResult"],
+        "topk": ["AdversarialDistillation", "CWK", "QuadAttacK", "random_order"],
     },
 )

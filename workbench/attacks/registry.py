@@ -9,8 +9,9 @@ from typing import Any
 from workbench import checks
 from workbench.attacks.base import Attack
 from workbench.attacks.pgd import BIM, FGSM, PGD
+from workbench.attacks.topk import CWK, AdversarialDistillation, QuadAttacK
 
-OWN: tuple[type[Attack], ...] = (FGSM, BIM, PGD)
+OWN: tuple[type[Attack], ...] = (FGSM, BIM, PGD, QuadAttacK, CWK, AdversarialDistillation)
 GROUP = "workbench.attacks"
 
 

@@ -1,0 +1,15 @@
+"""Honest evaluation: `evaluate` under attacks, `verify` a result, `diagnose` both sides."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submodules=["specimens"],
+    submod_attrs={
+        "diagnosis": ["Diagnosis", "Finding", "diagnose", "diagnosis_steps"],
+        "evaluation": ["Evaluation", "evaluate", "evaluation_steps"],
+        "indicators": ["INDICATORS", "Indicator"],
+        "intervals": ["wilson"],
+        "verification": ["Verification", "verify"],
+    },
+)
