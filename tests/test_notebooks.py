@@ -12,6 +12,7 @@ NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
 OTHERS = {
     "00_start_here": {"dataset": "shapes", "model": "shapes/vit", "index": 3},
     "01_models": {"model": "shapes/resnet", "compare": "shapes/vit", "n": 500, "bins": 5},
+    "03_honest_evaluation": {"model": "digits/mlp", "n": 80, "temperature": 40.0, "seed": 1},
     "02_attacks": {"model": "digits/mlp", "eps": 0.05, "n": 50, "seed": 1},
 }
 NAMES = sorted(path.stem for path in NOTEBOOKS.glob("*.ipynb"))
