@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from workbench import data
+
 
 @pytest.fixture
 def real_data() -> Path:
@@ -16,3 +18,15 @@ def real_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"needs real data: WORKBENCH_DATA names {folder}, which is no folder")
     return folder
+
+
+@pytest.fixture
+def real_set(real_data):
+    """Loads a real data set by name; where it is not in the data folder the test is skipped."""
+
+    def load(name: str, **options) -> data.ImageDataset:
+        if not data.present(name, options.get("split", "test")):
+            pytest.skip(f"needs {name} in {real_data}")
+        return data.load(name, **options)
+
+    return load

@@ -324,7 +324,7 @@ def test_every_attack_is_found_by_name_and_reads_back_from_its_code():
         assert kind.__doc__
 
 
-def test_pgd_breaks_the_standard_mnist_model(real_data):
-    images = data.load("mnist", limit=1000)
+def test_pgd_breaks_the_standard_mnist_model(real_set):
+    images = real_set("mnist", limit=1000)
     result = PGD(eps=0.3)(models.load("mnist/cnn"), images.images, images.labels)
     assert float(result.success.float().mean()) == 1.0

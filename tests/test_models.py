@@ -379,9 +379,9 @@ def test_embedded_cards_are_true_to_the_last_image():
     ("name", "least"),
     [("mnist/cnn", 0.99), ("mnist/cnn-robust", 0.98), ("fashion_mnist/cnn", 0.91)],
 )
-def test_real_cards_are_true_to_the_last_image(real_data, name, least):
+def test_real_cards_are_true_to_the_last_image(real_set, name, least):
     model = models.load(name)
-    test = data.load(model.card.dataset)
+    test = real_set(model.card.dataset)
     fresh = models.evaluate(model, test)
     assert fresh["test_correct"] == model.card.test_correct
     assert model.card.accuracy >= least

@@ -29,6 +29,7 @@ def test_progress_counts_what_is_done(monkeypatch):
             seen.append(n)
             return super().update(n)
 
+    monkeypatch.delenv("TQDM_DISABLE", raising=False)
     monkeypatch.setattr(tqdm.auto, "tqdm", Bar)
     run(iter([Step(3, 10, "", 0), Step(4, 10, "", 0), Step(10, 10, "", 0)]))
     assert sum(seen) == 10

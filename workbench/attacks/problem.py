@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -93,14 +93,24 @@ class Problem:
         self, images: torch.Tensor, index: torch.Tensor, loss: Loss
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Logits of `images`, and the gradient of the summed loss by the images alone."""
+        logits, gradients = self.gradients(images, index, [loss])
+        return logits, gradients[0]
+
+    def gradients(
+        self, images: torch.Tensor, index: torch.Tensor, losses: Sequence[Loss]
+    ) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """Logits of `images`, and the gradients of several losses, by one forward pass."""
         self.forwards[index] += 1
-        self.backwards[index] += 1
+        self.backwards[index] += len(losses)
         with torch.enable_grad():
             images = images.detach().requires_grad_()
             logits = self.model(images)
-            total = loss(self.goal.of(index), logits).sum()
-            (gradient,) = torch.autograd.grad(total, images)
-        return logits.detach(), gradient
+            goal, last = self.goal.of(index), len(losses) - 1
+            gradients = [
+                torch.autograd.grad(loss(goal, logits).sum(), images, retain_graph=i < last)[0]
+                for i, loss in enumerate(losses)
+            ]
+        return logits.detach(), gradients
 
     def offer(self, images: torch.Tensor, logits: torch.Tensor, index: torch.Tensor) -> None:
         """Keep those of the `images` tried for `index` that are better than what there is."""

@@ -7,11 +7,22 @@ from importlib.metadata import entry_points
 from typing import Any
 
 from workbench import checks
+from workbench.attacks.apgd import APGD, APGDT
 from workbench.attacks.base import Attack
+from workbench.attacks.black_box import FeatureGuided, RandomSearch, Spatial, Transfer
+from workbench.attacks.carlini import CW
+from workbench.attacks.cascade import Cascade
+from workbench.attacks.minimum import DDN, FMN, DeepFool
 from workbench.attacks.pgd import BIM, FGSM, PGD
+from workbench.attacks.square import Square
 from workbench.attacks.topk import CWK, AdversarialDistillation, QuadAttacK
 
-OWN: tuple[type[Attack], ...] = (FGSM, BIM, PGD, QuadAttacK, CWK, AdversarialDistillation)
+OWN: tuple[type[Attack], ...] = (
+    *(FGSM, BIM, PGD, APGD, APGDT, Cascade),
+    *(DeepFool, CW, DDN, FMN),
+    *(Square, FeatureGuided, RandomSearch, Transfer, Spatial),
+    *(QuadAttacK, CWK, AdversarialDistillation),
+)
 GROUP = "workbench.attacks"
 
 

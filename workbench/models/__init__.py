@@ -15,7 +15,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "evaluation": ["evaluate"],
         "recipes": ["RECIPES", "Recipe"],
         "training": ["TrainingResult", "fit", "train"],
-        "wrapping": ["wrap"],
+        "wrapping": ["private_copy", "wrap"],
         "zoo": ["available", "card", "load"],
     },
 )
