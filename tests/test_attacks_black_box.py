@@ -4,14 +4,12 @@ import torch
 from torch import nn
 
 from workbench import data, models, steps
-from workbench.attacks import game, registry
+from workbench.attacks import Spatial, game, registry
 from workbench.attacks.black_box import (
     FeatureGuided,
     RandomSearch,
-    Spatial,
     Transfer,
     Wrapped,
-    moved,
     wrap,
 )
 from workbench.attacks.pgd import FGSM, PGD
@@ -202,49 +200,6 @@ def test_transfer_says_what_does_not_fit(digits, monkeypatch):
     monkeypatch.setattr(registry, "get", lambda name, **_: FeatureGuided())
     with pytest.raises(ValueError, match="no budget"):
         Transfer(surrogate="digits/mlp", attack="FeatureGuided")(model, x, y)
-
-
-def test_moved_turns_and_shifts():
-    x = torch.rand(2, 3, 6, 6, generator=torch.Generator().manual_seed(0))
-    assert torch.allclose(moved(x, 0, 0, 0), x, atol=1e-6)
-    assert torch.allclose(moved(x, 90, 0, 0), x.rot90(1, (2, 3)), atol=1e-5)
-    right = torch.zeros_like(x)
-    right[..., 1:] = x[..., :-1]
-    assert torch.allclose(moved(x, 0, 1 / 6, 0), right, atol=1e-5)
-    oblong = torch.rand(1, 1, 4, 8, generator=torch.Generator().manual_seed(0))
-    assert torch.allclose(moved(oblong, 180, 0, 0), oblong.flip(2, 3), atol=1e-5)
-    # A square turned by 90 degrees in an oblong image stays a square.
-    oblong = torch.zeros(1, 1, 4, 8)
-    oblong[:, :, 1:3, 3:5] = 1
-    assert torch.allclose(moved(oblong, 90, 0, 0), oblong, atol=1e-5)
-
-
-def test_spatial_finds_the_mildest_point_of_the_grid():
-    # Class 1 sees light in the last column; it takes a shift of two pixels to get there.
-    class LastColumn(nn.Module):
-        def forward(self, x):
-            score = x[:, 0, :, -1].sum(1) - 0.5
-            return torch.stack([-score, score], 1)
-
-    x = torch.zeros(1, 1, 8, 8)
-    x[..., 5] = 1
-    attack = Spatial(max_angle=0, n_angles=1, max_shift=3 / 8, n_shifts=7)
-    result = attack(models.wrap(LastColumn(), input_shape=(1, 8, 8)), x, zeros(1))
-    assert result.success.all()
-    assert (result.x_adv[0, 0, :, -1] > 0.99).all()
-    assert result.x_adv[0, 0, :, :-1].max() < 0.01
-
-
-def test_spatial_tries_the_whole_grid_starting_with_nothing(digits):
-    model, x, y = digits
-    attack = Spatial(n_angles=5, n_shifts=3)
-    grid = attack.grid()
-    assert len(set(grid)) == 5 * 3 * 3
-    assert grid[0] == (0, 0, 0)
-    result = attack(model, x, y)
-    assert (result.queries["forwards"][~result.success] == 1 + len(grid)).all()
-    worst = torch.stack([model.predict(moved(x, *point)).label != y for point in grid]).any(0)
-    assert torch.equal(result.success, worst)
 
 
 def test_wrap_verifies_what_a_function_returns(digits):

@@ -167,7 +167,7 @@ def test_scale_and_shift_of_the_logits_change_nothing(attack, scale, shift, digi
 def test_few_steps(attack, n_steps, digits):
     """Steps are divided by ten somewhere: that may not come to nothing."""
     model, batch = digits
-    short = type(attack)(**{**attack.changes(), "n_steps": n_steps})
+    short = attack.changed(n_steps=n_steps)
     result = short(model, batch.images, batch.labels)
     assert result.x_adv.isfinite().all()
     assert torch.equal(result.success, model(result.x_adv).argmax(1) != batch.labels)

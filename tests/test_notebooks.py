@@ -14,6 +14,17 @@ OTHERS = {
     "01_models": {"model": "shapes/resnet", "compare": "shapes/vit", "n": 500, "bins": 5},
     "03_honest_evaluation": {"model": "digits/mlp", "n": 80, "temperature": 40.0, "seed": 1},
     "02_attacks": {"model": "digits/mlp", "eps": 0.05, "n": 50, "seed": 1},
+    "04_ordered_topk": {
+        **{"model": "digits/mlp", "n": 20, "k": 7, "places": [1, 5, 9], "index": 2, "seed": 1}
+    },
+    "05_black_box": {
+        **{"model": "digits/mlp", "surrogate": "digits/cnn", "eps": 0.08, "n": 80},
+        **{"n_queries": 400, "frames": [24, 64], "seed": 1},
+    },
+    "06_fooling_images": {
+        **{"model": "digits/mlp", "other": "digits/cnn", "generations": 120},
+        **{"rounds": 1, "seed": 1},
+    },
 }
 NAMES = sorted(path.stem for path in NOTEBOOKS.glob("*.ipynb"))
 

@@ -6,6 +6,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
         "attack_panel": ["AttackPanel"],
+        "evaluation_panel": ["EvaluationPanel"],
         "form": ["Form"],
         "job": ["Job"],
         "model_panel": ["ModelPanel"],

@@ -62,13 +62,13 @@ class Form:
         self._quiet = True
         try:
             for name, control in self.controls.items():
-                control.value = getattr(values, name)
+                control.value = shown(control, getattr(values, name))
         finally:
             self._quiet = False
         self.message.value = ""
 
     def choose_from(self, name: str, choices: Sequence[Any], value: Any) -> None:
-        """Give a drop-down other choices and choose `value`; listeners are not called."""
+        """Give a control other choices and choose `value`; listeners are not called."""
         self._quiet = True
         try:
             choose_from(self.controls[name], choices, value)
@@ -84,9 +84,9 @@ class Form:
     def _changed(self, _: object) -> None:
         if self._quiet:
             return
-        shown = {name: control.value for name, control in self.controls.items()}
+        read = {name: control.value for name, control in self.controls.items()}
         try:
-            self._values = self.kind(**{**dict(self._values), **shown})
+            self._values = self.kind(**{**dict(self._values), **read})
         except ValueError as error:
             self.message.value = alert(str(error))
             return
@@ -98,10 +98,11 @@ class Form:
 def make_control(
     name: str, field: FieldInfo, value: Any, choices: Sequence[Any] | None = None
 ) -> ipw.Widget:
-    """The control that fits a field: drop-down, checkbox, slider, log slider or text."""
+    """The control that fits a field: list, checkbox, slider, log slider or text."""
+    listed = get_origin(field.annotation) is tuple
     extra = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
     common: dict[str, Any] = {
-        "value": value,
+        "value": ", ".join(map(str, value)) if listed and choices is None else value,
         "description": str(extra.get("label", name.replace("_", " "))),
         "tooltip": field.description or "",
         "style": STYLE,
@@ -110,6 +111,9 @@ def make_control(
     }
     if choices is None and get_origin(field.annotation) is Literal:
         choices = get_args(field.annotation)
+    if choices is not None and listed:
+        common.pop("continuous_update")
+        return ipw.SelectMultiple(options=pairs(choices), rows=min(8, len(choices)), **common)
     if choices is not None:
         common.pop("continuous_update")
         return ipw.Dropdown(options=pairs(choices), **common)
@@ -136,13 +140,20 @@ def make_control(
     return ipw.Text(**common)
 
 
+def shown(control: ipw.Widget, value: Any) -> Any:
+    """A value as a control holds it: several of them, in a text field, with commas."""
+    if isinstance(value, tuple) and isinstance(control, ipw.Text):
+        return ", ".join(str(v) for v in value)
+    return value
+
+
 def pairs(choices: Sequence[Any]) -> list[tuple[str, Any]]:
     """Choices as (label, value) pairs; a bare value is its own label."""
     return [choice if isinstance(choice, tuple) else (str(choice), choice) for choice in choices]
 
 
-def choose_from(control: ipw.Dropdown, choices: Sequence[Any], value: Any) -> None:
-    """Give a drop-down other choices, only where they differ, and choose `value`."""
+def choose_from(control: ipw.Widget, choices: Sequence[Any], value: Any) -> None:
+    """Give a list of choices other choices, only where they differ, and choose `value`."""
     if list(control.options) != pairs(choices):
         control.options = pairs(choices)
     control.value = value

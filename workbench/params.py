@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -32,6 +32,10 @@ class Parameters(BaseModel):
             for name, field in type(self).model_fields.items()
         }
         return {name: value for name, value in self if value != defaults[name]}
+
+    def changed(self, **values: Any) -> Self:
+        """A copy with other values, held to the same bounds."""
+        return type(self)(**{**dict(self), **values})
 
     def code(self) -> str:
         """The constructor call that makes an equal object."""

@@ -7,7 +7,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     submod_attrs={
         "apgd": ["APGD", "APGDT"],
         "base": ["Attack", "FixedBudget", "MinimumNorm"],
-        "black_box": ["FeatureGuided", "RandomSearch", "Spatial", "Transfer", "wrap"],
+        "black_box": ["FeatureGuided", "RandomSearch", "Transfer", "wrap"],
         "carlini": ["CW"],
         "cascade": ["Cascade"],
         "fooling": ["FoolingResult", "GradientAscent", "MapElites"],
@@ -19,5 +19,6 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "result": ["AttackResult"],
         "square": ["Square"],
         "topk": ["AdversarialDistillation", "CWK", "QuadAttacK", "random_order"],
+        "transformations": ["Natural", "Spatial"],
     },
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, get_args
 
 import torch
 from pydantic import Field, model_validator
@@ -46,6 +46,12 @@ class Attack(Parameters):
     def distance(self) -> Norm:
         """The norm that the attack keeps small."""
         raise NotImplementedError
+
+    @classmethod
+    def keeps(cls, norm: str) -> bool:
+        """Whether it can keep this norm small."""
+        own = cls.model_fields.get("norm")
+        return norm == cls().distance if own is None else norm in get_args(own.annotation)
 
     def unfit(self, model: Classifier, goal: Goal | None = None) -> str:
         """Why the attack does not fit the model or the goal; empty where it does."""
@@ -105,9 +111,11 @@ class Attack(Parameters):
         for i, problem in enumerate(problems):
             everyone = torch.arange(len(problem), device=device)
             problem.offer(problem.x, problem.logits(problem.x, everyone), everyone)
+            refuse_lost(problems[: i + 1])
             for done, total in self.search(problem):
                 value = collect(name, problems, x, y, goal)
                 yield Step(i * total + done, total * len(problems), f"{name} {done}/{total}", value)
+            refuse_lost(problems[: i + 1])
         yield Step(1, 1, f"{name} done", verified(model, collect(name, problems, x, y, goal), goal))
 
     def __call__(
@@ -163,8 +171,10 @@ class FixedBudget(Attack):
         """
         if eps is None:
             return torch.full((n,), self.eps, device=device)
-        if eps.shape != (n,) or not bool((eps.isfinite() & (eps >= 0)).all()):
-            raise ValueError(f"eps: expected ({n},) finite numbers of at least 0, got {eps}")
+        most = 1.0 if self.norm == "Linf" else torch.finfo().max
+        if eps.shape != (n,) or not bool(((eps >= 0) & (eps <= most)).all()):
+            bounds = "at least 0" + (" and at most 1, the box" if most == 1 else "")
+            raise ValueError(f"eps: expected ({n},) finite numbers of {bounds}, got {eps}")
         return eps.to(device, torch.float32)
 
 
@@ -172,6 +182,20 @@ class MinimumNorm(Attack):
     """An attack that looks for the smallest perturbation that meets the goal."""
 
     smallest: ClassVar[bool] = True
+
+
+def refuse_lost(problems: list[Problem]) -> None:
+    """Where the model says no numbers, an image is neither fooled nor robust.
+
+    Raises:
+        ValueError: such an image, and no other way to fool it was found.
+    """
+    lost = torch.cat([p.lost & ~p.found for p in problems]).nonzero().flatten().tolist()
+    if lost:
+        raise ValueError(
+            f"model: it says NaN or infinity at image {lost[0]} or near it ({len(lost)} images in "
+            "all), which are neither fooled nor robust"
+        )
 
 
 def collect(

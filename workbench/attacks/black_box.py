@@ -1,19 +1,17 @@
-"""Attacks without gradients: a game on features, noise, transfer, rotations; and `wrap`.
+"""Attacks without gradients: a game on features, noise, transfer; and `wrap`.
 
-Wicker et al. (2018), Papernot et al. (2016), Engstrom et al. (2019).
+Wicker et al. (2018), Papernot et al. (2016).
 """
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Callable, Iterator
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from pydantic import Field
-from torch.nn import functional as F
 
 from workbench import checks, models
 from workbench.attacks.base import Attack, FixedBudget, MinimumNorm
@@ -146,66 +144,6 @@ class Transfer(FixedBudget):
             left = ~problem.found[index]
             tried, who = images[left], index[left]
             problem.offer(tried, problem.logits(tried, who), who)
-
-
-class Spatial(Attack):
-    """Rotations and shifts, the mildest first, until one fools (Engstrom et al., 2019).
-
-    A threat model of its own: no norm is kept small. The worst case over the grid is met
-    where any point of it is.
-    """
-
-    title: ClassVar[str] = "Rotation and shift, black box"
-    goals: ClassVar[tuple[type[Goal], ...]] = (Goal,)
-    needs_gradient: ClassVar[bool] = False
-
-    max_angle: float = Field(30.0, ge=0, le=180, description="largest rotation, in degrees")
-    max_shift: float = Field(0.1, ge=0, le=1, description="largest shift, as a share of the side")
-    n_angles: int = Field(31, ge=1, le=361, description="rotations tried, from end to end")
-    n_shifts: int = Field(5, ge=1, le=101, description="shifts tried along each side")
-    padding: Literal["zeros", "border", "reflection"] = Field(
-        "zeros", description="what comes into view: black, the border, or the mirrored image"
-    )
-
-    @property
-    def distance(self) -> Norm:
-        """The norm that is stated, though none is kept small."""
-        return "L2"
-
-    def grid(self) -> list[tuple[float, float, float]]:
-        """Every angle in degrees, shift right and shift down; the mildest first."""
-        angles = np.linspace(-1, 1, self.n_angles) if self.n_angles > 1 else [0.0]
-        shifts = np.linspace(-1, 1, self.n_shifts) if self.n_shifts > 1 else [0.0]
-        shares = sorted(itertools.product(angles, shifts, shifts), key=np.linalg.norm)
-        return [
-            (float(a * self.max_angle), float(u * self.max_shift), float(v * self.max_shift))
-            for a, u, v in shares
-        ]
-
-    def search(self, problem: Problem) -> Iterator[tuple[int, int]]:
-        """One point of the grid a turn, for each image left."""
-        grid = self.grid()
-        for done, point in enumerate(grid):
-            index = problem.active()
-            if len(index) == 0:
-                return
-            images = moved(problem.x[index], *point, padding=self.padding)
-            problem.offer(images, problem.logits(images, index), index)
-            yield done, len(grid)
-
-
-def moved(
-    x: torch.Tensor, angle: float, right: float, down: float, *, padding: str = "zeros"
-) -> torch.Tensor:
-    """Images turned anticlockwise by `angle` degrees, then shifted by shares of the side."""
-    height, width = x.shape[2:]
-    cos, sin = math.cos(math.radians(angle)), math.sin(math.radians(angle))
-    # Where each pixel comes from, in coordinates of -1 to 1 that need not be square.
-    back = torch.tensor([[cos, -sin * height / width], [sin * width / height, cos]])
-    offset = back @ torch.tensor([[-2.0 * right], [-2.0 * down]])
-    theta = torch.cat([back, offset], 1).to(x).expand(len(x), 2, 3)
-    places = F.affine_grid(theta, list(x.shape), align_corners=False)
-    return F.grid_sample(x, places, padding_mode=padding, align_corners=False).clamp(0, 1)
 
 
 class Wrapped(Attack):

@@ -102,5 +102,6 @@ def on_the_rest(attack: Attack, problem: Problem) -> Iterator[tuple[int, int]]:
         finally:
             problem.forwards[index] += part.forwards
             problem.backwards[index] += part.backwards
+            problem.lost[index] |= part.lost
         best = project(part.best, part.x, problem.budget(index), problem.norm)
         problem.offer(best, problem.logits(best, index), index)

@@ -111,9 +111,13 @@ def goal_for(labels: torch.Tensor, target: torch.Tensor | Goal | None, n_classes
 
     Raises:
         TypeError, ValueError: targets outside the classes, of another length, equal to the
-            label, or repeated in an order; more of them than classes.
+            label, or repeated in an order; more of them than classes; a goal of other labels.
     """
     if isinstance(target, Goal):
+        labels = labels.to(target.labels.device)
+        if not torch.equal(target.labels, labels):
+            raise ValueError("target: expected a goal for the labels y, got one for others")
+        goal_for(labels, getattr(target, "target", None), n_classes)
         return target
     if target is None:
         return Untargeted(labels)
@@ -126,11 +130,12 @@ def goal_for(labels: torch.Tensor, target: torch.Tensor | Goal | None, n_classes
             )
         if any(len(row.unique()) < k for row in target):
             raise ValueError("target: expected K different classes for each image, got some twice")
-        return OrderedTopK(labels, target)
-    checks.labels(target, n_classes, len(labels), name="target")
-    if bool((target == labels).any()):
-        first = int((target == labels).nonzero()[0])
+    else:
+        checks.labels(target, n_classes, len(labels), name="target")
+    first = target[:, 0] if target.ndim == 2 else target
+    if bool((first == labels).any()):
+        i = int((first == labels).nonzero()[0])
         raise ValueError(
-            f"target: image {first} already has class {int(target[first])}; choose another target"
+            f"target: image {i} already has class {int(first[i])}; choose another target"
         )
-    return Targeted(labels, target)
+    return OrderedTopK(labels, target) if target.ndim == 2 else Targeted(labels, target)

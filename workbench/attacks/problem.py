@@ -62,6 +62,7 @@ class Problem:
         self.last_logits = self.best_logits.clone()
         self.trace: list[Moment] = []
         self.n_steps, self.stride = 0, 1
+        self.lost = torch.zeros_like(self.found)  # images of which the model said no numbers
         self.given_up = torch.zeros_like(self.found)  # images that an attack leaves, saying why:
         self.remarks: list[str] = []
 
@@ -115,7 +116,9 @@ class Problem:
     def offer(self, images: torch.Tensor, logits: torch.Tensor, index: torch.Tensor) -> None:
         """Keep those of the `images` tried for `index` that are better than what there is."""
         goal = self.goal.of(index)
-        met, margin = goal.met(logits), goal.margin(logits)
+        finite = logits.isfinite().all(1)
+        self.lost[index] |= ~finite
+        met, margin = goal.met(logits) & finite, goal.margin(logits)
         distance = size(images - self.x[index], self.norm)
         found = self.found[index]
         nearer = met & (distance < self.distance[index]) if self.smallest else met & ~found

@@ -204,7 +204,8 @@ def linear_head(model: Classifier) -> nn.Linear | None:
     finally:
         for hook in hooks:
             hook.remove()
-    heads = [module for module, output in outputs.items() if torch.equal(output, logits)]
+    said = logits.nan_to_num()  # NaN, which equals nothing, is refused elsewhere
+    heads = [layer for layer, output in outputs.items() if torch.equal(output.nan_to_num(), said)]
     return heads[-1] if heads else None
 
 

@@ -13,10 +13,10 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
         "charts": ["confidence_bars", "confusion_matrix", "learning_curves", "reliability"],
-        "curve": ["confidence_curve"],
+        "curve": ["confidence_curve", "robustness_curve"],
         "images": ["Picture", "heat_overlay", "image_grid", "img_tag", "png"],
         "palettes": ["CLASSES", "DIVERGING", "SEQUENTIAL", "class_colour", "colourise"],
-        "tables": ["confidence_table"],
+        "tables": ["confidence_table", "health_table"],
         "template": ["empty_figure", "styled"],
     },
 )

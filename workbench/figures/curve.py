@@ -4,12 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from html import escape
+from typing import TYPE_CHECKING
 
 from workbench.figures.images import Picture
 from workbench.figures.palettes import CLASSES
 
-WIDTH, HEIGHT, ROOM = 280, 120, 22
+if TYPE_CHECKING:
+    import pandas as pd
+
+WIDTH, HEIGHT, ROOM = 280, 120, 34
+TEXT = 'font-size="11" fill="currentColor"'
 DASHES = ("", "6 3", "2 2", "8 3 2 3")  # so that lines differ by more than their colour
+Point = tuple[float, float]
 
 
 def confidence_curve(
@@ -24,33 +30,77 @@ def confidence_curve(
     if len(lengths) != 1:
         raise ValueError(f"lines: expected lines of one length, got lengths {sorted(lengths)}")
     last = max(1, lengths.pop() - 1)
+    told = [f"{n} from {v[0]:.2f} to {v[-1]:.2f}" for n, v in lines.items() if len(v)]
+    alt = f"over {last} {x_name}s: {'; '.join(told)}"
+    return line_chart({n: list(enumerate(v)) for n, v in lines.items()}, last, alt, mark=mark)
 
-    def at(step: float, value: float) -> tuple[float, float]:
-        return ROOM + step / last * WIDTH, HEIGHT + 6 - min(1, max(0, value)) * HEIGHT
 
-    parts, told = [], []
-    for i, (name, values) in enumerate(lines.items()):
-        points = " ".join("{:.1f},{:.1f}".format(*at(t, v)) for t, v in enumerate(values))
-        colour, dash = CLASSES[i % len(CLASSES)], DASHES[i % len(DASHES)]
+def robustness_curve(curve: pd.DataFrame) -> Picture:
+    """Robust accuracy over eps, a line an attack, with intervals: of `Evaluation.curve()`.
+
+    Raises:
+        ValueError: no points.
+    """
+    if curve.empty:
+        raise ValueError("curve: expected at least one point, got none")
+    lines: dict[str, list[Point]] = {}
+    bars: dict[str, list[tuple[float, float, float]]] = {}
+    told = []
+    for name, points in curve.groupby("attack", sort=False):
+        known = points[points["failed"] == 0]
+        lines[str(name)] = list(zip(known["eps"], known["robust_accuracy"], strict=True))
+        bars[str(name)] = list(zip(known["eps"], known["low"], known["high"], strict=True))
+        listed = ", ".join(f"{y:.0%} at {x:.3g}" for x, y in lines[str(name)])
+        told.append(f"{name} {listed or 'failed'}")
+    ticks = sorted(set(curve["eps"]))
+    alt = f"robust accuracy over eps: {'; '.join(told)}"
+    return line_chart(lines, max(ticks), alt, bars=bars, ticks=ticks)
+
+
+def line_chart(
+    lines: Mapping[str, Sequence[Point]],
+    x_max: float,
+    alt: str,
+    *,
+    bars: Mapping[str, Sequence[tuple[float, float, float]]] | None = None,
+    ticks: Sequence[float] = (),
+    mark: float | None = None,
+) -> Picture:
+    """Lines through points (x in [0, x_max], y in [0, 1]), with bars (x, low, high)."""
+
+    def at(x: float, y: float) -> Point:
+        return ROOM + x / (x_max or 1) * WIDTH, HEIGHT + 6 - min(1, max(0, y)) * HEIGHT
+
+    def stroke(ends: Sequence[Point], style: str) -> str:
+        points = " ".join("{:.1f},{:.1f}".format(*at(*end)) for end in ends)
+        return f'<polyline points="{points}" fill="none" {style}/>'
+
+    parts = []
+    for y in (0, 1):
+        parts.append(stroke([(0, y), (x_max, y)], 'stroke="#999"'))
+        parts.append(f'<text x="{ROOM - 14}" y="{at(0, y)[1] + 4}" {TEXT}>{y}</text>')
+    for x in ticks:
+        place = at(x, 0)[0]
         parts.append(
-            f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="2" '
-            f'stroke-dasharray="{dash}"/><text x="{ROOM + WIDTH + 6}" y="{18 + 16 * i}" '
-            f'fill="{colour}" font-size="12">{escape(name)}</text>'
-        )
-        if len(values):
-            told.append(f"{name} from {values[0]:.2f} to {values[-1]:.2f}")
-    for value in (0, 1):
-        y = at(0, value)[1]
-        parts.append(
-            f'<line x1="{ROOM}" x2="{ROOM + WIDTH}" y1="{y}" y2="{y}" stroke="#999"/>'
-            f'<text x="4" y="{y + 4}" font-size="11" fill="currentColor">{value}</text>'
+            f'<text x="{place}" y="{HEIGHT + 20}" text-anchor="middle" {TEXT}>{x:.3g}</text>'
         )
     if mark is not None:
-        x = at(mark, 0)[0]
-        parts.append(f'<line x1="{x}" x2="{x}" y1="6" y2="{HEIGHT + 6}" stroke="#999"/>')
-    alt = f"over {last} {x_name}s: {'; '.join(told)}"
+        parts.append(stroke([(mark, 0), (mark, 1)], 'stroke="#999"'))
+    for i, (name, points) in enumerate(lines.items()):
+        colour = f'stroke="{CLASSES[i % len(CLASSES)]}"'
+        dash = f'stroke-dasharray="{DASHES[i % len(DASHES)]}"'
+        parts.append(stroke(points, f'{colour} {dash} stroke-width="2"'))
+        for x, low, high in (bars or {}).get(name, ()):
+            parts.append(stroke([(x, low), (x, high)], f'{colour} opacity="0.6"'))
+        y = 12 + 16 * i
+        left = ROOM + WIDTH + 16
+        parts.append(
+            f'<line x1="{left}" x2="{left + 24}" y1="{y}" y2="{y}" {colour} {dash} '
+            f'stroke-width="2"/><text x="{left + 30}" y="{y + 4}" {TEXT}>{escape(name)}</text>'
+        )
+    tall = max(HEIGHT + 26, 16 * len(lines) + 8)
     svg = (
-        f'<svg role="img" aria-label="{escape(alt, quote=True)}" width="{WIDTH + 150}" '
-        f'height="{HEIGHT + 16}" font-family="system-ui,sans-serif">{"".join(parts)}</svg>'
+        f'<svg role="img" aria-label="{escape(alt, quote=True)}" width="{WIDTH + 260}" '
+        f'height="{tall}" font-family="system-ui,sans-serif">{"".join(parts)}</svg>'
     )
     return Picture(svg, alt)

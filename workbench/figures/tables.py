@@ -88,3 +88,47 @@ def _row(name: str, share: float, chosen: bool, true: bool) -> str:
         f'</th><td {cell}"><div style="display:flex;gap:8px;align-items:center">{bar}'
         f'{escape(percent(share))}</div></td><td {cell}">{" ".join(marks)}</td></tr>'
     )
+
+
+LEVELS = {  # mark and colour: told apart by shape and word too
+    "red": ("■", "#D55E00"),
+    "error": ("✕", "#D55E00"),
+    "amber": ("▲", "#E69F00"),
+    "green": ("●", "#009E73"),
+    "not applicable": ("○", "#777777"),
+}
+
+
+def health_table(findings: Sequence[Any]) -> Picture:
+    """What the indicators of `robustness.diagnose` say: alarms in full, the rest folded.
+
+    findings: each with name, level, says, why and remedy.
+    """
+    by_level = {level: [f for f in findings if f.level == level] for level in LEVELS}
+    counted = [f"{len(found)} {level}" for level, found in by_level.items() if found]
+    alt = f"health of the evaluation: {', '.join(counted) or 'no indicator asked yet'}"
+    alarms = [f for level in ("red", "error", "amber") for f in by_level[level]]
+    alt += "".join(f"; {f.level}: {f.name}" for f in alarms)
+    calm = [f for level in ("green", "not applicable") for f in by_level[level]]
+    blocks = [f'<p style="margin:4px 0">{escape(alt.split(";")[0].capitalize())}</p>']
+    for finding in alarms:
+        advice = f"<br><i>Why it matters:</i> {escape(finding.why)}"
+        advice += f"<br><i>Try:</i> {escape(finding.remedy)}" if finding.remedy else ""
+        blocks.append(f'<p style="margin:4px 0">{_level(finding)}{advice}</p>')
+    if calm:
+        rows = "".join(f"<li>{_level(finding)}</li>" for finding in calm)
+        blocks.append(
+            f"<details><summary>{len(calm)} indicators without alarm</summary>"
+            f'<ul style="list-style:none;padding-left:0">{rows}</ul></details>'
+        )
+    style = "font-family:system-ui,sans-serif;font-size:13px;max-width:32em"
+    html = f'<div role="group" aria-label="{escape(alt, quote=True)}" style="{style}">'
+    return Picture(f"{html}{''.join(blocks)}</div>", alt)
+
+
+def _level(finding: Any) -> str:
+    mark, colour = LEVELS[finding.level]
+    return (
+        f'<span style="color:{colour}" aria-hidden="true">{mark}</span> <b>{finding.level}</b> '
+        f"{escape(finding.name)}: {escape(finding.says)}"
+    )

@@ -188,7 +188,7 @@ def plan(name: str, attack: Attack, grid: list[float]) -> list[Run]:
     """The runs an attack needs: one for each eps where it has a budget, else one for all."""
     if "eps" not in type(attack).model_fields:
         return [Run(name, attack, None, grid)]
-    return [Run(name, attack.model_copy(update={"eps": e}), e, [e]) for e in grid]
+    return [Run(name, attack.changed(eps=e), e, [e]) for e in grid]
 
 
 def measured(result: AttackResult, model: Classifier, run: Run) -> pd.DataFrame:

@@ -125,7 +125,7 @@ class Subject:
         self, attack: Attack | None = None, model: Classifier | None = None, **changes: Any
     ) -> Ticks:
         """The result of the attack with changed parameters, of another, or on another model."""
-        attack = (attack or self.attack).model_copy(update=changes)
+        attack = (attack or self.attack).changed(**changes)
         for step in attack.steps(model or self.model, self.x, self.y, seed=self.seed):
             yield step
         return step.value
