@@ -156,3 +156,10 @@ def test_a_target_that_the_image_already_has_is_said(panel):
     panel.start()
     assert panel.wait(10)
     assert "choose another target" in panel.message.value
+
+
+def test_showing_a_panel_attacks_nothing_by_itself():
+    panel = AttackPanel("digits", "digits/cnn", n_steps=10_000)
+    shown = panel._repr_mimebundle_()
+    assert "Press <b>Launch</b>" in shown["text/html"]
+    assert panel.result.result is None

@@ -10,6 +10,7 @@ import time
 import urllib.request
 from pathlib import Path
 
+import nbformat
 import pytest
 
 NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
@@ -17,6 +18,18 @@ TOKEN = "browser-test"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 # JupyterLab's own complaints, which no notebook causes.
 EXPECTED = ("favicon", "Failed to load resource", "Statusbar", "plugin", "404")
+
+SHORT = {  # notebooks of the tests' own
+    "panels.ipynb": [
+        "from workbench.widgets import AttackPanel\n"
+        "AttackPanel(model='digits/cnn-robust', eps=0.3, n_steps=10_000, exhaustive=True)",
+        "print('the kernel answers')",
+    ],
+    "evaluation.ipynb": [
+        "from workbench.widgets import EvaluationPanel\n"
+        "EvaluationPanel('digits', 'digits/cnn-robust', n=30)",
+    ],
+}
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
@@ -59,6 +72,10 @@ def server(tmp_path_factory):
     """A JupyterLab on a copy of the notebooks."""
     root = tmp_path_factory.mktemp("lab")
     shutil.copytree(NOTEBOOKS, root / "notebooks")
+    for name, cells in SHORT.items():
+        notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(c) for c in cells])
+        notebook.metadata.kernelspec = {"name": "python3", "display_name": "Python 3"}
+        nbformat.write(notebook, root / "notebooks" / name)
     with lab(root) as address:
         yield address
 
@@ -172,4 +189,60 @@ def test_models_runs_and_its_figures_are_drawn(page, server):
         page.locator(selector).first.wait_for(timeout=20_000)
     assert page.locator(".js-plotly-plot").count() >= 2
     shot(page, "models")
+    assert page.problems == []
+
+
+def test_attack_panel_launches_cancels_scrubs_and_leaves_the_kernel_free(page, server):
+    run_all(page, server, "panels.ipynb")
+    assert errors(page).count() == 0
+    panel = page.locator(".jp-OutputArea-output:has(button:has-text('Launch'))").first
+    panel.scroll_into_view_if_needed()
+
+    panel.locator("button:has-text('Launch')").click()
+    cancel = panel.locator("button:has-text('Cancel')")
+    cancel.wait_for(timeout=20_000)
+    waits = []
+    for turn in range(5):
+        cell = page.locator(".jp-CodeCell").last
+        cell.locator(".cm-content").click()
+        page.keyboard.press("Control+A")
+        page.keyboard.type(f"print('answer', {turn}, '!')")
+        begun = time.monotonic()
+        page.keyboard.press("Control+Enter")
+        cell.locator(f".jp-OutputArea-output:has-text('answer {turn} !')").wait_for(timeout=20_000)
+        waits.append(time.monotonic() - begun)
+    assert cancel.is_visible(), "the attack was over before the kernel was asked"
+    assert sorted(waits)[2] < 0.3, waits
+    cancel.click()
+    panel.locator("text=Cancelled").wait_for(timeout=20_000)
+    panel.locator("text=Perturbation").first.wait_for()
+    shot(page, "attack_cancelled")
+
+    attacked = panel.locator("img[alt^='attacked image']")
+    best = attacked.get_attribute("src")
+    panel.locator(".widget-slider:has-text('step') [role=slider]").last.focus()
+    page.keyboard.press("Home")
+    page.wait_for_function(
+        "best => document.querySelector(`img[alt^='attacked image']`).src !== best", arg=best
+    )
+    assert panel.locator("text=magnified").count() == 1
+    panel.locator("text=Copy as code").click()
+    assert "attacks.get('PGD'" in panel.locator("pre").first.inner_text()
+    assert drawn(page, ".widget-html img") >= 3  # the image, the perturbation, the result
+    shot(page, "attack_scrubbed")
+    assert page.problems == []
+
+
+def test_evaluation_panel_draws_the_curve_and_its_health(page, server):
+    run_all(page, server, "evaluation.ipynb")
+    panel = page.locator(".jp-OutputArea-output:has(button:has-text('Evaluate'))").first
+    panel.scroll_into_view_if_needed()
+    panel.locator("text=Press Evaluate").wait_for(timeout=20_000)
+    panel.locator("button:has-text('Evaluate')").click()
+    panel.locator("text=indicators without alarm").wait_for(timeout=120_000)
+    panel.locator("button:has-text('Cancel')").wait_for(state="hidden", timeout=60_000)
+    said = panel.locator("svg[role=img]").get_attribute("aria-label")
+    assert said.startswith("robust accuracy over eps: FGSM ")
+    shot(page, "evaluation")
+    assert errors(page).count() == 0
     assert page.problems == []

@@ -32,6 +32,12 @@ def test_the_figures_are_those_of_evaluate(panel):
         assert f"{point.robust_accuracy:.1%}<br>" in panel.view.value
 
 
+def test_every_step_of_an_evaluation_can_be_drawn(panel):
+    drawn = [panel.draw(step.value) for step in panel.steps()]
+    assert any("not yet run" in picture for picture in drawn)
+    assert drawn[-1] == panel.view.value
+
+
 def test_copied_code_gives_the_same_figures():
     panel = EvaluationPanel("digits", "digits/cnn", n=20, eps="0.1", attacks=["PGD(n_steps=9)"])
     view = panel.run()

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from html.parser import HTMLParser
 from io import BytesIO
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -397,3 +398,64 @@ def test_import_is_lazy_and_pictures_need_no_plotly():
         "bad = {'matplotlib', 'ipywidgets'} & set(sys.modules); assert not bad, bad"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def curve(**columns):
+    rows = {
+        "attack": ["FGSM", "FGSM", "PGD", "PGD"],
+        "eps": [0.1, 0.2, 0.1, 0.2],
+        "robust_accuracy": [0.9, 0.8, 0.6, 0.25],
+        "low": [0.8, 0.7, 0.5, 0.1],
+        "high": [1.0, 0.9, 0.7, 0.4],
+        "failed": [0, 0, 0, 0],
+    }
+    return pd.DataFrame({**rows, **columns})
+
+
+def test_robustness_curve_draws_points_where_their_numbers_are():
+    picture = figures.robustness_curve(curve())
+    assert picture.alt == (
+        "robust accuracy over eps: FGSM 90% at 0.1, 80% at 0.2; PGD 60% at 0.1, 25% at 0.2"
+    )
+    lines = re.findall(r'points="([^"]+)"[^>]*stroke-width="2"', picture.html)
+    (x1, y1), (x2, y2) = ([float(v) for v in p.split(",")] for p in lines[1].split())
+    frame = re.findall(r'<polyline points="([\d.]+),([\d.]+) ([\d.]+),', picture.html)
+    left, bottom, right = (float(v) for v in frame[0])
+    top = float(frame[1][1])
+    assert (y1 - top) / (bottom - top) == pytest.approx(0.4, abs=1e-3)
+    assert (y2 - top) / (bottom - top) == pytest.approx(0.75, abs=1e-3)
+    assert (x1 - left) / (right - left) == pytest.approx(0.5, abs=1e-3)
+    assert x2 == right
+    assert picture.html.count('opacity="0.6"') == 4  # an interval a point
+
+
+def test_robustness_curve_says_what_failed_and_what_is_missing():
+    picture = figures.robustness_curve(curve(failed=[0, 0, 5, 5]))
+    assert picture.alt.endswith("PGD failed")
+    with pytest.raises(ValueError, match="curve: expected at least one point, got none"):
+        figures.robustness_curve(curve().iloc[:0])
+
+
+def test_health_table_shows_alarms_in_full_and_folds_the_rest():
+    said = [
+        ("calm", "green", "nothing"),
+        ("alarm", "red", "0.5 <of> the images"),
+        ("unasked", "not applicable", "no budget"),
+        ("worry", "amber", "few"),
+    ]
+    found = [
+        SimpleNamespace(name=n, level=v, says=s, why="because", remedy="do this")
+        for n, v, s in said
+    ]
+    table = figures.health_table(found)
+    assert table.alt == (
+        "health of the evaluation: 1 red, 1 amber, 1 green, 1 not applicable; "
+        "red: alarm; amber: worry"
+    )
+    shown, folded = table.html.split("<details>")
+    assert shown.index("alarm") < shown.index("worry")
+    assert "0.5 &lt;of&gt; the images" in shown
+    assert shown.count("<i>Try:</i> do this") == 2
+    assert "2 indicators without alarm" in folded
+    assert "unasked" in folded
+    assert "no indicator asked yet" in figures.health_table([]).alt

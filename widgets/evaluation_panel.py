@@ -28,6 +28,7 @@ from .selection import Selection
 
 ASKED = 200  # images at most for the indicators, which run the attack some fifteen times
 HALF = 1000  # of the progress bar: the evaluation, then the indicators
+WAITING = "not yet run"
 GREATEST = {"Linf": 1.0, "L2": 100.0}
 
 
@@ -171,11 +172,14 @@ class EvaluationPanel(Panel[EvaluationPanelParameters, EvaluationView]):
             about = (
                 f"<p><b>Can it be trusted?</b> Asked about {escape(result.diagnosis.attack)}:</p>"
             )
-            health = f"<div>{about}{health_table(result.diagnosis.findings).html}</div>"
+            health = (
+                f'<div style="flex:1 1 22em;max-width:36em">'
+                f"{about}{health_table(result.diagnosis.findings).html}</div>"
+            )
         picture = robustness_curve(curve).html
         return (
             f'<p style="{font}">{accuracy}</p><div style="{font};display:flex;flex-wrap:wrap;'
-            'gap:24px;align-items:flex-start">'
+            'gap:16px;align-items:flex-start;line-height:1.4">'
             f"<div><p>Robust accuracy over eps ({self.params.norm})</p>{picture}"
             f"{curve_table(curve)}{troubles(result.evaluation)}</div>{health}</div>"
         )
@@ -288,7 +292,7 @@ def curve_table(curve: Any) -> str:
             else f"{p.robust_accuracy:.1%}<br><small>{p.low:.1%} to {p.high:.1%}</small>"
             for p in points.itertuples()
         }
-        cells = "".join(f"<td {cell}>{said[eps]}</td>" for eps in radii)
+        cells = "".join(f"<td {cell}>{said.get(eps, WAITING)}</td>" for eps in radii)
         rows.append(f'<tr><th scope="row" {cell}>{escape(str(name))}</th>{cells}</tr>')
     return (
         '<table style="font-size:13px;border-collapse:collapse">'

@@ -59,6 +59,10 @@ class Panel(Generic[P, R]):
         """The work for the present parameters and selection; each value can be drawn."""
         raise NotImplementedError
 
+    def peek(self) -> Iterator[Step[R]]:
+        """A quick first look, for showing a panel on which nothing was run yet."""
+        return self.steps()
+
     def draw(self, result: R) -> str:
         """A result as HTML that needs no script: shown live and in reports."""
         raise NotImplementedError
@@ -82,9 +86,12 @@ class Panel(Generic[P, R]):
 
     def run(self) -> R:
         """Do the work here and now, show it, and return its result; raises what it raises."""
+        return self._run(self.steps())
+
+    def _run(self, work: Iterator[Step[R]]) -> R:
         self.cancel()
         token = self._current = object()
-        result = steps.run(self.steps())
+        result = steps.run(work)
         self._show(token, result)
         return result
 
@@ -149,6 +156,8 @@ class Panel(Generic[P, R]):
         )
 
     def _repr_mimebundle_(self, **_: object) -> dict[str, Any]:
+        if self.result is None:
+            self._run(self.peek())
         static = self.to_html()
         view = {"version_major": 2, "version_minor": 0, "model_id": self.widget.model_id}
         return {
@@ -186,7 +195,7 @@ class Panel(Generic[P, R]):
                 return
             self.progress.layout.display = "none"
             if job.state == "failed":
-                self.message.value = alert(str(job.error) or type(job.error).__name__)
+                self.message.value = alert(told(job.error))
             elif job.state == "cancelled":
                 self.message.value = '<p role="status">Cancelled; this is what was done so far.</p>'
 
@@ -198,6 +207,12 @@ def code_block(code: str) -> str:
         f'<button onclick="{copy}" aria-label="Copy the code">Copy</button>'
         f'<pre style="margin:4px 0;line-height:1.4">{html.escape(code)}</pre>'
     )
+
+
+def told(error: BaseException | None) -> str:
+    """An error as people read it; those that nobody wrote for readers say their kind first."""
+    ours = isinstance(error, (ValueError, TypeError, RuntimeError, OSError)) and str(error)
+    return str(error) if ours else f"{type(error).__name__}: {error}"
 
 
 def guarded(panel: Panel[Any, Any], action: Callable[..., None]) -> Callable[..., None]:
@@ -213,6 +228,6 @@ def guarded(panel: Panel[Any, Any], action: Callable[..., None]) -> Callable[...
         except Exception as error:
             # Reports scan for these words, so that a failure in a callback is not lost.
             logger.exception("Exception in panel")
-            panel.message.value = alert(str(error) or type(error).__name__)
+            panel.message.value = alert(told(error))
 
     return call

@@ -32,7 +32,9 @@ def confidence_curve(
     last = max(1, lengths.pop() - 1)
     told = [f"{n} from {v[0]:.2f} to {v[-1]:.2f}" for n, v in lines.items() if len(v)]
     alt = f"over {last} {x_name}s: {'; '.join(told)}"
-    return line_chart({n: list(enumerate(v)) for n, v in lines.items()}, last, alt, mark=mark)
+    return line_chart(
+        {n: list(enumerate(v)) for n, v in lines.items()}, last, alt, mark=mark, ticks=(0, last)
+    )
 
 
 def robustness_curve(curve: pd.DataFrame) -> Picture:
@@ -100,7 +102,7 @@ def line_chart(
         )
     tall = max(HEIGHT + 26, 16 * len(lines) + 8)
     svg = (
-        f'<svg role="img" aria-label="{escape(alt, quote=True)}" width="{WIDTH + 260}" '
+        f'<svg role="img" aria-label="{escape(alt, quote=True)}" width="{WIDTH + 200}" '
         f'height="{tall}" font-family="system-ui,sans-serif">{"".join(parts)}</svg>'
     )
     return Picture(svg, alt)

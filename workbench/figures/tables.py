@@ -86,7 +86,8 @@ def _row(name: str, share: float, chosen: bool, true: bool) -> str:
     return (
         f'<tr><th scope="row" {cell};font-weight:{"bold" if marks else "normal"}">{escape(name)}'
         f'</th><td {cell}"><div style="display:flex;gap:8px;align-items:center">{bar}'
-        f'{escape(percent(share))}</div></td><td {cell}">{" ".join(marks)}</td></tr>'
+        f"{escape(percent(share))}</div></td>"
+        f'<td {cell};white-space:nowrap">{" ".join(marks)}</td></tr>'
     )
 
 
@@ -121,7 +122,7 @@ def health_table(findings: Sequence[Any]) -> Picture:
             f"<details><summary>{len(calm)} indicators without alarm</summary>"
             f'<ul style="list-style:none;padding-left:0">{rows}</ul></details>'
         )
-    style = "font-family:system-ui,sans-serif;font-size:13px;max-width:32em"
+    style = "font-family:system-ui,sans-serif;font-size:13px;line-height:1.4"
     html = f'<div role="group" aria-label="{escape(alt, quote=True)}" style="{style}">'
     return Picture(f"{html}{''.join(blocks)}</div>", alt)
 
