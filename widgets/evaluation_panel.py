@@ -169,12 +169,10 @@ class EvaluationPanel(Panel[EvaluationPanelParameters, EvaluationView]):
             curve = curve[curve["attack"] != "worst case"]
         health = ""
         if result.diagnosis is not None:
-            about = (
-                f"<p><b>Can it be trusted?</b> Asked about {escape(result.diagnosis.attack)}:</p>"
-            )
+            asked = escape(result.diagnosis.attack)
             health = (
-                f'<div style="flex:1 1 22em;max-width:36em">'
-                f"{about}{health_table(result.diagnosis.findings).html}</div>"
+                '<div style="flex:1 1 22em;max-width:36em">'
+                f"<p><b>Can it be trusted?</b> Asked about {asked}:</p>{health_table(result.diagnosis.findings).html}</div>"
             )
         picture = robustness_curve(curve).html
         return (

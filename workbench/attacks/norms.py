@@ -35,7 +35,7 @@ def project(x_adv: torch.Tensor, x: torch.Tensor, eps: torch.Tensor, norm: Norm)
     """
     e = per_image(eps)
     if norm == "Linf":
-        return x_adv.clamp(x - e, x + e).clamp(0, 1)
+        return x_adv.clamp(x - e, x + e).clamp_(0, 1)
     if norm == "L2":
         delta = x_adv - x
         length = per_image(size(delta, "L2"))
@@ -73,7 +73,7 @@ def steepest(gradient: torch.Tensor, norm: Norm, x_adv: torch.Tensor) -> torch.T
     For L1, the steps of the largest 1% of the values that the box lets move.
     """
     if norm == "Linf":
-        return -gradient.sign()
+        return gradient.sign().neg_()
     if norm == "L2":
         return -gradient / per_image(size(gradient, "L2")).clamp(min=1e-12)
     stuck = ((gradient > 0) & (x_adv <= 0)) | ((gradient < 0) & (x_adv >= 1))

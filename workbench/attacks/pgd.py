@@ -100,8 +100,8 @@ def descend(
         if momentum:
             memory = momentum * memory + gradient / per_image(size(gradient, "L1")).clamp(min=1e-30)
             gradient = memory
-        moved = current + per_image(alpha * eps) * steepest(gradient, problem.norm, current)
-        current = project(moved, x, eps, problem.norm)
+        step_by = steepest(gradient, problem.norm, current).mul_(per_image(alpha * eps))
+        current = project(step_by.add_(current), x, eps, problem.norm)
         if not exhaustive and step % every == 0:
             left = ~problem.found[index]
             index, x, eps = index[left], x[left], eps[left]

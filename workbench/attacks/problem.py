@@ -119,15 +119,17 @@ class Problem:
         finite = logits.isfinite().all(1)
         self.lost[index] |= ~finite
         met, margin = goal.met(logits) & finite, goal.margin(logits)
-        distance = size(images - self.x[index], self.norm)
         found = self.found[index]
-        nearer = met & (distance < self.distance[index]) if self.smallest else met & ~found
+        nearer = met & ~found
+        if self.smallest:
+            distance = size(images - self.x[index], self.norm)
+            nearer = met & (distance < self.distance[index])
+            self.distance[index[nearer]] = distance[nearer]
         better = nearer | (~found & ~met & (margin < self.margin[index]))
         chosen = index[better]
         self.best[chosen] = images[better]
         self.best_logits[chosen] = logits[better]
         self.margin[chosen] = margin[better]
-        self.distance[index[nearer]] = distance[nearer]
         self.found[index] = found | met
         self.last[index] = images
         self.last_logits[index] = logits
