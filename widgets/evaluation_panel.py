@@ -170,9 +170,10 @@ class EvaluationPanel(Panel[EvaluationPanelParameters, EvaluationView]):
         health = ""
         if result.diagnosis is not None:
             asked = escape(result.diagnosis.attack)
+            found = health_table(result.diagnosis.findings).html
             health = (
-                '<div style="flex:1 1 22em;max-width:36em">'
-                f"<p><b>Can it be trusted?</b> Asked about {asked}:</p>{health_table(result.diagnosis.findings).html}</div>"
+                '<div style="flex:1 1 22em;max-width:36em"><p><b>Can it be trusted?</b> '
+                f"Asked about {asked}:</p>{found}</div>"
             )
         picture = robustness_curve(curve).html
         return (

@@ -13,7 +13,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -21,17 +20,19 @@ import torch
 from torch.nn import functional as F
 
 from workbench import attacks, data, models
-from workbench.attacks import AttackResult
+from workbench.attacks import Attack, AttackResult
 from workbench.models import Classifier
 
 PEERS_PYTHON = os.environ.get("PEERS_PYTHON")
 ROUNDS = 3
 
 
-def timed(work: Callable[[], AttackResult]) -> tuple[float, AttackResult]:
+def timed(
+    attack: Attack, model: Classifier, x: torch.Tensor, y: torch.Tensor, **options: torch.Tensor
+) -> tuple[float, AttackResult]:
     """Seconds, and what came of it."""
     begun = time.perf_counter()
-    result = work()
+    result = attack(model, x, y, **options)
     return time.perf_counter() - begun, result
 
 
@@ -81,7 +82,7 @@ def pgd(n: int = 500) -> None:
         for _ in range(ROUNDS):
             for kind, exhaustive in (("ours", False), ("ours, exhaustive", True)):
                 attack = attacks.PGD(eps=0.3, n_steps=40, alpha=0.01, exhaustive=exhaustive)
-                seconds, result = timed(lambda a=attack: a(model, x, y))
+                seconds, result = timed(attack, model, x, y)
                 rows.setdefault(kind, []).append(seconds)
                 rows.setdefault(f"limit of {kind}", []).append(limit(model, x, y, result))
                 share[kind] = robust(model, result.x_adv, y)
@@ -109,7 +110,7 @@ def cw(n: int = 200) -> None:
         model = models.load(name)
         found = {}
         for attack in (attacks.CW(norm="L2"), attacks.DDN()):
-            seconds, result = timed(lambda a=attack: a(model, x, y))
+            seconds, result = timed(attack, model, x, y)
             found[f"ours {type(attack).__name__}"] = (seconds, result.x_adv)
         for other in ("foolbox C&W 5x100", "torchattacks C&W 100", "foolbox DDN-100"):
             if PEERS_PYTHON:
@@ -134,7 +135,7 @@ def cascade(n: int = 200) -> None:
         found = {}
         for version in ("standard", "adaptive", "quick"):
             attack = attacks.Cascade(eps=eps, preset=version)
-            seconds, result = timed(lambda a=attack: a(model, x, y))
+            seconds, result = timed(attack, model, x, y)
             found[f"Cascade, {version}"] = (seconds, result.x_adv)
         for other in ("pyautoattack standard", "torchattacks AutoAttack"):
             if PEERS_PYTHON:
@@ -143,7 +144,8 @@ def cascade(n: int = 200) -> None:
         whole = found["Cascade, standard"][0]
         for kind, (seconds, adv) in found.items():
             left = robust(model, adv, y)
-            print(f"{kind:<26}{seconds:>8.2f} s{seconds / whole:>7.2f} x standard   robust {left:.4f}")
+            ratio = f"{seconds / whole:.2f} x standard"
+            print(f"{kind:<26}{seconds:>8.2f} s{ratio:>18}   robust {left:.4f}")
 
 
 def topk(n: int = 100) -> None:
@@ -152,10 +154,11 @@ def topk(n: int = 100) -> None:
     model = models.load("digits/cnn")
     order = attacks.random_order(images.labels, 10, 5, seed=0)
     attack = attacks.QuadAttacK(n_steps=60)
-    seconds, result = timed(lambda: attack(model, images.images, images.labels, target=order))
+    seconds, result = timed(attack, model, images.images, images.labels, target=order)
     solves = int(result.queries["backwards"].sum())
     print(f"\nQuadAttacK K=5, digits/cnn: {seconds:.2f} s, {n / seconds:.0f} images a second,")
-    print(f"{solves / seconds:.0f} programmes a second, success {float(result.success.float().mean()):.2f}")
+    success = float(result.success.float().mean())
+    print(f"{solves / seconds:.0f} programmes a second, success {success:.2f}")
 
 
 if __name__ == "__main__":
