@@ -25,8 +25,9 @@ class Slice:
 
     def images(self, points: torch.Tensor) -> torch.Tensor:
         """The images `(M, C, H, W)` at points `(M, 2)`; some may leave [0, 1]."""
-        a, b = points.to(self.origin)[:, :, None, None, None].unbind(1)
-        return self.origin + a * self.u + b * self.v
+        basis = torch.stack([self.u.flatten(), self.v.flatten()])
+        flat = torch.addmm(self.origin.flatten(), points.to(self.origin), basis)
+        return flat.view(-1, *self.origin.shape)
 
     def points(self, images: torch.Tensor) -> torch.Tensor:
         """Where images `(M, C, H, W)` fall when projected on the plane: `(M, 2)`."""

@@ -211,6 +211,8 @@ def eps_0_changes_nothing(s: Subject) -> Ticks:
 @indicator("trace", "Return the best image found, and not the last.")
 def keeps_what_it_found(s: Subject) -> Ticks:
     """An adversarial image met on the way and not returned is a failure of the attack."""
+    if "n_steps" not in type(s.attack).model_fields:
+        raise NotApplicable(f"{type(s.attack).__name__} is no single descent")
     result = yield from s.main()
     margins = torch.stack([moment.margin for moment in result.trace])
     figure = share((margins < 0).any(0) & ~result.success[: margins.shape[1]])
@@ -220,6 +222,8 @@ def keeps_what_it_found(s: Subject) -> Ticks:
 @indicator("trace", "Give it more steps, or a better step size.")
 def has_converged(s: Subject) -> Ticks:
     """An attack that still gains ground in its last steps was stopped too soon."""
+    if "n_steps" not in type(s.attack).model_fields:
+        raise NotApplicable(f"{type(s.attack).__name__} is no single descent")
     result = yield from s.main()
     margins = torch.stack([moment.margin for moment in result.trace]).nan_to_num(torch.inf)
     left = ~result.success[: margins.shape[1]]

@@ -1,0 +1,307 @@
+"""From an image towards another along a level set, and the star of such paths.
+
+Balasubramanian, Rezaei, Feizi: Exploring the geometry of blind spots in vision models (2023).
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from pydantic import Field
+
+from workbench import checks, steps
+from workbench.models import Classifier, ready
+from workbench.params import Parameters
+from workbench.steps import Step
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+FEW = 16  # pairs whose images are kept along the way
+FRAMES = 100  # moments kept of a traversal, about
+ARRIVED = 1e-3  # RMSE to the target at which a pair is there
+JITTER = 2 / 255  # of the start, so that it does not sit on a point without a gradient
+PATIENCE = 25  # steps refused one after the other until a pair stops
+
+
+@dataclass(frozen=True, eq=False)
+class Traversal:
+    """Where N pairs got to. `moments` `(T,)` are the steps at which the rest was noted.
+
+    images `(N, C, H, W)`; confidence, distance `(T, N)`: of the source's class, and RMSE to
+    the target; path `(T, N, C, H, W)` where there are few pairs; n_steps `(N,)` taken.
+    """
+
+    source: torch.Tensor
+    target: torch.Tensor
+    labels: torch.Tensor
+    delta: float
+    images: torch.Tensor
+    moments: tuple[int, ...]
+    confidence: torch.Tensor
+    distance: torch.Tensor
+    path: torch.Tensor | None
+    n_steps: torch.Tensor
+
+    def frame(self) -> pd.DataFrame:
+        """One row a pair: confidences, RMSE, Linf and SSIM to the target, steps taken."""
+        import pandas as pd
+        from skimage.metrics import structural_similarity
+
+        side = min(7, min(self.source.shape[2:]) // 2 * 2 - 1)  # the window is odd and fits
+        pairs = zip(self.images.cpu().numpy(), self.target.cpu().numpy(), strict=True)
+        ssim = [
+            structural_similarity(a, b, win_size=side, channel_axis=0, data_range=1)
+            for a, b in pairs
+        ]
+        start = rmse(self.source, self.target)
+        columns = {
+            "label": self.labels,
+            "source_confidence": self.confidence[0],
+            "confidence": self.confidence[-1],
+            "start_rmse": start,
+            "rmse": self.distance[-1],
+            "rmse_ratio": self.distance[-1] / start,
+            "linf": (self.images - self.target).flatten(1).abs().amax(1),
+            "n_steps": self.n_steps,
+        }
+        return pd.DataFrame({**{k: v.tolist() for k, v in columns.items()}, "ssim": ssim})
+
+    def summary(self) -> dict[str, Any]:
+        """Plain numbers: medians over the pairs."""
+        middle = self.frame().median()
+        names = ("source_confidence", "confidence", "start_rmse", "rmse", "rmse_ratio", "ssim")
+        return {"pairs": len(self.images), **{name: float(middle[name]) for name in names}}
+
+
+class LevelSetTraversal(Parameters):
+    """Carry images towards others while the model keeps its answer and its confidence.
+
+    Each step goes along the part of the way to the target that is orthogonal to the gradient,
+    with a small push against the gradient that restores confidence. A step after which the
+    source's class is not predicted, or its confidence has fallen by `delta` or more, is not
+    taken; pushes go on adding up. The direction is that of the log-odds, which is the
+    direction of the cross-entropy and does not vanish where softmax saturates.
+    """
+
+    n_steps: int = Field(400, ge=1, le=100_000, description="steps")
+    eta: float = Field(0.01, gt=0, le=1, description="share of the way left that a step takes")
+    push: float = Field(1e-3, ge=0, le=1, description="largest push of a pixel toward confidence")
+    delta: float = Field(0.05, gt=0, le=1, description="confidence that may be lost")
+
+    def steps(
+        self,
+        model: Classifier,
+        source: torch.Tensor,
+        target: torch.Tensor,
+        labels: torch.Tensor | None = None,
+        *,
+        seed: int = 0,
+    ) -> Iterator[Step[Traversal]]:
+        """Traverse all pairs at once, from source to target `(N, C, H, W)`.
+
+        labels: what the sources must be classified as; what the model says when None.
+
+        Raises:
+            ValueError: images that break their contract or a target equal to its source; a
+                source classified as something else; a model without gradient, or NaN.
+        """
+        ready(model)
+        source, target = checked(model, source, target)
+        n, device = len(source), source.device
+        first = model.predict(source)
+        labels = first.label if labels is None else labels.to(device)
+        checks.labels(labels, len(model.classes), n)
+        if bool((first.label != labels).any()):
+            i = int((first.label != labels).nonzero()[0])
+            raise ValueError(
+                f"source: image {i} is classified as {model.classes[int(first.label[i])]}, "
+                f"not as {model.classes[int(labels[i])]}; choose one that the model gets right"
+            )
+        generator = torch.Generator().manual_seed(seed)
+        jitter = (torch.rand(source.shape, generator=generator) * 2 - 1) * JITTER
+        floor = confidence(first.logits, labels)
+        images, current = source.clone(), (source + jitter.to(device)).clamp(0, 1)
+        gradient, strength = torch.zeros_like(source), torch.zeros(n, device=device)
+        pushed, refused = torch.zeros_like(source), torch.zeros_like(labels)
+        taken, latest = torch.zeros_like(labels), floor.clone()
+        index = torch.arange(n, device=device)
+        moments, notes = [0], [(floor, rmse(source, target), source)]
+
+        def traversal() -> Traversal:
+            path = torch.stack([note[2] for note in notes]) if n <= FEW else None
+            told = [torch.stack([note[k] for note in notes]) for k in (0, 1)]
+            return Traversal(
+                *(source, target, labels, self.delta, images.clone()),
+                *(tuple(moments), told[0], told[1], path, taken.clone()),
+            )
+
+        every = max(1, self.n_steps // FRAMES)
+        for step in range(self.n_steps + 1):
+            logits, odds = ascent(model, current, labels[index])
+            now = confidence(logits, labels[index])
+            kept = (now > floor[index] - self.delta) & (logits.argmax(1) == labels[index])
+            who = index[kept]
+            images[who], gradient[who], latest[who] = current[kept], odds[kept], now[kept]
+            strength[who] = 1 - now[kept]
+            if step == 0:  # a jitter that costs too much is left out
+                lost = index[~kept]
+                gradient[lost] = ascent(model, source[lost], labels[lost])[1]
+                strength[lost] = 1 - floor[lost]
+            taken[index] += step > 0
+            refused[index] = torch.where(kept, 0, refused[index] + 1)
+            left = rmse(images[index], target[index])
+            index = index[(left > ARRIVED) & (refused[index] < PATIENCE)]
+            over = step == self.n_steps or len(index) == 0
+            if step and (over or step % every == 0):
+                moments.append(step)
+                notes.append((latest.clone(), rmse(images, target), images.clone()))
+                yield Step(step, self.n_steps, f"step {step}/{self.n_steps}", traversal())
+            if over:
+                return
+            g = gradient[index].flatten(1)
+            way = (target[index] - images[index]).flatten(1)
+            along = (g * way).sum(1) / (g * g).sum(1).clamp(min=1e-30)
+            # The cross-entropy's gradient is the log-odds' times -(1 - confidence).
+            pushed[index] += (self.push / 2 * strength[index])[:, None, None, None] * gradient[
+                index
+            ]
+            pushed[index] = pushed[index].clamp(-self.push, self.push)
+            across = (way - along[:, None] * g).view_as(images[index])
+            current = (images[index] + self.eta * across + pushed[index]).clamp(0, 1)
+
+    def __call__(
+        self,
+        model: Classifier,
+        source: torch.Tensor,
+        target: torch.Tensor,
+        labels: torch.Tensor | None = None,
+        *,
+        seed: int = 0,
+    ) -> Traversal:
+        """Run `steps` to the end."""
+        return steps.run(self.steps(model, source, target, labels, seed=seed))
+
+
+def checked(
+    model: Classifier, source: torch.Tensor, target: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Sources and targets on the model's device.
+
+    Raises:
+        TypeError, ValueError: see `LevelSetTraversal.steps`.
+    """
+    source = checks.images(source, model.input_shape, name="source").to(model.device)
+    target = checks.images(target, model.input_shape, name="target").to(model.device)
+    if len(source) != len(target) or len(source) == 0:
+        raise ValueError(
+            f"target: expected one for each source, got {len(target)} for {len(source)} sources"
+        )
+    same = (source == target).flatten(1).all(1)
+    if bool(same.any()):
+        raise ValueError(f"target: image {int(same.nonzero()[0])} is its source; choose another")
+    return source, target
+
+
+def ascent(
+    model: Classifier, x: torch.Tensor, labels: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits of `x`, and the gradients of the log-odds of `labels`: `(N, C, H, W)`.
+
+    Raises:
+        ValueError: the model has no gradient, or answers NaN or infinity.
+    """
+    with torch.enable_grad():
+        x = x.detach().requires_grad_()
+        logits = model(x)
+        if not logits.requires_grad:
+            raise ValueError("model: it has no gradient, and level sets are followed by gradients")
+        own = torch.nn.functional.one_hot(labels, logits.shape[1]).bool()
+        odds = logits[own] - logits.masked_fill(own, -torch.inf).logsumexp(1)
+        (gradient,) = torch.autograd.grad(odds.sum(), x)
+    if not bool(logits.isfinite().all()):
+        raise ValueError("model: it says NaN or infinity near the source; check its weights")
+    return logits.detach(), gradient
+
+
+def confidence(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """The probability of each label: `(N,)`."""
+    return logits.softmax(1).gather(1, labels[:, None])[:, 0]
+
+
+def rmse(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """Root mean squared difference of each pair of images: `(N,)`."""
+    return (a - b).flatten(1).square().mean(1).sqrt()
+
+
+@dataclass(frozen=True, eq=False)
+class Star:
+    """Confidence on the straight lines and triangles between N sources and their ends.
+
+    source: `(N,)`; lines `(N, M, T)` from source to each of the M ends; triangles
+    `(N, P, G)` over a grid of G points in the triangle of source and each pair of ends.
+    """
+
+    source: torch.Tensor
+    lines: torch.Tensor
+    triangles: torch.Tensor
+
+    def frame(self) -> pd.DataFrame:
+        """One row a source: means over its lines and triangles, and the share that keeps up."""
+        import pandas as pd
+
+        p, lines, triangles = self.source, self.lines.flatten(1), self.triangles.flatten(1)
+        columns = {
+            "source_confidence": p,
+            "line_mean": lines.mean(1),
+            "line_lowest": lines.amin(1),
+            "triangle_mean": triangles.mean(1),
+        }
+        for drop in (0.0, 0.1, 0.2, 0.3):
+            columns[f"triangle_within_{drop:g}"] = (triangles > p[:, None] - drop).float().mean(1)
+        return pd.DataFrame({name: values.tolist() for name, values in columns.items()})
+
+    def summary(self) -> dict[str, float]:
+        """Plain numbers: means over the sources."""
+        return {name: float(value) for name, value in self.frame().mean().items()}
+
+
+def star(model: Classifier, source: torch.Tensor, ends: torch.Tensor, labels: torch.Tensor) -> Star:
+    """Confidence between sources `(N, C, H, W)` and their ends `(M, N, C, H, W)`, straight.
+
+    Lines have 11 points, triangles 66, as in the paper's tables.
+
+    Raises:
+        TypeError, ValueError: images or labels that break their contract.
+    """
+    ready(model)
+    if ends.ndim != 5 or ends.shape[1:] != source.shape:
+        raise ValueError(
+            f"ends: expected shape (M, {', '.join(map(str, source.shape))}), got {ends.shape}"
+        )
+    source = checks.images(source, model.input_shape, name="source").to(model.device)
+    ends = checks.images(ends.flatten(0, 1), model.input_shape, name="ends").view_as(ends)
+    checks.labels(labels, len(model.classes), len(source))
+    ways = ends.to(source.device) - source
+    ticks = torch.linspace(0, 1, 11).tolist()
+    grid = [(a, b) for a in ticks for b in ticks if a + b <= 1 + 1e-6]
+
+    def asked(shift: torch.Tensor) -> torch.Tensor:
+        logits = model.predict((source + shift).clamp(0, 1)).logits
+        return confidence(logits, labels.to(source.device))
+
+    lines = [torch.stack([asked(t * way) for t in ticks], 1) for way in ways]
+    triangles = [
+        torch.stack([asked(a * ways[i] + b * ways[j]) for a, b in grid], 1)
+        for i, j in itertools.combinations(range(len(ends)), 2)
+    ]
+    none = source.new_zeros(len(source), 0, len(grid))
+    return Star(
+        asked(torch.zeros_like(source)),
+        torch.stack(lines, 1),
+        torch.stack(triangles, 1) if triangles else none,
+    )
