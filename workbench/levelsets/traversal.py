@@ -1,11 +1,10 @@
-"""From an image towards another along a level set, and the star of such paths.
+"""From an image towards another along a level set.
 
 Balasubramanian, Rezaei, Feizi: Exploring the geometry of blind spots in vision models (2023).
 """
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -25,7 +24,7 @@ FEW = 16  # pairs whose images are kept along the way
 FRAMES = 100  # moments kept of a traversal, about
 ARRIVED = 1e-3  # RMSE to the target at which a pair is there
 JITTER = 2 / 255  # of the start, so that it does not sit on a point without a gradient
-PATIENCE = 25  # steps refused one after the other until a pair stops
+PATIENCE = 50  # steps in which a pair must get 1% nearer, or it stops
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,7 +83,7 @@ class LevelSetTraversal(Parameters):
     Each step goes along the part of the way to the target that is orthogonal to the gradient,
     with a small push against the gradient that restores confidence. A step after which the
     source's class is not predicted, or its confidence has fallen by `delta` or more, is not
-    taken; pushes go on adding up. The direction is that of the log-odds, which is the
+    taken; pushes go on adding up. What is returned is the nearest image on the way. The direction is that of the log-odds, which is the
     direction of the cross-entropy and does not vanish where softmax saturates.
     """
 
@@ -125,19 +124,20 @@ class LevelSetTraversal(Parameters):
         generator = torch.Generator().manual_seed(seed)
         jitter = (torch.rand(source.shape, generator=generator) * 2 - 1) * JITTER
         floor = confidence(first.logits, labels)
-        images, current = source.clone(), (source + jitter.to(device)).clamp(0, 1)
+        place, current = source.clone(), (source + jitter.to(device)).clamp(0, 1)
         gradient, strength = torch.zeros_like(source), torch.zeros(n, device=device)
-        pushed, refused = torch.zeros_like(source), torch.zeros_like(labels)
-        taken, latest = torch.zeros_like(labels), floor.clone()
+        pushed, waited = torch.zeros_like(source), torch.zeros_like(labels)
+        nearest, held, least = source.clone(), floor.clone(), rmse(source, target)
+        taken, mark = torch.zeros_like(labels), least.clone()
         index = torch.arange(n, device=device)
-        moments, notes = [0], [(floor, rmse(source, target), source)]
+        moments, notes = [0], [(floor, least.clone(), source if n <= FEW else None)]
 
         def traversal() -> Traversal:
-            path = torch.stack([note[2] for note in notes]) if n <= FEW else None
-            told = [torch.stack([note[k] for note in notes]) for k in (0, 1)]
+            held, least, images = zip(*notes, strict=True)
+            path = torch.stack(images) if n <= FEW else None
+            course = (tuple(moments), torch.stack(held), torch.stack(least), path)
             return Traversal(
-                *(source, target, labels, self.delta, images.clone()),
-                *(tuple(moments), told[0], told[1], path, taken.clone()),
+                source, target, labels, self.delta, nearest.clone(), *course, taken.clone()
             )
 
         every = max(1, self.n_steps // FRAMES)
@@ -146,33 +146,34 @@ class LevelSetTraversal(Parameters):
             now = confidence(logits, labels[index])
             kept = (now > floor[index] - self.delta) & (logits.argmax(1) == labels[index])
             who = index[kept]
-            images[who], gradient[who], latest[who] = current[kept], odds[kept], now[kept]
-            strength[who] = 1 - now[kept]
+            place[who], gradient[who], strength[who] = current[kept], odds[kept], 1 - now[kept]
             if step == 0:  # a jitter that costs too much is left out
                 lost = index[~kept]
                 gradient[lost] = ascent(model, source[lost], labels[lost])[1]
                 strength[lost] = 1 - floor[lost]
             taken[index] += step > 0
-            refused[index] = torch.where(kept, 0, refused[index] + 1)
-            left = rmse(images[index], target[index])
-            index = index[(left > ARRIVED) & (refused[index] < PATIENCE)]
+            left = rmse(current, target[index])
+            nearer = kept & (left < least[index])
+            who = index[nearer]
+            nearest[who], held[who], least[who] = current[nearer], now[nearer], left[nearer]
+            much = least < 0.99 * mark
+            mark, waited = torch.where(much, least, mark), torch.where(much, 0, waited + 1)
+            index = index[(least[index] > ARRIVED) & (waited[index] < PATIENCE)]
             over = step == self.n_steps or len(index) == 0
-            if step and (over or step % every == 0):
+            if over or (step and step % every == 0):
                 moments.append(step)
-                notes.append((latest.clone(), rmse(images, target), images.clone()))
+                notes.append((held.clone(), least.clone(), nearest.clone() if n <= FEW else None))
                 yield Step(step, self.n_steps, f"step {step}/{self.n_steps}", traversal())
             if over:
                 return
-            g = gradient[index].flatten(1)
-            way = (target[index] - images[index]).flatten(1)
+            here, g = place[index], gradient[index].flatten(1)
+            way = (target[index] - here).flatten(1)
             along = (g * way).sum(1) / (g * g).sum(1).clamp(min=1e-30)
             # The cross-entropy's gradient is the log-odds' times -(1 - confidence).
-            pushed[index] += (self.push / 2 * strength[index])[:, None, None, None] * gradient[
-                index
-            ]
-            pushed[index] = pushed[index].clamp(-self.push, self.push)
-            across = (way - along[:, None] * g).view_as(images[index])
-            current = (images[index] + self.eta * across + pushed[index]).clamp(0, 1)
+            force = (self.push / 2 * strength[index])[:, None] * g
+            pushed[index] = (pushed[index] + force.view_as(here)).clamp(-self.push, self.push)
+            across = (way - along[:, None] * g).view_as(here)
+            current = (here + self.eta * across + pushed[index]).clamp(0, 1)
 
     def __call__(
         self,
@@ -236,72 +237,3 @@ def confidence(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
 def rmse(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     """Root mean squared difference of each pair of images: `(N,)`."""
     return (a - b).flatten(1).square().mean(1).sqrt()
-
-
-@dataclass(frozen=True, eq=False)
-class Star:
-    """Confidence on the straight lines and triangles between N sources and their ends.
-
-    source: `(N,)`; lines `(N, M, T)` from source to each of the M ends; triangles
-    `(N, P, G)` over a grid of G points in the triangle of source and each pair of ends.
-    """
-
-    source: torch.Tensor
-    lines: torch.Tensor
-    triangles: torch.Tensor
-
-    def frame(self) -> pd.DataFrame:
-        """One row a source: means over its lines and triangles, and the share that keeps up."""
-        import pandas as pd
-
-        p, lines, triangles = self.source, self.lines.flatten(1), self.triangles.flatten(1)
-        columns = {
-            "source_confidence": p,
-            "line_mean": lines.mean(1),
-            "line_lowest": lines.amin(1),
-            "triangle_mean": triangles.mean(1),
-        }
-        for drop in (0.0, 0.1, 0.2, 0.3):
-            columns[f"triangle_within_{drop:g}"] = (triangles > p[:, None] - drop).float().mean(1)
-        return pd.DataFrame({name: values.tolist() for name, values in columns.items()})
-
-    def summary(self) -> dict[str, float]:
-        """Plain numbers: means over the sources."""
-        return {name: float(value) for name, value in self.frame().mean().items()}
-
-
-def star(model: Classifier, source: torch.Tensor, ends: torch.Tensor, labels: torch.Tensor) -> Star:
-    """Confidence between sources `(N, C, H, W)` and their ends `(M, N, C, H, W)`, straight.
-
-    Lines have 11 points, triangles 66, as in the paper's tables.
-
-    Raises:
-        TypeError, ValueError: images or labels that break their contract.
-    """
-    ready(model)
-    if ends.ndim != 5 or ends.shape[1:] != source.shape:
-        raise ValueError(
-            f"ends: expected shape (M, {', '.join(map(str, source.shape))}), got {ends.shape}"
-        )
-    source = checks.images(source, model.input_shape, name="source").to(model.device)
-    ends = checks.images(ends.flatten(0, 1), model.input_shape, name="ends").view_as(ends)
-    checks.labels(labels, len(model.classes), len(source))
-    ways = ends.to(source.device) - source
-    ticks = torch.linspace(0, 1, 11).tolist()
-    grid = [(a, b) for a in ticks for b in ticks if a + b <= 1 + 1e-6]
-
-    def asked(shift: torch.Tensor) -> torch.Tensor:
-        logits = model.predict((source + shift).clamp(0, 1)).logits
-        return confidence(logits, labels.to(source.device))
-
-    lines = [torch.stack([asked(t * way) for t in ticks], 1) for way in ways]
-    triangles = [
-        torch.stack([asked(a * ways[i] + b * ways[j]) for a, b in grid], 1)
-        for i, j in itertools.combinations(range(len(ends)), 2)
-    ]
-    none = source.new_zeros(len(source), 0, len(grid))
-    return Star(
-        asked(torch.zeros_like(source)),
-        torch.stack(lines, 1),
-        torch.stack(triangles, 1) if triangles else none,
-    )
