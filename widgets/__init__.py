@@ -9,6 +9,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "evaluation_panel": ["EvaluationPanel"],
         "form": ["Form"],
         "job": ["Job"],
+        "level_set_panel": ["LevelSetPanel"],
         "model_panel": ["ModelPanel"],
         "panel": ["Panel"],
         "selection": ["Selection"],

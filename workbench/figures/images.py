@@ -141,13 +141,17 @@ def _encode(pixels: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
+def png_data(pixels: np.ndarray) -> str:
+    """The address of uint8 pixels as an image inside the page."""
+    return "data:image/png;base64," + base64.b64encode(_encode(pixels)).decode("ascii")
+
+
 def _tag(pixels: np.ndarray, alt: str, height: int, style: str = OUTLINE) -> str:
     """An `<img>` with square hard pixels, `height` CSS pixels high."""
-    data = base64.b64encode(_encode(pixels)).decode("ascii")
     # max-width: notebooks shrink wide images by default, which would break the aspect ratio.
     size = f"height:{checks.positive('height', height)}px;width:auto;max-width:none"
     style = f"{size};image-rendering:pixelated;{style}"
-    return f'<img alt="{escape(alt)}" src="data:image/png;base64,{data}" style="{style}">'
+    return f'<img alt="{escape(alt)}" src="{png_data(pixels)}" style="{style}">'
 
 
 def _captioned(body: str, alt: str, title: str | None) -> Picture:

@@ -5,8 +5,11 @@ import lazy_loader
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
+        "collapse": ["Collapse", "collapse_metrics", "neural_collapse"],
+        "complexity": ["LocalComplexity", "local_complexity"],
         "planes": ["Extent", "Plane", "extent", "plane", "plane_steps"],
         "slices": ["Slice", "span", "through"],
-        "traversal": ["LevelSetTraversal", "Star", "Traversal", "star"],
+        "stars": ["Star", "star"],
+        "traversal": ["LevelSetTraversal", "Traversal"],
     },
 )
