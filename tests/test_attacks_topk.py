@@ -16,7 +16,6 @@ from workbench.attacks.topk import (
     AdversarialDistillation,
     QuadAttacK,
     broken_places,
-    linear_head,
     random_order,
 )
 
@@ -159,7 +158,7 @@ def test_the_gradient_is_that_of_the_squared_distance_in_feature_space(digits):
         model, x, OrderedTopK(y, target), None, torch.Generator(), norm="L2", smallest=True
     )
     _, ours = problem.gradient(x, torch.arange(len(x)), QuadAttacK().loss(problem))
-    head, seen = linear_head(model), []
+    head, seen = model.linear_head(), []
     hook = head.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
     leaf = x.clone().requires_grad_()
     model(leaf)
@@ -206,7 +205,7 @@ def test_norms_near_the_optimum_of_linear_models(n, shape):
     target = random_order(y, 5, 2, seed=n)
     attack = QuadAttacK(n_steps=100, alpha=0.01, weight=200, margin=0.02)
     result = attack(model, x, y, target=target)
-    head = linear_head(model)
+    head = model.linear_head()
     programmes = OrderProgrammes.of(head.weight.detach(), target)
     moved = programmes.spread(programmes.solve(model.predict(x).logits, 1e-9)).float()
     best = (moved @ head.weight.detach()).norm(dim=1)
@@ -252,7 +251,7 @@ def test_cancelled_midway_it_keeps_the_best_and_leaves_no_hook(digits):
 
 def test_equal_classes_end_without_success():
     model = linear_model((1, 4, 4))
-    head = linear_head(model)
+    head = model.linear_head()
     with torch.no_grad():
         head.weight[1], head.bias[1] = head.weight[0], head.bias[0]
     x = torch.full((2, 1, 4, 4), 0.5)
@@ -272,7 +271,7 @@ def test_equal_classes_end_without_success():
 def test_a_layer_after_the_linear_one_is_no_head(after):
     layers = [nn.Flatten(), nn.Linear(16, 5), *after]
     model = models.wrap(nn.Sequential(*layers), input_shape=(1, 4, 4))
-    found = linear_head(model)
+    found = model.linear_head()
     same = isinstance(after[-1], nn.Flatten)  # only another view of the same logits
     assert (found is not None) == same
 
@@ -301,7 +300,7 @@ def test_hooks_go_even_when_the_model_fails(digits):
     model = linear_model((1, 4, 4))
     model.body[0].register_forward_hook(lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        linear_head(model)
+        model.linear_head()
     assert not linear_model((1, 4, 4)).body[1]._forward_hooks
     assert not model.body[1]._forward_hooks
 

@@ -11,7 +11,6 @@ from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
-from torch import nn
 from torch.nn import functional as F
 
 from workbench import checks
@@ -100,7 +99,7 @@ class QuadAttacK(OrderedAttack):
     def unfit(self, model: Classifier, goal: Goal | None = None) -> str:
         """Why the attack does not fit; it also needs a linear head."""
         reason = super().unfit(model, goal)
-        if not reason and linear_head(model) is None:
+        if not reason and model.linear_head() is None:
             return (
                 "the model's logits are not the output of an nn.Linear, so there are no features "
                 "to move; use CWK, which needs the logits alone"
@@ -113,7 +112,7 @@ class QuadAttacK(OrderedAttack):
         That gradient, 2 (f - z) = -2 W' D' multipliers, is the one that a sum of the logits
         has while the multipliers are held fixed. So the features need not be seen.
         """
-        head = linear_head(problem.model)
+        head = problem.model.linear_head()
         assert head is not None, "unfit refuses models without one"
         programmes = OrderProgrammes.of(head.weight.detach(), ordered(problem.goal))
         bound: torch.Tensor | None = None
@@ -158,7 +157,7 @@ class AdversarialDistillation(OrderedAttack):
         Other classes are wanted by their likeness to the targets: the cosine of their rows
         in the head, in place of the paper's word vectors; 0 without a head.
         """
-        target, head = ordered(problem.goal), linear_head(problem.model)
+        target, head = ordered(problem.goal), problem.model.linear_head()
         likeness = torch.zeros(len(target), len(problem.model.classes), device=target.device)
         if head is not None:
             rows = F.normalize(head.weight.detach())
@@ -183,30 +182,6 @@ def ordered(goal: Goal) -> torch.Tensor:
     """The wanted order, int64 `(N, K)`."""
     assert isinstance(goal, OrderedTopK), "unfit refuses other goals"
     return goal.target
-
-
-def linear_head(model: Classifier) -> nn.Linear | None:
-    """The `nn.Linear` whose output is the logits; None where there is no such layer.
-
-    The model is asked about images of noise, so that a layer after it would show.
-    """
-    outputs: dict[nn.Linear, torch.Tensor] = {}
-
-    def note(module: nn.Linear, _: object, output: torch.Tensor) -> None:
-        outputs[module] = output.clone()  # a later layer may work in place
-
-    layers = [module for module in model.modules() if isinstance(module, nn.Linear)]
-    hooks = [module.register_forward_hook(note) for module in layers]
-    noise = torch.rand(16, *model.input_shape, generator=torch.Generator().manual_seed(0))
-    try:
-        with torch.no_grad():
-            logits = model(noise.to(model.device))
-    finally:
-        for hook in hooks:
-            hook.remove()
-    said = logits.nan_to_num()  # NaN, which equals nothing, is refused elsewhere
-    heads = [layer for layer, output in outputs.items() if torch.equal(output.nan_to_num(), said)]
-    return heads[-1] if heads else None
 
 
 def random_order(labels: torch.Tensor, n_classes: int, k: int, *, seed: int = 0) -> torch.Tensor:

@@ -83,8 +83,9 @@ class LevelSetTraversal(Parameters):
     Each step goes along the part of the way to the target that is orthogonal to the gradient,
     with a small push against the gradient that restores confidence. A step after which the
     source's class is not predicted, or its confidence has fallen by `delta` or more, is not
-    taken; pushes go on adding up. What is returned is the nearest image on the way. The direction is that of the log-odds, which is the
-    direction of the cross-entropy and does not vanish where softmax saturates.
+    taken; pushes go on adding up. What is returned is the nearest image on the way. The
+    direction is that of the log-odds, which is the direction of the cross-entropy and does not
+    vanish where softmax saturates.
     """
 
     n_steps: int = Field(400, ge=1, le=100_000, description="steps")

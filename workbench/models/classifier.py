@@ -141,6 +141,28 @@ class Classifier(nn.Module):
                 hook.remove()
         return found
 
+    def linear_head(self) -> nn.Linear | None:
+        """The `nn.Linear` whose output is the logits; None where there is no such layer.
+
+        The model is asked about images of noise, so that a layer after it would show.
+        """
+        outputs: dict[nn.Module, torch.Tensor] = {}
+
+        def note(module: nn.Module, _: object, output: torch.Tensor) -> None:
+            outputs[module] = output.clone()  # a later layer may work in place
+
+        layers = [module for module in self.modules() if isinstance(module, nn.Linear)]
+        hooks = [module.register_forward_hook(note) for module in layers]
+        noise = torch.rand(16, *self.input_shape, generator=torch.Generator().manual_seed(0))
+        try:
+            with torch.no_grad():
+                logits = self(noise.to(self.device)).nan_to_num()  # NaN equals nothing
+        finally:
+            for hook in hooks:
+                hook.remove()
+        heads = [m for m in layers if m in outputs and torch.equal(outputs[m].nan_to_num(), logits)]
+        return heads[-1] if heads else None
+
     def layer(self, name: str) -> nn.Module:
         """The layer called `name`.
 
