@@ -6,7 +6,7 @@ Balasubramanian, Rezaei, Feizi: Exploring the geometry of blind spots in vision 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -124,57 +124,42 @@ class LevelSetTraversal(Parameters):
             )
         generator = torch.Generator().manual_seed(seed)
         jitter = (torch.rand(source.shape, generator=generator) * 2 - 1) * JITTER
-        floor = confidence(first.logits, labels)
-        place, current = source.clone(), (source + jitter.to(device)).clamp(0, 1)
-        gradient, strength = torch.zeros_like(source), torch.zeros(n, device=device)
-        pushed, waited = torch.zeros_like(source), torch.zeros_like(labels)
-        nearest, held, least = source.clone(), floor.clone(), rmse(source, target)
-        taken, mark = torch.zeros_like(labels), least.clone()
-        index = torch.arange(n, device=device)
-        moments, notes = [0], [(floor, least.clone(), source if n <= FEW else None)]
+        current = (source + jitter.to(device)).clamp(0, 1)
+        floor, start = confidence(first.logits, labels), rmse(source, target)
+        gradient = ascent(model, source, labels)[1]
+        walk = Walk.start(source, target, labels, gradient, floor, start)
+        nearest, held, least = source.clone(), floor.clone(), start.clone()
+        taken = torch.zeros_like(labels)
+        moments, notes = [0], [(floor, start, source if n <= FEW else None)]
 
-        def traversal() -> Traversal:
-            held, least, images = zip(*notes, strict=True)
+        def noted() -> Traversal:
+            nearest[walk.index], held[walk.index] = walk.nearest, walk.held
+            least[walk.index] = walk.least
+            moments.append(step)
+            notes.append((held.clone(), least.clone(), nearest.clone() if n <= FEW else None))
+            confidences, distances, images = zip(*notes, strict=True)
+            course = (tuple(moments), torch.stack(confidences), torch.stack(distances))
             path = torch.stack(images) if n <= FEW else None
-            course = (tuple(moments), torch.stack(held), torch.stack(least), path)
-            return Traversal(
-                source, target, labels, self.delta, nearest.clone(), *course, taken.clone()
-            )
+            ends = (source, target, labels, self.delta, nearest.clone())
+            return Traversal(*ends, *course, path, taken.clone())
 
         every = max(1, self.n_steps // FRAMES)
         for step in range(self.n_steps + 1):
-            logits, odds = ascent(model, current, labels[index])
-            now = confidence(logits, labels[index])
-            kept = (now > floor[index] - self.delta) & (logits.argmax(1) == labels[index])
-            who = index[kept]
-            place[who], gradient[who], strength[who] = current[kept], odds[kept], 1 - now[kept]
-            if step == 0:  # a jitter that costs too much is left out
-                lost = index[~kept]
-                gradient[lost] = ascent(model, source[lost], labels[lost])[1]
-                strength[lost] = 1 - floor[lost]
-            taken[index] += step > 0
-            left = rmse(current, target[index])
-            nearer = kept & (left < least[index])
-            who = index[nearer]
-            nearest[who], held[who], least[who] = current[nearer], now[nearer], left[nearer]
-            much = least < 0.99 * mark
-            mark, waited = torch.where(much, least, mark), torch.where(much, 0, waited + 1)
-            index = index[(least[index] > ARRIVED) & (waited[index] < PATIENCE)]
-            over = step == self.n_steps or len(index) == 0
+            walk.look(model, current, self.delta)
+            taken[walk.index] = step
+            going = (walk.least > ARRIVED) & (walk.waited < PATIENCE)
+            over = step == self.n_steps or not bool(going.any())
             if over or (step and step % every == 0):
-                moments.append(step)
-                notes.append((held.clone(), least.clone(), nearest.clone() if n <= FEW else None))
-                yield Step(step, self.n_steps, f"step {step}/{self.n_steps}", traversal())
+                yield Step(step, self.n_steps, f"step {step}/{self.n_steps}", noted())
             if over:
                 return
-            here, g = place[index], gradient[index].flatten(1)
-            way = (target[index] - here).flatten(1)
-            along = (g * way).sum(1) / (g * g).sum(1).clamp(min=1e-30)
-            # The cross-entropy's gradient is the log-odds' times -(1 - confidence).
-            force = (self.push / 2 * strength[index])[:, None] * g
-            pushed[index] = (pushed[index] + force.view_as(here)).clamp(-self.push, self.push)
-            across = (way - along[:, None] * g).view_as(here)
-            current = (here + self.eta * across + pushed[index]).clamp(0, 1)
+            if not bool(going.all()):
+                out = ~going
+                who = walk.index[out]
+                nearest[who], held[who] = walk.nearest[out], walk.held[out]
+                least[who] = walk.least[out]
+                walk = walk.only(going)
+            current = walk.step(self.eta, self.push)
 
     def __call__(
         self,
@@ -187,6 +172,75 @@ class LevelSetTraversal(Parameters):
     ) -> Traversal:
         """Run `steps` to the end."""
         return steps.run(self.steps(model, source, target, labels, seed=seed))
+
+
+@dataclass
+class Walk:
+    """The M pairs under way, a row each: where they are, and the nearest that each has been.
+
+    place, gradient, pushed, nearest, target: `(M, C, H, W)`; the rest `(M,)`. gradient: of the
+    log-odds at `place`; strength: 1 - confidence there; mark, waited: the distance last much
+    improved, and the steps since.
+    """
+
+    index: torch.Tensor
+    target: torch.Tensor
+    labels: torch.Tensor
+    floor: torch.Tensor
+    place: torch.Tensor
+    gradient: torch.Tensor
+    strength: torch.Tensor
+    pushed: torch.Tensor
+    nearest: torch.Tensor
+    held: torch.Tensor
+    least: torch.Tensor
+    mark: torch.Tensor
+    waited: torch.Tensor
+
+    @staticmethod
+    def start(
+        source: torch.Tensor,
+        target: torch.Tensor,
+        labels: torch.Tensor,
+        gradient: torch.Tensor,
+        floor: torch.Tensor,
+        distance: torch.Tensor,
+    ) -> Walk:
+        """At the sources, with confidence `floor`, `distance` from their targets."""
+        none, index = torch.zeros_like(source), torch.arange(len(source), device=source.device)
+        return Walk(
+            *(index, target, labels, floor, source, gradient, 1 - floor, none, source),
+            *(floor, distance, distance, torch.zeros_like(labels)),
+        )
+
+    def only(self, which: torch.Tensor) -> Walk:
+        """Some of the pairs."""
+        return Walk(*(getattr(self, field.name)[which] for field in fields(self)))
+
+    def look(self, model: Classifier, current: torch.Tensor, delta: float) -> None:
+        """Ask the model about images tried, and go there where the level is kept."""
+        logits, gradient = ascent(model, current, self.labels)
+        now, left = confidence(logits, self.labels), rmse(current, self.target)
+        kept = (now > self.floor - delta) & (logits.argmax(1) == self.labels)
+        self.place = current.where(per_image(kept), self.place)
+        self.gradient = gradient.where(per_image(kept), self.gradient)
+        self.strength = (1 - now).where(kept, self.strength)
+        nearer = kept & (left < self.least)
+        self.nearest = current.where(per_image(nearer), self.nearest)
+        self.held, self.least = now.where(nearer, self.held), left.where(nearer, self.least)
+        much = self.least < 0.99 * self.mark
+        self.mark = self.least.where(much, self.mark)
+        self.waited = (self.waited + 1).masked_fill(much, 0)
+
+    def step(self, eta: float, push: float) -> torch.Tensor:
+        """The next images to try: along the level set, and a push up."""
+        g, way = self.gradient, self.target - self.place
+        along = (g * way).sum((1, 2, 3)) / (g * g).sum((1, 2, 3)).clamp(min=1e-30)
+        # The cross-entropy's gradient is the log-odds' times -(1 - confidence).
+        force = per_image(push / 2 * self.strength)
+        self.pushed = torch.addcmul(self.pushed, force, g).clamp_(-push, push)
+        across = torch.addcmul(way, per_image(along), g, value=-1)
+        return across.mul_(eta).add_(self.place).add_(self.pushed).clamp_(0, 1)
 
 
 def checked(
@@ -228,6 +282,11 @@ def ascent(
     if not bool(logits.isfinite().all()):
         raise ValueError("model: it says NaN or infinity near the source; check its weights")
     return logits.detach(), gradient
+
+
+def per_image(values: torch.Tensor) -> torch.Tensor:
+    """`(N,)` made to go with `(N, C, H, W)`."""
+    return values[:, None, None, None]
 
 
 def confidence(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
