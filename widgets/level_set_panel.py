@@ -15,7 +15,7 @@ from pydantic import Field
 from workbench import levelsets
 from workbench.data import ImageDataset
 from workbench.figures import confidence_table, img_tag, plane_map
-from workbench.levelsets import LevelSetTraversal, Plane, Slice, Traversal
+from workbench.levelsets import LevelSetTraversal, Plane, Regions, Slice, Traversal
 from workbench.models import Classifier
 from workbench.params import Parameters
 from workbench.steps import Step
@@ -24,6 +24,7 @@ from .form import Form
 from .panel import Panel, guarded
 from .pick_view import PickView
 from .picker import Picker
+from .region_panel import LIMIT
 from .selection import Selection
 
 HEIGHT = 120
@@ -52,7 +53,7 @@ class LevelSetView:
     label: int
     traversal: Traversal | None = None
     plane: Plane | None = None
-    regions: Any | None = None
+    regions: Regions | None = None
     remark: str = ""
 
     def summary(self) -> dict[str, Any]:
@@ -143,7 +144,7 @@ class LevelSetPanel(Panel[LevelSetPanelParameters, LevelSetView]):
             yield Step(tick.total + tick.done, total * tick.total, tick.message, view)
         if params.regions:
             try:
-                for found in levelsets.region_steps(model, at):
+                for found in levelsets.region_steps(model, at, limit=LIMIT):
                     view = replace(view, regions=found.value)
                     done = 2 * found.total + found.done
                     yield Step(done, total * found.total, f"regions: {found.message}", view)
@@ -300,7 +301,8 @@ class LevelSetPanel(Panel[LevelSetPanelParameters, LevelSetView]):
             else:
                 share = torch.tensor([event["x"], 1 - event["y"]])
                 self.point = torch.tensor([left, bottom]) + share * side
-            self.view.value = self.draw(view)
+            moment = self.scrub.value if self.picker is not None else None
+            self.view.value = self.draw_at(view, moment)
 
     def _set(self, **values: Any) -> None:
         self.params = self.params.changed(**values)
