@@ -25,6 +25,14 @@ SHORT = {  # notebooks of the tests' own
         "AttackPanel(model='digits/cnn-robust', eps=0.3, n_steps=10_000, exhaustive=True)",
         "print('the kernel answers')",
     ],
+    "levels.ipynb": [
+        "from workbench.widgets import LevelSetPanel\n"
+        "LevelSetPanel('digits', 'digits/cnn', 3, n_steps=5000)",
+    ],
+    "regions.ipynb": [
+        "from workbench.widgets import RegionPanel\n"
+        "RegionPanel('digits', 'digits/cnn', 3, compare='digits/cnn-robust', extent=0.05)",
+    ],
     "evaluation.ipynb": [
         "from workbench.widgets import EvaluationPanel\n"
         "EvaluationPanel('digits', 'digits/cnn-robust', n=30)",
@@ -245,4 +253,63 @@ def test_evaluation_panel_draws_the_curve_and_its_health(page, server):
     assert said.startswith("robust accuracy over eps: FGSM ")
     shot(page, "evaluation")
     assert errors(page).count() == 0
+    assert page.problems == []
+
+
+def test_level_set_panel_runs_cancels_scrubs_and_is_clicked(page, server):
+    run_all(page, server, "levels.ipynb")
+    assert errors(page).count() == 0
+    panel = page.locator(".jp-OutputArea-output:has(button:has-text('Run'))").first
+    panel.scroll_into_view_if_needed()
+    panel.locator("[data-pick^='target:']").nth(7).click()  # a click on a class runs it
+    cancel = panel.locator("button:has-text('Cancel')")
+    cancel.wait_for(timeout=20_000)
+    cancel.click()
+    panel.locator("text=Cancelled").wait_for(timeout=20_000)
+    panel.locator("text=RMSE to the target").wait_for()
+    steps = panel.locator(".widget-inline-hbox:has-text('n steps') input").first
+    steps.fill("100")
+    steps.press("Tab")  # runs again
+    plane = panel.locator("svg[data-pick=plane]")
+    plane.wait_for(timeout=30_000)
+    panel.locator("button:has-text('Cancel')").wait_for(state="hidden", timeout=30_000)
+    slider = panel.locator(".widget-slider:has-text('step') [role=slider]").last
+    slider.focus()
+    page.keyboard.press("Home")
+    panel.locator("text=step 0: still").wait_for(timeout=10_000)
+    shot(page, "levels_scrubbed")
+    plane.click(position={"x": 90, "y": 90})
+    panel.locator("text=the point picked").wait_for(timeout=10_000)
+    before = panel.locator("svg[data-pick=plane] circle").last.get_attribute("cx")
+    plane.focus()
+    page.keyboard.press("ArrowRight")
+    page.wait_for_function(
+        """before => [...document.querySelectorAll('svg[data-pick=plane] circle')].at(-1)
+            .getAttribute('cx') > before""",
+        arg=before,
+    )
+    assert plane.get_attribute("aria-label").startswith("plane: ")
+    shot(page, "levels_clicked")
+    assert page.problems == []
+
+
+def test_region_panel_draws_both_models_and_follows_the_image(page, server):
+    run_all(page, server, "regions.ipynb")
+    assert errors(page).count() == 0
+    panel = page.locator(".jp-OutputArea-output:has(button:has-text('next'))").first
+    panel.scroll_into_view_if_needed()
+    panel.locator("polygon").first.wait_for(timeout=30_000)
+    maps = panel.locator("svg[role=img]")
+    assert maps.count() == 2
+    before = maps.first.get_attribute("aria-label")
+    assert "linear regions" in before
+    assert "relu1" in panel.locator("polygon title").first.text_content()
+    panel.locator("button:has-text('next')").click()
+    page.wait_for_function(
+        "before => { const maps = document.querySelectorAll('svg[role=img]'); "
+        "return maps.length === 2 && maps[0].getAttribute('aria-label') !== before; }",
+        arg=before,
+        timeout=30_000,
+    )
+    shot(page, "regions")
     assert page.problems == []

@@ -12,6 +12,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "level_set_panel": ["LevelSetPanel"],
         "model_panel": ["ModelPanel"],
         "panel": ["Panel"],
+        "region_panel": ["RegionPanel"],
         "selection": ["Selection"],
     },
 )

@@ -17,7 +17,7 @@ from workbench import attacks, checks, saliency
 from workbench.attacks import Attack, AttackResult
 from workbench.data import ImageDataset
 from workbench.figures import confidence_curve, confidence_table, heat_overlay, img_tag, png
-from workbench.models import Classifier, Prediction
+from workbench.models import Prediction
 from workbench.params import Parameters
 from workbench.saliency import Saliency
 from workbench.steps import Step
@@ -25,7 +25,6 @@ from workbench.steps import Step
 from .form import Form
 from .panel import Panel, guarded
 from .picker import Picker
-from .selection import Selection
 
 ANY = ""  # no target: any class but the true one
 HEIGHT = 150  # pixels on the screen for an image, whatever its own size
@@ -75,30 +74,18 @@ class AttackPanel(Panel[AttackPanelParameters, AttackView]):
     Params = AttackPanelParameters
     title = "Attack panel"
 
-    def __init__(
-        self,
-        dataset: str | ImageDataset | None = None,
-        model: str | Classifier | None = None,
-        index: int = 0,
-        *,
-        attack: str | Attack = "PGD",
-        selection: Selection | None = None,
-        **parameters: Any,
-    ) -> None:
-        selection = selection or Selection(dataset, model, index)
-        own = {k: parameters.pop(k) for k in [*parameters] if k in self.Params.model_fields}
-        settings = {**own.pop("settings", {}), **parameters}
+    def __init__(self, *args: Any, attack: str | Attack = "PGD", **parameters: Any) -> None:
+        own = {"dataset", "model", "index", "selection", "target", "method", "seed"}
+        rest = {k: parameters.pop(k) for k in [*parameters] if k not in own}
+        settings = {**rest.pop("settings", {}), **rest}
         name = attack if isinstance(attack, str) else type(attack).__name__
         if isinstance(attack, Attack):
             settings = {**attack.changes(), **settings}
         self.attack = attacks.get(name, **settings)
-        params = AttackPanelParameters(attack=name, settings=settings, **own)
-        super().__init__(selection, params)
-        self._check(params)
-        self.picker: Picker | None = None
-        selection.observe(guarded(self, self._followed), ["dataset", "model", "index"])
+        super().__init__(*args, attack=name, settings=settings, **parameters)
 
-    def _check(self, params: AttackPanelParameters) -> None:
+    def check(self, params: AttackPanelParameters) -> None:
+        """Check that there are such a class and such a method."""
         classes = self.selection.class_names()
         if params.target and params.target not in classes:
             raise checks.unknown("target", params.target, classes)
@@ -306,7 +293,7 @@ class AttackPanel(Panel[AttackPanelParameters, AttackView]):
 
     def _form_changed(self, values: Parameters) -> None:
         params = cast("AttackPanelParameters", values)
-        self._check(params)
+        self.check(params)
         if params.attack != self.params.attack:
             self.attack = attacks.get(params.attack)
             params = params.model_copy(update={"settings": {}})
@@ -318,7 +305,7 @@ class AttackPanel(Panel[AttackPanelParameters, AttackView]):
         self.attack = cast("Attack", values)
         self.params = self.params.model_copy(update={"settings": self.attack.changes()})
 
-    def _followed(self, change: Any) -> None:
+    def followed(self, change: Any) -> None:
         """The selection changed, here or in another panel: show the image, attack nothing."""
         if change["name"] == "dataset":
             self.params = self.params.model_copy(update={"target": ANY})

@@ -24,7 +24,6 @@ from workbench.steps import Step
 from .form import Form
 from .panel import Panel, guarded
 from .picker import Picker
-from .selection import Selection
 
 ASKED = 200  # images at most for the indicators, which run the attack some fifteen times
 HALF = 1000  # of the progress bar: the evaluation, then the indicators
@@ -92,21 +91,11 @@ class EvaluationPanel(Panel[EvaluationPanelParameters, EvaluationView]):
 
     Params = EvaluationPanelParameters
     title = "Evaluation panel"
+    follows = ("dataset", "model")
 
-    def __init__(
-        self,
-        dataset: str | ImageDataset | None = None,
-        model: str | Classifier | None = None,
-        index: int = 0,
-        *,
-        selection: Selection | None = None,
-        **parameters: Any,
-    ) -> None:
-        selection = selection or Selection(dataset, model, index)
-        super().__init__(selection, EvaluationPanelParameters(**parameters))
-        self.battery(self.params)
-        self.picker: Picker | None = None
-        selection.observe(guarded(self, self._followed), ["dataset", "model"])
+    def check(self, params: EvaluationPanelParameters) -> None:
+        """Check that there are such attacks, and that they fit."""
+        self.battery(params)
 
     def battery(self, params: EvaluationPanelParameters) -> dict[str, Attack]:
         """The attacks by the names given, in the norm of the panel.
@@ -251,7 +240,7 @@ class EvaluationPanel(Panel[EvaluationPanelParameters, EvaluationView]):
         self.params = params
         self.start(self.peek())
 
-    def _followed(self, _: Any) -> None:
+    def followed(self, change: Any) -> None:
         """The selection changed: say the clean accuracy, attack nothing."""
         if self.picker is not None:
             self.picker.sync()

@@ -16,7 +16,6 @@ from workbench import levelsets
 from workbench.data import ImageDataset
 from workbench.figures import confidence_table, img_tag, plane_map
 from workbench.levelsets import LevelSetTraversal, Plane, Regions, Slice, Traversal
-from workbench.models import Classifier
 from workbench.params import Parameters
 from workbench.steps import Step
 
@@ -25,7 +24,6 @@ from .panel import Panel, guarded
 from .pick_view import PickView
 from .picker import Picker
 from .region_panel import LIMIT
-from .selection import Selection
 
 HEIGHT = 120
 NUDGE = 0.02  # of the plane's side, for an arrow key
@@ -80,33 +78,25 @@ class LevelSetPanel(Panel[LevelSetPanelParameters, LevelSetView]):
     Params = LevelSetPanelParameters
     title = "Level set panel"
 
-    def __init__(
-        self,
-        dataset: str | ImageDataset | None = None,
-        model: str | Classifier | None = None,
-        index: int = 0,
-        *,
-        selection: Selection | None = None,
-        **parameters: Any,
-    ) -> None:
-        selection = selection or Selection(dataset, model, index)
-        super().__init__(selection, LevelSetPanelParameters(**parameters))
+    def __init__(self, *args: Any, **parameters: Any) -> None:
+        super().__init__(*args, **parameters)
         self.view = PickView()
         self.view.observe(guarded(self, self._picked), "picked")
         self.point: torch.Tensor | None = None
-        self.picker: Picker | None = None
-        self._pair()
-        selection.observe(guarded(self, self._followed), ["dataset", "model", "index"])
+
+    def check(self, params: LevelSetPanelParameters) -> None:
+        """Check that there is such a target."""
+        self._pair(params)
 
     # The work.
 
-    def _pair(self) -> tuple[ImageDataset, int, int]:
+    def _pair(self, params: LevelSetPanelParameters | None = None) -> tuple[ImageDataset, int, int]:
         """The images, and the indices of source and target.
 
         Raises:
             ValueError: a target that is not there, or is the source.
         """
-        images, target = self.selection.images(), self.params.target
+        images, target = self.selection.images(), (params or self.params).target
         index = min(self.selection.index, len(images) - 1)
         if target >= len(images) or target == index:
             raise ValueError(
@@ -311,16 +301,12 @@ class LevelSetPanel(Panel[LevelSetPanelParameters, LevelSetView]):
             self.form.set(self.params)
 
     def _form_changed(self, values: Parameters) -> None:
-        before, self.params = self.params, cast("LevelSetPanelParameters", values)
-        try:
-            self._pair()
-        except ValueError:
-            self.params = before
-            raise
-        self.point = None
+        params = cast("LevelSetPanelParameters", values)
+        self.check(params)
+        self.params, self.point = params, None
         self.start()
 
-    def _followed(self, change: Any) -> None:
+    def followed(self, change: Any) -> None:
         """The selection changed, here or in another panel: show the pair, traverse nothing."""
         self.point = None
         if change["name"] != "model":  # another source or data set: a target is chosen anew

@@ -24,7 +24,6 @@ from workbench.steps import Step
 from .form import Form
 from .panel import Panel, guarded
 from .picker import Picker, model_choices
-from .selection import Selection
 
 NONE = "none"
 HEIGHT = 168  # pixels on the screen for an image, whatever its own size
@@ -95,29 +94,14 @@ class ModelPanel(Panel[ModelPanelParameters, ModelView]):
     Params = ModelPanelParameters
     title = "Model panel"
 
-    def __init__(
-        self,
-        dataset: str | ImageDataset | None = None,
-        model: str | Classifier | None = None,
-        index: int = 0,
-        *,
-        selection: Selection | None = None,
-        **parameters: Any,
-    ) -> None:
-        selection = selection or Selection(dataset, model, index)
-        compare = parameters.get("compare")
-        if isinstance(compare, Classifier):
-            parameters["compare"] = selection.add(compare)
-        super().__init__(selection, ModelPanelParameters(**parameters))
-        self._check(self.params)
+    def __init__(self, *args: Any, **parameters: Any) -> None:
+        super().__init__(*args, **parameters)
         self._answers: dict[tuple[str, str], Prediction] = {}
         self._facts_of: list[str] = []
         self.card_view, self.layer_view = ipw.HTML(), ipw.HTML()
         self._syncing = False
-        self.picker: Picker | None = None
-        selection.observe(guarded(self, self._followed), ["dataset", "model", "index"])
 
-    def _check(self, params: ModelPanelParameters) -> None:
+    def check(self, params: ModelPanelParameters) -> None:
         """Check that the names fit one another before any work is done."""
         n = len(self.selection.images())
         if self.selection.index >= n:
@@ -295,7 +279,7 @@ class ModelPanel(Panel[ModelPanelParameters, ModelView]):
             self.layer_view.value = "".join(map(layer_table, shown))
             self._facts_of = names
 
-    def _followed(self, change: Any) -> None:
+    def followed(self, change: Any) -> None:
         """The selection changed, here or in another panel."""
         if self._syncing:
             return
@@ -320,7 +304,7 @@ class ModelPanel(Panel[ModelPanelParameters, ModelView]):
     def _form_changed(self, values: Parameters) -> None:
         if not self._syncing:
             params = cast("ModelPanelParameters", values)
-            self._check(params)
+            self.check(params)
             self.params = params
             self.start()
 

@@ -5,16 +5,19 @@ from __future__ import annotations
 import html
 import logging
 from collections.abc import Callable, Iterator
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar, cast
 
 import ipywidgets as ipw
 
 from workbench import steps
+from workbench.data import ImageDataset
+from workbench.models import Classifier
 from workbench.params import Parameters
 from workbench.steps import Step
 
 from .form import alert
 from .job import Job
+from .picker import Picker
 from .selection import Selection
 
 logger = logging.getLogger(__name__)
@@ -30,15 +33,36 @@ class Panel(Generic[P, R]):
 
     A panel is written by giving `Params` and `title`, and the methods `steps` (the work),
     `draw` (a result as HTML), `controls` (the widgets above the view) and `code` (the
-    API calls that give the same result).
+    API calls that give the same result); `check` where parameters have to fit one another.
+
+    Args:
+        dataset: a name (see `data.available()`) or an `ImageDataset`.
+        model: a name (see `models.available()`) or a `Classifier`.
+        index: which image to look at first.
+        selection: shared with other panels; then dataset, model and index come from it.
+        parameters: the fields of the panel's `Params`.
+
+    Raises:
+        ValueError: an unknown name, a value out of bounds, or what does not fit.
     """
 
     Params: ClassVar[type[Parameters]]
     title: ClassVar[str]
+    follows: ClassVar[tuple[str, ...]] = ("dataset", "model", "index")
 
-    def __init__(self, selection: Selection, params: P) -> None:
-        self.selection = selection
-        self.params = params
+    def __init__(
+        self,
+        dataset: str | ImageDataset | None = None,
+        model: str | Classifier | None = None,
+        index: int = 0,
+        *,
+        selection: Selection | None = None,
+        **parameters: Any,
+    ) -> None:
+        self.selection = selection = selection or Selection(dataset, model, index)
+        own = {name: self._named(value) for name, value in parameters.items()}
+        self.params = cast("P", self.Params(**own))
+        self.picker: Picker | None = None
         self.result: R | None = None
         self._job: Job | None = None
         self._current: object = None
@@ -52,8 +76,27 @@ class Panel(Generic[P, R]):
         cancel = ipw.Button(description="Cancel", tooltip="Stop and keep what is there")
         cancel.on_click(lambda _: self.cancel())
         self.progress = ipw.HBox([self.bar, self.ticks, cancel], layout={"display": "none"})
+        self.check(self.params)
+        selection.observe(guarded(self, self.followed), list(self.follows))
+
+    def _named(self, value: Any) -> Any:
+        """The name of a classifier given in place of one."""
+        return self.selection.add(value) if isinstance(value, Classifier) else value
 
     # What a panel writes itself.
+
+    def check(self, params: P) -> None:
+        """Check that parameters fit the selection and one another, before any work is done.
+
+        Raises:
+            ValueError: they do not.
+        """
+
+    def followed(self, change: Any) -> None:
+        """The selection changed, here or in another panel."""
+        if self.picker is not None:
+            self.picker.sync()
+        self.start()
 
     def steps(self) -> Iterator[Step[R]]:
         """The work for the present parameters and selection; each value can be drawn."""

@@ -16,7 +16,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "curve": ["confidence_curve", "robustness_curve"],
         "images": ["Picture", "heat_overlay", "image_grid", "img_tag", "png"],
         "palettes": ["CLASSES", "DIVERGING", "SEQUENTIAL", "class_colour", "colourise"],
-        "planes": ["plane_map"],
+        "planes": ["plane_map", "region_map"],
         "tables": ["confidence_table", "health_table"],
         "template": ["empty_figure", "styled"],
     },

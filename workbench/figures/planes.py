@@ -9,15 +9,22 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from workbench import checks
 from workbench.figures.images import Picture, png_data
 from workbench.figures.inputs import percent
-from workbench.figures.palettes import CLASSES
+from workbench.figures.palettes import CLASSES, colourise
 
 if TYPE_CHECKING:
-    from workbench.levelsets import Plane
+    from workbench.levelsets import Plane, Regions
 
+Window = tuple[float, float, float, float]
 SIDE = 360  # CSS pixels
 OUT = 0.45  # how much of the colour is left outside [0, 1]
+COLOURS = {
+    "class": "Colour: the class, white where it changes inside.",
+    "gradient": "Lighter: the margin's gradient is longer.",
+    "region": "Colour: only to tell neighbours apart.",
+}
 DASHES = ("", "5 3", "2 3")
 
 
@@ -78,7 +85,7 @@ def plane_map(
 class Frame:
     """From plane coordinates to the pixels of a square picture."""
 
-    def __init__(self, window: tuple[float, float, float, float]) -> None:
+    def __init__(self, window: Window) -> None:
         self.left, self.right, self.bottom, self.top = window
 
     def at(self, point: Sequence[float] | torch.Tensor | np.ndarray) -> tuple[float, float]:
@@ -120,3 +127,59 @@ def boxed(picture: str, parts: Sequence[str], alt: str, caption: str, pick: str 
         f'<figure style="margin:8px 0;font:13px system-ui,sans-serif;max-width:{SIDE}px">{svg}'
         f"<figcaption>{caption}</figcaption></figure>"
     )
+
+
+def region_map(regions: Regions, window: Window, colour: str = "class", home: int = 0) -> Picture:
+    """The linear regions of a slice, each with words under the pointer.
+
+    colour: "class" (the one predicted; white where it changes inside), "gradient" (the length
+    of the margin's, from dark, small, to light) or "region" (neighbours apart). home: the
+    region whose neurons the others are compared with.
+
+    Raises:
+        ValueError: another colour.
+    """
+    if colour not in COLOURS:
+        raise checks.unknown("colour", colour, COLOURS)
+    frame, table = Frame(window), regions.frame()
+    if colour == "gradient":
+        shades = colourise(regions.gradient[None])[0]
+    else:
+        places = regions.label if colour == "class" else np.arange(len(regions))
+        hues = np.array([list(bytes.fromhex(c[1:])) for c in CLASSES])[places % len(CLASSES)]
+        hues[(places < 0) if colour == "class" else []] = 255
+        shades = 255 - (255 - hues) * (0.7 if colour == "class" else 0.5)
+    parts = []
+    for i, (polygon, row) in enumerate(zip(regions.polygons, table.itertuples(), strict=True)):
+        r, g, b = (round(float(c)) for c in shades[i])
+        fill = f'fill="rgb({r},{g},{b})" stroke="#000" stroke-opacity="0.3" stroke-width="0.5"'
+        told = (
+            f"region {i}: {row.predicted or 'the class changes inside'}, area {row.area:.3g}, "
+            f"gradient {row.gradient:.3g}; {neurons(regions, i, home)}"
+        )
+        parts.append(frame.polygon(polygon, fill, told))
+    line = 'fill="none" stroke="#000" stroke-width="2.5"'
+    parts += [frame.line(segment, line) for segment in regions.boundary]
+    x, y = frame.at((0.0, 0.0))
+    parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" fill="#fff" stroke="#000"/>')
+    told = regions.summary()
+    names = sorted(set(table["predicted"]) - {""})
+    alt = (
+        f"{told['regions']} linear regions, mean {told['mean_vertices']:.1f} corners; predicted "
+        f"{', '.join(names)}; decision boundary {told['boundary_length']:.3g} long; gradients "
+        f"{regions.gradient.min():.3g} to {regions.gradient.max():.3g}"
+    )
+    caption = f"{alt}. Thick: the decision boundary; the dot: the image. {COLOURS[colour]}"
+    return Picture(boxed("", parts, alt, escape(caption)), alt)
+
+
+def neurons(regions: Regions, i: int, home: int) -> str:
+    """How many neurons are on in region `i`, and which are not as in region `home`."""
+    said = []
+    for name, choices in regions.choices.items():
+        here, there = choices[i].ravel(), choices[home].ravel()
+        other = np.flatnonzero(here != there)
+        few = ", ".join(map(str, other[:8])) + (", ..." if len(other) > 8 else "")
+        changed = f", other than at the image: {few}" if len(other) else ""
+        said.append(f"{name} {np.count_nonzero(here)} of {here.size} on{changed}")
+    return "; ".join(said)

@@ -7,9 +7,10 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     submod_attrs={
         "collapse": ["Collapse", "collapse_metrics", "neural_collapse"],
         "complexity": ["LocalComplexity", "local_complexity"],
+        "linear_regions": ["Regions", "region_steps", "regions"],
         "planes": ["Extent", "Plane", "extent", "plane", "plane_steps"],
         "slices": ["Slice", "span", "through"],
         "stars": ["Star", "star"],
-        "traversal": ["LevelSetTraversal", "Traversal"],
+        "traversal": ["LevelSetTraversal", "Traversal", "ascent"],
     },
 )

@@ -1,0 +1,122 @@
+"""The region panel without a browser."""
+
+import re
+
+import numpy as np
+import pytest
+import torch
+from workbench.widgets import RegionPanel
+
+from workbench import data, figures, levelsets, models
+
+SMALL = {"extent": 0.05}
+
+
+@pytest.fixture
+def panel():
+    panel = RegionPanel("digits", "digits/cnn", 3, **SMALL)
+    panel.run()
+    assert panel.widget is not None
+    return panel
+
+
+def settle(panel):
+    assert panel.wait(30)
+    assert panel.job is None or panel.job.state == "done", panel.job.error
+    assert panel.message.value == ""
+
+
+@pytest.mark.parametrize("plane", ["random", "gradient", "two images"])
+def test_copied_code_gives_the_same_regions(plane):
+    panel = RegionPanel("digits", "digits/mlp", 3, plane=plane, compare="digits/cnn", **SMALL)
+    view = panel.run()
+    names = {}
+    exec(panel.code(), names)
+    for own, copied in (("digits/mlp", names["regions"]), ("digits/cnn", names["other"])):
+        assert np.array_equal(view.regions[own].vertices, copied.vertices)
+    assert view.summary()["digits/mlp"]["regions"] == len(names["regions"])
+
+
+def test_every_region_is_drawn_with_its_words(panel):
+    (found,) = panel.result.regions.values()
+    html = panel.view.value
+    assert html.count("<polygon ") == html.count("<title>region ") == len(found)
+    assert f'aria-label="{len(found)} linear regions' in html
+    home = int(found.locate(torch.zeros(1, 2))[0])
+    (words,) = re.findall(rf"<title>region {home}: ([^<]*)</title>", html)
+    said = models.load("digits/cnn").predict(data.load("digits").images[3:4])
+    assert words.startswith(f"{int(said.label)}, area")
+    assert "other than at the image" not in words
+    assert html.count("<img ") == html.count("<img alt=")
+
+
+def test_the_polygons_are_where_their_numbers_are(panel):
+    (found,) = panel.result.regions.values()
+    drawn = re.findall(r'<polygon points="([^"]+)"', panel.view.value)
+    corners = np.array([[float(v) for v in p.split(",")] for p in " ".join(drawn).split()])
+    left, right, bottom, top = panel.result.at.window
+    expected = np.concatenate(found.polygons)
+    expected = (expected - [left, top]) / [right - left, bottom - top] * 360
+    assert np.allclose(corners, expected, atol=0.06)
+
+
+def test_a_model_that_is_not_piecewise_linear_is_refused_with_a_reason():
+    panel = RegionPanel("shapes", "shapes/vit", 0, **SMALL)
+    view = panel.run()
+    assert view.regions == {}
+    assert "levelsets.plane" in panel.view.value
+    assert 'role="alert"' in panel.view.value
+
+
+def test_another_colour_draws_the_same_regions_anew(panel):
+    before, result = panel.view.value, panel.result
+    panel.form.controls["colour"].value = "class"
+    assert panel.result is result
+    assert panel.view.value != before
+    assert panel.view.value.count("<polygon ") == before.count("<polygon ")
+    for colour in ("class", "region"):
+        figures.region_map(*result.regions.values(), result.at.window, colour)
+    with pytest.raises(ValueError, match="unknown colour 'red'"):
+        figures.region_map(*result.regions.values(), result.at.window, "red")
+
+
+def test_another_image_and_another_model_are_followed(panel):
+    panel.selection.index = 5
+    settle(panel)
+    assert panel.result.index == 5
+    panel.form.controls["compare"].value = "digits/mlp"
+    settle(panel)
+    assert set(panel.result.regions) == {"digits/cnn", "digits/mlp"}
+    again = RegionPanel.from_state(panel.state())
+    again.run()
+    assert again.view.value == panel.view.value
+
+
+def test_regions_are_drawn_over_the_plane_of_the_level_set_panel():
+    from workbench.widgets import LevelSetPanel
+
+    panel = LevelSetPanel("digits", "digits/mlp", 3, target=9, n_steps=20, regions=True, extent=0.0)
+    view = panel.run()
+    assert f"{len(view.regions):,} linear regions" in panel.view.value
+    assert panel.view.value.count("<polygon ") == len(view.regions)
+    names = {}
+    exec(panel.code(), names)
+    assert len(names["regions"]) == len(view.regions)
+    assert isinstance(view.regions, levelsets.Regions)
+    panel = LevelSetPanel("shapes", "shapes/vit", 0, n_steps=2, regions=True)
+    panel.run()
+    assert "levelsets.plane" in panel.view.value
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"compare": "digits/cnm"}, "Did you mean 'digits/cnn'"),
+        ({"plane": "round"}, "plane"),
+        ({"extent": 0}, "extent"),
+        ({"model": "digits/cnm"}, "Did you mean"),
+    ],
+)
+def test_bad_arguments_are_named(arguments, words):
+    with pytest.raises(ValueError, match=words):
+        RegionPanel(**{"dataset": "digits", **arguments})
