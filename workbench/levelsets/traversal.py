@@ -235,7 +235,9 @@ class Walk:
     def step(self, eta: float, push: float) -> torch.Tensor:
         """The next images to try: along the level set, and a push up."""
         g, way = self.gradient, self.target - self.place
-        along = (g * way).sum((1, 2, 3)) / (g * g).sum((1, 2, 3)).clamp(min=1e-30)
+        flat = g.flatten(1)
+        along = torch.linalg.vecdot(flat, way.flatten(1)) / torch.linalg.vecdot(flat, flat)
+        along = along.nan_to_num()  # where there is no gradient
         # The cross-entropy's gradient is the log-odds' times -(1 - confidence).
         force = per_image(push / 2 * self.strength)
         self.pushed = torch.addcmul(self.pushed, force, g).clamp_(-push, push)
@@ -296,4 +298,4 @@ def confidence(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
 
 def rmse(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     """Root mean squared difference of each pair of images: `(N,)`."""
-    return (a - b).flatten(1).square().mean(1).sqrt()
+    return (a - b).flatten(1).norm(dim=1) / a[0].numel() ** 0.5
