@@ -75,7 +75,7 @@ NETWORKS = {  # the shape of an image, the extent of the window, the network
         0.4,
         lambda: pooled(nn.MaxPool2d(3, 2, padding=1), nn.ReLU(), features=36),
     ),
-    "ceil": ((2, 6, 5), 0.4, lambda: pooled(nn.MaxPool2d((2, 3), 2, ceil_mode=True), features=24)),
+    "ceil": ((2, 5, 6), 0.4, lambda: pooled(nn.MaxPool2d((2, 3), 2, ceil_mode=True), features=36)),
     "dilated": ((2, 6, 6), 0.4, lambda: pooled(nn.MaxPool2d(2, 1, dilation=2), features=64)),
     "average": ((2, 6, 6), 1, average),
 }
@@ -215,7 +215,7 @@ def test_a_pooling_says_which_pixel_of_its_window_wins(name):
         (n, n) if isinstance(n, int) else n
         for n in (pool.kernel_size, pool.stride, pool.padding, pool.dilation)
     )
-    height, width = 6, plane.origin.shape[2]
+    _, height, width = plane.origin.shape
     for i, j in np.ndindex(ours.shape[2:]):
         rows = [i * step[0] - pad[0] + k * gap[0] for k in range(size[0])]
         columns = [j * step[1] - pad[1] + k * gap[1] for k in range(size[1])]
@@ -292,6 +292,8 @@ def test_lines_of_whole_numbers_cut_as_counting_says(lines):
     expected = 1 + len(inner) + sum(len(met) - 1 for met in through.values())
     assert len(result) == expected
     assert tiles(result, square())
+    sides = [np.linalg.norm(np.roll(p, -1, 0) - p, axis=1).min() for p in result.polygons]
+    assert min(sides) > 1e-3  # no corner twice
 
 
 @settings(deadline=None, max_examples=30)
@@ -331,9 +333,9 @@ def test_small_networks(widths, slope, coarse, extent, seed):
 def test_no_fewer_regions_than_patterns_on_a_grid():
     model, plane = case("mlp")
     result = levelsets.regions(model, plane)
-    _, seen = exactly(model, plane, plane.grid(400).double().numpy())
+    _, seen = exactly(model, plane, plane.grid(250).double().numpy())
     found = len(np.unique(np.concatenate(seen, 1), axis=0))
-    assert 0.85 * len(result) <= found <= len(result)
+    assert 0.8 * len(result) <= found <= len(result)
 
 
 def test_the_boundary_of_a_linear_model_is_a_line():
@@ -373,7 +375,7 @@ def test_the_boundary_is_where_the_class_changes(name):
     with torch.no_grad():
         layer.bias[order[-2]] += middle[0][order[-1]] - middle[0][order[-2]]
     result = levelsets.regions(model, plane)
-    assert len(result.boundary)
+    assert len(np.unique(result.boundary.round(12), axis=0)) == len(result.boundary) > 0
     share = np.random.default_rng(0).uniform(0.01, 0.99, (len(result.boundary), 1))
     points = result.boundary[:, 0] * share + result.boundary[:, 1] * (1 - share)
     true, _ = exactly(model, plane, points)
@@ -520,11 +522,13 @@ REFUSED = [
 @pytest.mark.parametrize(("layer", "name"), REFUSED, ids=[name for _, name in REFUSED])
 @pytest.mark.parametrize("extent", [1e-3, 1.0, 50.0])
 def test_what_is_not_piecewise_linear_is_refused_by_name(layer, name, extent):
-    layers = [nn.Conv2d(1, 2, 1), nn.ReLU(), layer, nn.Flatten(), nn.LazyLinear(2)]
-    module = seeded(lambda: nn.Sequential(*layers))
-    with torch.no_grad():
+    def make():
+        layers = [nn.Conv2d(1, 2, 1), nn.ReLU(), layer, nn.Flatten(), nn.LazyLinear(2)]
+        module = nn.Sequential(*layers).eval()
         module(torch.zeros(1, 1, 4, 4))
-    model = models.wrap(module, input_shape=(1, 4, 4))
+        return module
+
+    model = models.wrap(seeded(make), input_shape=(1, 4, 4))
     with pytest.raises(ValueError, match=rf"model: what \w*{name} makes in 2 .*levelsets\.plane"):
         levelsets.regions(model, window((1, 4, 4), extent))
 

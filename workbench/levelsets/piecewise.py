@@ -117,11 +117,11 @@ class Chosen(TorchFunctionMode):
         self.width = plane.origin.numel()
         self.draw = torch.Generator().manual_seed(0)
         # Near and far: a smooth function looks affine near by, a saturated one far away.
-        spread = torch.logspace(-1, 2, PROBES)[:, None] / torch.from_numpy(self.sides)
+        spread = torch.logspace(-1, 2, PROBES, dtype=torch.float64)[:, None]
         points = spread * torch.randn((PROBES, 2), generator=self.draw)
         self.basis = torch.linalg.qr(torch.cat([torch.ones(PROBES, 1), points], 1)).Q
         self.probing = True
-        self.run(self.images(points.numpy()), [])
+        self.run(self.plane.images(points), [])
         self.probing = False
 
     def follow(self, name: str, module: nn.Module) -> None:
