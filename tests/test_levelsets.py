@@ -327,6 +327,8 @@ def test_bad_rays_are_refused(digits):
     ]:
         with pytest.raises(ValueError, match=words):
             extent(model, x[:2], **{"directions": rays, **arguments})
+    with pytest.raises(ValueError, match="number of images"):
+        extent(model, x[:0], rays[:0])
 
 
 def test_long_work_can_be_run_step_by_step(digits):

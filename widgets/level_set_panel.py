@@ -37,6 +37,7 @@ class LevelSetPanelParameters(Parameters):
     delta: float = Field(0.05, ge=0.01, le=0.5, description="confidence that may be lost")
     n_steps: int = Field(300, ge=1, le=5000, description="steps of the traversal")
     extent: float = Field(0.25, ge=0, le=2, description="room round the images in the plane")
+    side: int = Field(101, ge=17, le=401, description="points of the plane, each way")
     regions: bool = Field(False, description="draw the exact linear regions over the plane")
     seed: int = Field(0, ge=0, le=10**6, description="seed of the start")
 
@@ -129,7 +130,7 @@ class LevelSetPanel(Panel[LevelSetPanelParameters, LevelSetView]):
             yield Step(step.done, total * step.total, step.message, view)
         assert view.traversal is not None
         at = plane_of(view.traversal, params.extent)
-        for tick in levelsets.plane_steps(model, at, label=view.label):
+        for tick in levelsets.plane_steps(model, at, params.side, label=view.label):
             view = replace(view, plane=tick.value or view.plane)
             yield Step(tick.total + tick.done, total * tick.total, tick.message, view)
         if params.regions:
@@ -183,7 +184,7 @@ class LevelSetPanel(Panel[LevelSetPanelParameters, LevelSetView]):
                 tag = img_tag(view.images.images[places[0]], f"target: {name}", height=36)
                 about = f'data-pick="target:{places[0]}" tabindex="0" role="button"'
                 blocks.append(f'<span {about} style="cursor:pointer">{tag}</span>')
-        return f'<div style="display:flex;gap:4px;flex-wrap:wrap">{"".join(blocks)}</div>'
+        return f'<div style="display:flex;gap:4px;flex-wrap:wrap;margin-top:8px">{"".join(blocks)}</div>'
 
     def _plane(self, view: LevelSetView, moment: int | None) -> str:
         """The plane with the path in it, and what the model says at the point picked."""
@@ -239,7 +240,7 @@ class LevelSetPanel(Panel[LevelSetPanelParameters, LevelSetView]):
             f"model = {s.code('model')}",
             f"found = levelsets.{method}(model, source, target{seed})",
             f"at = levelsets.span(source[0], target[0], found.images[0], {p.extent})",
-            "plane = levelsets.plane(model, at)",
+            f"plane = levelsets.plane(model, at, {p.side})",
         ]
         return "\n".join(lines + (["regions = levelsets.regions(model, at)"] * p.regions))
 

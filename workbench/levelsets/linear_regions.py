@@ -163,13 +163,12 @@ def region_steps(
         cuts[layer] = found - len(pieces)
         pieces, parents = geometry.joined(parts), np.concatenate(origins)
         chosen = [*(c[parents] for c in chosen), np.concatenate(won)]
-    maps = []
+    logits = np.empty((3, len(model.classes), len(pieces)))
     for rows, coefs in chunks():
         yield Step(total - 2, total, f"logits: {rows.start} of {len(pieces)} regions")
-        maps.append(coefs[..., 0])
-    logits = np.concatenate(maps, 2)
-    yield Step(total - 1, total, "comparing with the network")
-    compare(network, pieces, logits)
+        logits[..., rows] = coefs[..., 0]
+    for compared in comparison(network, pieces, logits):
+        yield Step(total - 1, total, f"compared with the network: {compared} points")
     weight = logits[1:].T / network.sides
     mixed = geometry.undecided(logits[:, 1:] - logits[:, :1], pieces.vertices)
     z = geometry.values(logits, pieces.centres())
@@ -198,8 +197,10 @@ def region_steps(
     )
 
 
-def compare(network: Chosen, pieces: Polygons, logits: np.ndarray) -> None:
+def comparison(network: Chosen, pieces: Polygons, logits: np.ndarray) -> Iterator[int]:
     """See that logits `(3, K, P)` are what the network says at every corner and centre.
+
+    Yields how many points are done.
 
     Raises:
         ValueError: they are not.
@@ -207,15 +208,14 @@ def compare(network: Chosen, pieces: Polygons, logits: np.ndarray) -> None:
     points = np.concatenate([pieces.vertices, pieces.centres()[:, None]], 1)
     # Neighbours share corners: the network is asked once.
     each, place = np.unique(points.reshape(-1, 2).round(12), axis=0, return_inverse=True)
-    size = max(1, VALUES // network.width)
-    with torch.no_grad():
-        answers = [
-            network.model(network.images(each[i : i + size])) for i in range(0, len(each), size)
-        ]
-    true = torch.cat(answers).numpy()
+    true, size = np.empty((len(each), logits.shape[1])), max(1, VALUES // network.width)
+    for start in range(0, len(each), size):
+        yield start
+        with torch.no_grad():
+            true[start : start + size] = network.model(network.images(each[start : start + size]))
     said = geometry.values(logits[..., None], points).reshape(true.shape[1], -1).T
-    error, scale = np.abs(said - true[place.ravel()]).max(), np.abs(true).max()
-    if not error <= 1e-7 * (1 + scale):
+    error = np.abs(said - true[place.ravel()]).max()
+    if not error <= 1e-7 * (1 + np.abs(true).max()):
         raise ValueError(
             "model: some part of it is not piecewise linear and out of sight (compiled, or not in "
             f"torch functions): the regions are off by {error:.2g}. {ADVICE}"

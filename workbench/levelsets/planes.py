@@ -148,6 +148,7 @@ def extent(
     """
     ready(model)
     x = checks.images(x, model.input_shape, name="x").to(model.device)
+    checks.positive("x: number of images", len(x))
     if directions.ndim != 5 or directions.shape[:1] + directions.shape[2:] != x.shape:
         raise ValueError(
             f"directions: expected shape ({len(x)}, D, ...) for x, got {tuple(directions.shape)}"
