@@ -26,6 +26,10 @@ OTHERS = {
         **{"rounds": 1, "seed": 1},
     },
     "07_level_sets": {"model": "digits/mlp", "index": 5, "n": 24, "delta": 0.1, "seed": 1},
+    "08_linear_regions": {
+        **{"model": "digits/mlp", "index": 3, "extent": 0.3, "n_slices": 3, "side": 101},
+        **{"batch_size": 50, "n_steps": 2000, "seed": 1},
+    },
     "09_geometry_of_features": {
         **{"compared": ["shapes/resnet", "shapes/vit"], "n": 300, "width": 96, "epochs": 100},
         **{"weight_decay": 4e-3, "ratios": [1, 20, 60], "lam": 1e-3, "seed": 1},

@@ -184,7 +184,8 @@ class LevelSetPanel(Panel[LevelSetPanelParameters, LevelSetView]):
                 tag = img_tag(view.images.images[places[0]], f"target: {name}", height=36)
                 about = f'data-pick="target:{places[0]}" tabindex="0" role="button"'
                 blocks.append(f'<span {about} style="cursor:pointer">{tag}</span>')
-        return f'<div style="display:flex;gap:4px;flex-wrap:wrap;margin-top:8px">{"".join(blocks)}</div>'
+        style = "display:flex;gap:4px;flex-wrap:wrap;margin-top:8px"
+        return f'<div style="{style}">{"".join(blocks)}</div>'
 
     def _plane(self, view: LevelSetView, moment: int | None) -> str:
         """The plane with the path in it, and what the model says at the point picked."""
