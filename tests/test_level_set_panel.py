@@ -99,6 +99,8 @@ def test_the_slider_goes_back_along_the_path(panel):
     assert f"RMSE to the target {float(found.distance[10, 0]):.3f}" in panel.view.value
     pick(panel, "plane")
     assert f"step {found.moments[10]}: still" in panel.view.value  # a click leaves it there
+    panel._show(panel._current, panel.result)
+    assert panel.scrub.value == 10  # and so does a picture that arrives meanwhile
 
 
 def test_another_source_is_shown_and_nothing_is_run(panel):

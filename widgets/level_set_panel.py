@@ -146,7 +146,13 @@ class LevelSetPanel(Panel[LevelSetPanelParameters, LevelSetView]):
 
     def draw(self, result: LevelSetView) -> str:
         """Source, image reached and target; the plane with the path; the point picked."""
-        return self.draw_at(result, None)
+        return self.draw_at(result, self._moment(result))
+
+    def _moment(self, view: LevelSetView) -> int | None:
+        """The moment scrubbed to, as long as the path has not grown; None: the last."""
+        if self.picker is None or self.scrub.max != last_moment(view):
+            return None
+        return cast("int", self.scrub.value)
 
     def draw_at(self, view: LevelSetView, moment: int | None) -> str:
         """The picture at one moment of the path; of the image reached when None."""
@@ -268,9 +274,10 @@ class LevelSetPanel(Panel[LevelSetPanelParameters, LevelSetView]):
         """Give the slider the moments there are."""
         if self.picker is None:
             return
-        last = len(result.traversal.moments) - 1 if result.traversal is not None else 0
+        last, moment = last_moment(result), self._moment(result)
         self.scrub.unobserve_all("value")
-        self.scrub.disabled, self.scrub.max, self.scrub.value = last == 0, last, last
+        self.scrub.disabled, self.scrub.max = last == 0, last
+        self.scrub.value = last if moment is None else moment
         self.scrub.observe(guarded(self, self._scrubbed), "value")
 
     def _scrubbed(self, change: Any) -> None:
@@ -293,8 +300,7 @@ class LevelSetPanel(Panel[LevelSetPanelParameters, LevelSetView]):
             else:
                 share = torch.tensor([event["x"], 1 - event["y"]])
                 self.point = torch.tensor([left, bottom]) + share * side
-            moment = self.scrub.value if self.picker is not None else None
-            self.view.value = self.draw_at(view, moment)
+            self.view.value = self.draw(view)
 
     def _set(self, **values: Any) -> None:
         self.params = self.params.changed(**values)
@@ -316,6 +322,11 @@ class LevelSetPanel(Panel[LevelSetPanelParameters, LevelSetView]):
         if self.picker is not None:
             self.picker.sync()
         self.start(self.peek())
+
+
+def last_moment(view: LevelSetView) -> int:
+    """The number of the last moment of the path there is."""
+    return len(view.traversal.moments) - 1 if view.traversal is not None else 0
 
 
 def plane_of(found: Traversal, margin: float) -> Slice:
