@@ -33,6 +33,15 @@ SHORT = {  # notebooks of the tests' own
         "from workbench.widgets import RegionPanel\n"
         "RegionPanel('digits', 'digits/cnn', 3, compare='digits/cnn-robust', extent=0.05)",
     ],
+    "prototypes.ipynb": [
+        "from workbench.widgets import PrototypePanel\n"
+        "PrototypePanel('digits', 'digits/cnn', 3, epochs=1000)",
+        "print('the kernel answers')",
+    ],
+    "concepts.ipynb": [
+        "from workbench.widgets import ConceptPanel\n"
+        "ConceptPanel('shapes', 'shapes/resnet', 3, n_crops=300)",
+    ],
     "evaluation.ipynb": [
         "from workbench.widgets import EvaluationPanel\n"
         "EvaluationPanel('digits', 'digits/cnn-robust', n=30)",
@@ -310,4 +319,66 @@ def test_region_panel_draws_both_models_and_follows_the_image(page, server):
         timeout=30_000,
     )
     shot(page, "regions")
+    assert page.problems == []
+
+
+def test_prototype_panel_offers_chooses_and_trains(page, server):
+    run_all(page, server, "prototypes.ipynb")
+    assert errors(page).count() == 0
+    panel = page.locator(".jp-OutputArea-output:has(button:has-text('next'))").first
+    panel.scroll_into_view_if_needed()
+    shot(page, "prototypes_offer")
+    panel.locator("button[data-pick='model:digits/prototypes']").click()
+    chosen = panel.locator("[data-pick='prototype:5']")
+    chosen.wait_for(timeout=20_000)
+    assert panel.locator("[data-pick^='prototype:']").count() == 15
+    chosen.focus()
+    page.keyboard.press("Enter")
+    panel.locator("text=have the class it speaks for").wait_for(timeout=20_000)
+    assert page.evaluate("document.activeElement.dataset.pick") == "prototype:5"
+    assert chosen.get_attribute("aria-pressed") == "true"
+    panel.locator(".widget-slider:has-text('change') [role=slider]").last.focus()
+    page.keyboard.press("End")
+    panel.locator("text=100% of the way").wait_for(timeout=10_000)
+    shot(page, "prototypes_chosen")
+    panel.locator("text=Train your own").last.click()
+    panel.locator("button:has-text('Train')").click()
+    panel.locator("h4:has-text('in training')").wait_for(timeout=20_000)
+    first = panel.locator("[data-pick='prototype:5'] img").get_attribute("src")
+    page.wait_for_function(
+        "src => document.querySelector(`[data-pick='prototype:5'] img`).src !== src",
+        arg=first,
+        timeout=20_000,
+    )
+    panel.locator(r"text=/epoch [3-9]\d.1000/").last.wait_for(timeout=90_000)
+    shot(page, "prototypes_training")
+    panel.locator("button:has-text('Cancel')").last.click()
+    panel.locator("text=Cancelled").wait_for(timeout=20_000)
+    panel.locator("h4:has-text('my-prototypes-1')").wait_for(timeout=20_000)
+    shot(page, "prototypes_cancelled")
+    panel.locator("button:has-text('Resume')").click()
+    panel.locator("h4:has-text('in training')").wait_for(timeout=20_000)
+    panel.locator("button:has-text('Cancel')").last.click()
+    panel.locator("h4:has-text('my-prototypes-2')").wait_for(timeout=20_000)
+    assert page.problems == []
+
+
+def test_concept_panel_finds_chooses_and_damps(page, server):
+    run_all(page, server, "concepts.ipynb")
+    assert errors(page).count() == 0
+    panel = page.locator(".jp-OutputArea-output:has(button:has-text('Find concepts'))").first
+    panel.scroll_into_view_if_needed()
+    panel.locator("button:has-text('Find concepts')").click()
+    panel.locator("[data-pick^='concept:']").nth(9).wait_for(timeout=60_000)
+    chosen = panel.locator("[data-pick='concept:2']")
+    chosen.focus()
+    page.keyboard.press("Enter")
+    panel.locator("text=concept 2: where it is").wait_for(timeout=10_000)
+    assert page.evaluate("document.activeElement.dataset.pick") == "concept:2"
+    panel.locator(".widget-slider:has-text('strength') [role=slider]").last.focus()
+    page.keyboard.press("Home")
+    panel.locator("text=concept 2 × 0").wait_for(timeout=10_000)
+    shot(page, "concepts_damped")
+    panel.locator("button:has-text('Reset')").click()
+    panel.locator("text=concept 2 × 0").wait_for(state="hidden", timeout=10_000)
     assert page.problems == []

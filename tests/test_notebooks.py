@@ -34,6 +34,19 @@ OTHERS = {
         **{"compared": ["shapes/resnet", "shapes/vit"], "n": 300, "width": 96, "epochs": 100},
         **{"weight_decay": 4e-3, "ratios": [1, 20, 60], "lam": 1e-3, "seed": 1},
     },
+    "11_uncertain_prototypes": {"index": 5, "n": 250, "samples": 40, "eps": 0.2, "seed": 1},
+    "12_concepts": {
+        **{"model": "shapes/vit", "layer": "blocks.3", "early": "blocks.0", "head": "norm"},
+        **{"method": "semi-nmf", "n_crops": 600, "n": 100, "label": 4, "spoilt": 0},
+        **{"n_train": 3000, "seed": 1},
+    },
+    "13_pruning_by_explaining": {
+        **{"model": "digits/mlp", "n_steps": 600, "n_nets": 1, "n_draws": 4},
+        **{"n_each": 3, "n_tasks": 6, "seed": 1},
+    },
+    "10_prototypes": {
+        **{"ordinary": "digits/mlp", "index": 7, "epochs": 40, "n": 60, "eps": 0.08, "seed": 1}
+    },
 }
 NAMES = sorted(path.stem for path in NOTEBOOKS.glob("*.ipynb"))
 

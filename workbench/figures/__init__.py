@@ -13,10 +13,18 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
         "charts": ["confidence_bars", "confusion_matrix", "learning_curves", "reliability"],
+        "concepts": [
+            "cluster_graph",
+            "concept_grid",
+            "concept_rows",
+            "importance_bars",
+            "logit_table",
+        ],
         "curve": ["confidence_curve", "robustness_curve"],
         "images": ["Picture", "heat_overlay", "image_grid", "img_tag", "png"],
         "palettes": ["CLASSES", "DIVERGING", "SEQUENTIAL", "class_colour", "colourise"],
         "planes": ["plane_map", "region_map"],
+        "prototypes": ["prototype_grid", "uncertainty_bars"],
         "tables": ["confidence_table", "health_table"],
         "template": ["empty_figure", "styled"],
     },

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import math
+import pkgutil
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 
@@ -183,11 +184,14 @@ def vit(
     return VisionTransformer(input_shape, n_classes, patch, width, depth, heads)
 
 
-ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
+# A name in place of a function is imported when it is first built.
+ARCHITECTURES: dict[str, Callable[..., nn.Module] | str] = {
     "mlp": mlp,
     "cnn": cnn,
     "resnet": resnet,
     "vit": vit,
+    "prototypes": "workbench.prototypes.networks:PrototypeNetwork",
+    "prob-prototypes": "workbench.prototypes.probabilistic:ProbPrototypeNetwork",
 }
 
 
@@ -199,8 +203,10 @@ def build(name: str, input_shape: Shape, n_classes: int, **options: object) -> n
     """
     if name not in ARCHITECTURES:
         raise checks.unknown("architecture", name, ARCHITECTURES)
-    known = list(inspect.signature(ARCHITECTURES[name]).parameters)[2:]
+    make = ARCHITECTURES[name]
+    make = pkgutil.resolve_name(make) if isinstance(make, str) else make
+    known = list(inspect.signature(make).parameters)[2:]
     for option in options:
         if option not in known:
             raise checks.unknown(f"option of {name}", option, known)
-    return ARCHITECTURES[name](tuple(input_shape), n_classes, **options)
+    return make(tuple(input_shape), n_classes, **options)

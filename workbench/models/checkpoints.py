@@ -102,7 +102,7 @@ def restore(path: Path | str) -> Classifier:
     import torch
 
     from workbench.models import architectures
-    from workbench.models.classifier import Classifier, finite
+    from workbench.models.classifier import classifier_of, finite
 
     path = Path(path)
     card = read_card(path)
@@ -115,7 +115,7 @@ def restore(path: Path | str) -> Classifier:
                 card.architecture, card.input_shape, len(card.classes), **card.options
             )
         normalised = (0.0,) if "mean" in shapes else None
-        model = Classifier(body, card, normalised, (1.0,) if "std" in shapes else None)
+        model = classifier_of(body, card, normalised, (1.0,) if "std" in shapes else None)
     except (ValueError, TypeError, RuntimeError) as error:
         raise ValueError(f"{path}: its card names no model that can be built ({error})") from None
     wanted = {key: tuple(tensor.shape) for key, tensor in model.state_dict().items()}

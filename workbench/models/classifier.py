@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from workbench import checks
 from workbench.models.model_card import ModelCard
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from workbench.data import ImageDataset
 
 
 @dataclass(frozen=True)
@@ -80,11 +84,30 @@ class Classifier(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Logits `(N, K)` of images `(N, C, H, W)` in [0, 1]; the range is not checked."""
+        return self.body(self.normalised(x))
+
+    def normalised(self, x: torch.Tensor) -> torch.Tensor:
+        """Images as the body takes them."""
         if self.mean is not None:
             x = x - self.mean
-        if self.std is not None:
-            x = x / self.std
-        return self.body(x)
+        return x if self.std is None else x / self.std
+
+    def prepare(self, training: ImageDataset) -> None:
+        """Called before training: check that it can be done.
+
+        Raises:
+            ValueError: the model cannot learn from such data.
+        """
+
+    def objective(
+        self, x: torch.Tensor, y: torch.Tensor, generator: torch.Generator
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """What training makes small, and the logits it was computed from."""
+        logits = self(x)
+        return F.cross_entropy(logits, y), logits
+
+    def conclude(self, training: ImageDataset) -> None:
+        """Called after training: measure what the model keeps beside its weights."""
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -173,6 +196,11 @@ class Classifier(nn.Module):
         if name not in modules:
             raise checks.unknown(f"layer of {self.card.name}", name, modules)
         return modules[name]
+
+
+def classifier_of(body: nn.Module, card: ModelCard, *normalisation: Any) -> Classifier:
+    """The classifier that `body` makes; a body may have a method `classifier` for its own kind."""
+    return getattr(body, "classifier", partial(Classifier, body))(card, *normalisation)
 
 
 def channel_values(

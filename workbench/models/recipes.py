@@ -25,6 +25,7 @@ class Recipe(Parameters):
     weight_decay: float = Field(0.0, ge=0, le=1, description="decoupled weight decay (AdamW)")
     shift: int = Field(0, ge=0, le=8, description="random shifts by up to so many pixels")
     flip: bool = Field(False, description="mirror half of the images left to right")
+    elastic: float = Field(0.0, ge=0, le=100, description="pixels of random bending, unsmoothed")
     adversarial: Literal["no", "fast", "pgd"] = Field(
         "no",
         description="train on attacked images: 'fast' takes one step from a random start "
@@ -59,6 +60,19 @@ FASHION = Recipe(
 )
 SHAPES = Recipe(dataset="shapes", architecture="resnet", epochs=8, lr=5e-3, test_eps=8 / 255)
 
+PROTOTYPES = Recipe(
+    dataset="mnist",
+    architecture="prototypes",
+    epochs=30,
+    batch_size=250,
+    lr=4e-3,
+    elastic=20,
+    test_eps=0.1,
+)
+PROB_PROTOTYPES = PROTOTYPES.changed(
+    architecture="prob-prototypes", epochs=12, batch_size=128, lr=3e-3, elastic=0, shift=1
+)
+
 RECIPES: dict[str, Recipe] = {
     "digits/mlp": DIGITS.model_copy(update={"architecture": "mlp", "options": {}, "shift": 0}),
     "digits/cnn": DIGITS,
@@ -72,6 +86,17 @@ RECIPES: dict[str, Recipe] = {
     "shapes/resnet-robust": adversarially(SHAPES, 8 / 255, epochs=12, attack_steps=4),
     "shapes/vit": SHAPES.model_copy(
         update={"architecture": "vit", "epochs": 25, "lr": 2e-3, "weight_decay": 0.05}
+    ),
+    "digits/prototypes": PROTOTYPES.changed(
+        dataset="digits", epochs=300, batch_size=128, lr=5e-3, elastic=0
+    ),
+    "digits/prob-prototypes": PROB_PROTOTYPES.changed(
+        dataset="digits", epochs=150, lr=5e-3, shift=0
+    ),
+    "mnist/prototypes": PROTOTYPES,
+    "mnist/prob-prototypes": PROB_PROTOTYPES,
+    "fashion_mnist/prototypes": PROTOTYPES.changed(
+        dataset="fashion_mnist", elastic=0, flip=True, shift=1
     ),
     "kmnist/cnn": MNIST.model_copy(update={"dataset": "kmnist"}),
     "cifar10/resnet": SHAPES.model_copy(

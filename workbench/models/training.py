@@ -17,7 +17,7 @@ from workbench import data
 from workbench.data import ImageDataset
 from workbench.models import architectures, checkpoints
 from workbench.models.adversarial import pgd
-from workbench.models.classifier import Classifier
+from workbench.models.classifier import Classifier, classifier_of
 from workbench.models.evaluation import evaluate
 from workbench.models.model_card import ModelCard
 from workbench.models.recipes import Recipe, recipe
@@ -116,12 +116,16 @@ def fit(
             x, y = x.to(device), y.to(device)
             x = attacked(model, x, y, plan, step / total, generator)
             model.train()
-            loss, right = update(model, optimiser, x, y, learning_rate(plan, step / total))
+            loss, right = update(
+                model, optimiser, x, y, learning_rate(plan, step / total), generator
+            )
             model.eval()
             sums += torch.tensor([loss * len(y), right])
             message = f"epoch {epoch + 1}/{plan.epochs}, loss {loss:.3f}"
             yield Step(step + 1, total, message, TrainingResult(model, history))
         loss, accuracy = (sums / len(training)).tolist()
+        if epoch + 1 == plan.epochs:
+            model.conclude(training)
         history = [*history, {"epoch": epoch + 1, "loss": loss, "accuracy": accuracy}]
         if keep is not None:
             save_state(keep, mark, model, optimiser, history)
@@ -150,21 +154,23 @@ def fresh(plan: Recipe, training: ImageDataset, name: str) -> Classifier:
     channels = tuple(range(training.images.ndim))
     keep = (0, *channels[2:])
     mean, std = training.images.mean(keep), training.images.std(keep)
-    return Classifier(body, card, tuple(mean.tolist()), tuple(std.tolist()))
+    model = classifier_of(body, card, tuple(mean.tolist()), tuple(std.tolist()))
+    model.prepare(training)
+    return model
 
 
 def update(
-    model: nn.Module,
+    model: Classifier,
     optimiser: torch.optim.Optimizer,
     x: torch.Tensor,
     y: torch.Tensor,
     lr: float,
+    generator: torch.Generator,
 ) -> tuple[float, float]:
     """One optimiser step; the mean loss and the number of images that were right."""
     for group in optimiser.param_groups:
         group["lr"] = lr
-    logits = model(x)
-    loss = F.cross_entropy(logits, y)
+    loss, logits = model.objective(x, y, generator)
     optimiser.zero_grad(set_to_none=True)
     loss.backward()
     optimiser.step()
@@ -191,7 +197,27 @@ def augment(x: torch.Tensor, plan: Recipe, generator: torch.Generator) -> torch.
         images = torch.arange(n)[:, None, None, None]
         channels = torch.arange(x.shape[1])[None, :, None, None]
         x = padded[images, channels, rows, columns]
+    if plan.elastic:
+        x = elastic(x, plan.elastic, generator)
     return x
+
+
+def elastic(x: torch.Tensor, alpha: float, generator: torch.Generator) -> torch.Tensor:
+    """Images `(N, C, H, W)` bent by smooth random displacements (Simard et al. 2003).
+
+    Displacements drawn from [-1, 1], smoothed with a Gaussian of a seventh of the side
+    (4 pixels of 28), times `alpha` pixels.
+    """
+    n, _, h, w = x.shape
+    field = 2 * torch.rand(n, 2, h, w, generator=generator) - 1
+    for axis, size in ((2, h), (3, w)):
+        at = torch.arange(size, dtype=torch.float32)
+        kernel = torch.exp(-((at[:, None] - at) ** 2) / (2 * (size / 7) ** 2))
+        kernel /= kernel[size // 2].sum()  # what falls outside is zero
+        field = (field.movedim(axis, -1) @ kernel).movedim(-1, axis)
+    whole = F.affine_grid(torch.eye(2, 3).expand(n, 2, 3), [n, 1, h, w], align_corners=False)
+    shift = field.permute(0, 2, 3, 1) * alpha * 2 / torch.tensor([w, h])
+    return F.grid_sample(x, whole + shift, align_corners=False)
 
 
 def attacked(

@@ -1,0 +1,433 @@
+"""The prototype panel and its figures, without a browser."""
+
+import math
+import re
+import threading
+import time
+
+import pytest
+import torch
+from workbench.widgets import ModelPanel, PrototypePanel, Selection, prototype_panel, trainer
+
+from workbench import data, figures, models, prototypes
+from workbench.data import ImageDataset
+
+
+@pytest.fixture
+def panel():
+    panel = PrototypePanel("digits", index=3, epochs=2)
+    panel.run()
+    assert panel.widget is not None
+    return panel
+
+
+@pytest.fixture(scope="module")
+def prob():
+    return models.load("digits/prob-prototypes")
+
+
+@pytest.fixture(scope="module")
+def found():
+    return prototypes.explain(models.load("digits/prototypes"), data.load("digits").images[:5])
+
+
+def settle(panel):
+    while not panel.wait(0):  # a training that joins may start other work
+        assert panel.wait(30)
+    assert panel.job is None or panel.job.state == "done", panel.job.error
+    assert panel.message.value == ""
+
+
+def pick(panel, name, key=""):
+    turn = panel.view.picked.get("turn", 0) + 1
+    panel.view.picked = {"name": name, "x": 0.5, "y": 0.5, "key": key, "turn": turn}
+
+
+def between(model, index, k, share):
+    """What the API says of the image on the way to prototype `k`."""
+    x = data.load("digits").images[index : index + 1]
+    with torch.no_grad():
+        z, p = model.encode(x), model.prototypes[k]
+        return model.decode((1 - share) * z + share * p)
+
+
+# The figures.
+
+
+def test_the_grid_goes_from_near_to_far_and_its_bars_add_up(found):
+    pictures = models.load("digits/prototypes").prototype_images()
+    picture = figures.prototype_grid(found, pictures, 2, chosen=7, pick=True)
+    told = re.findall(r"#(\d+) for (\d), distance ([\d.]+), adds ([-+][\d.]+)", picture.alt)
+    assert [int(j) for j, *_ in told] == found.order[2].tolist()
+    assert [int(vote) for _, vote, *_ in told] == found.votes[found.order[2]].tolist()
+    assert [float(d) for _, _, d, _ in told] == sorted(float(d) for _, _, d, _ in told)
+    assert sum(float(a) for *_, a in told) == pytest.approx(float(found.logits[2].max()), abs=0.1)
+    assert picture.html.count("<img ") == picture.html.count("<img alt=") == len(pictures)
+    assert re.findall(r'data-pick="prototype:(\d+)"[^>]*aria-pressed="true"', picture.html) == ["7"]
+    assert "data-pick" not in figures.prototype_grid(found, pictures).html
+
+
+def test_bars_left_of_zero_take_away(found):
+    pictures = models.load("digits/prototypes").prototype_images()
+    shown = figures.prototype_grid(found, pictures, 3).html
+    bars = re.findall(r"left:([\d.]+)px;width:([\d.]+)px;[^>]*background:(#\w+)", shown)
+    label = int(found.logits[3].argmax())
+    adds = found.contributions[3, found.order[3], label]
+    assert len(bars) == len(adds)
+    for (left, width, colour), add in zip(bars, adds.tolist(), strict=True):
+        assert float(width) == pytest.approx(42 * abs(add) / float(adds.abs().max()), abs=0.06)
+        ends = float(left) + float(width) * (add < 0)
+        assert ends == pytest.approx(42, abs=0.11)
+        assert colour == (figures.CLASSES[0] if add < 0 else figures.CLASSES[3])
+        assert f"{'−' if add < 0 else '+'}{abs(add):.2f}" in shown
+
+
+def test_uncertainty_bars_tell_all_five(prob):
+    found = prototypes.uncertainty(prob, data.load("digits").images[:9])
+    picture = figures.uncertainty_bars(found, 8)
+    widths = [int(w) for w in re.findall(r'style="width:(\d+)px;height', picture.html)]
+    mosts = [math.log(10)] * 3 + [1, 1]
+    for name, width, most in zip(found.MEASURES, widths, mosts, strict=True):
+        value = float(getattr(found, name)[8])
+        assert width == pytest.approx(160 * value / most, abs=1)
+        assert f"{name} {value:.2f}" in picture.alt
+    assert picture.html.count("<th ") == 5
+
+
+def test_figures_refuse_what_is_not_there(found, prob):
+    pictures = models.load("digits/prototypes").prototype_images()
+    with pytest.raises(ValueError, match=r"i: expected an image in 0\.\.4, got 5"):
+        figures.prototype_grid(found, pictures, 5)
+    with pytest.raises(ValueError, match="images: expected 15, one a prototype, got 3"):
+        figures.prototype_grid(found, pictures[:3])
+    with pytest.raises(ValueError, match="i: expected"):
+        figures.uncertainty_bars(prototypes.uncertainty(prob, data.load("digits").images[:2]), -1)
+
+
+def test_class_names_are_no_markup(found):
+    names = tuple(f"<b>{k}" for k in range(10))
+    marked = prototypes.Explanation(
+        *(found.distances, found.contributions, found.logits, found.order, found.votes, names)
+    )
+    shown = figures.prototype_grid(marked, torch.zeros(15, 1, 8, 8), pick=True).html
+    assert "<b><b>" not in shown
+    assert "&lt;b&gt;0" in shown
+
+
+# What is shown.
+
+
+def test_a_prototype_model_is_chosen_and_explained(panel):
+    assert panel.selection.model == "digits/prototypes"
+    own = prototypes.explain(models.load("digits/prototypes"), data.load("digits").images[3:4])
+    assert torch.equal(panel.result.found.distances, own.distances)
+    assert panel.result.summary()["nearest"] == int(own.order[0, 0])
+    shown = panel.view.value
+    assert re.findall(r'"prototype:(\d+)"', shown) == [str(j) for j in own.order[0].tolist()]
+    assert shown.count("<img ") == shown.count("<img alt=")
+    assert "looked up once you choose" in shown
+
+
+def test_the_first_prototype_gone_to_is_the_nearest_of_another_class(panel):
+    found = panel.result.found
+    label = int(found.logits.argmax())
+    others = [j for j in found.order[0].tolist() if int(found.votes[j]) != label]
+    assert f"on the way to prototype #{others[0]}<" in panel.view.value
+
+
+@pytest.mark.parametrize("share", [0.0, 0.35, 1.0])
+def test_the_slider_decodes_the_way_and_asks_the_model(panel, share):
+    model = models.load("digits/prototypes")
+    pick(panel, "prototype:8")
+    panel.slider.value = share
+    settle(panel)
+    image = between(model, 3, 8, share)
+    said = model.predict(image)
+    caption = f"{share:.0%} of the way, decoded"
+    assert figures.img_tag(image[0], caption, height=120) in panel.view.value
+    told = figures.confidence_table(said.probabilities[0], model.classes).html
+    assert told in panel.view.value
+    names = {}
+    exec(panel.code(), names)
+    assert torch.allclose(names["said"].logits, said.logits, atol=1e-5)
+
+
+def test_a_click_answers_in_time(panel):
+    waits = []
+    for turn in range(12):
+        begun = time.perf_counter()
+        if turn % 2:
+            panel.slider.value = turn / 20
+        else:
+            pick(panel, f"prototype:{turn}")
+        waits.append(time.perf_counter() - begun)
+    settle(panel)
+    assert sorted(waits)[6] < 0.15, waits
+
+
+def test_a_choice_brings_the_nearest_training_images(panel):
+    assert panel.result.near is None
+    pick(panel, "prototype:5", key="Enter")
+    settle(panel)
+    training = data.load("digits", "train")
+    indices, distances = prototypes.nearest_images(
+        models.load("digits/prototypes"), training.images, prototype_panel.NEAR
+    )
+    assert torch.equal(panel.result.near[1], indices)
+    assert torch.allclose(panel.result.near[2], distances)
+    vote = int(panel.result.found.votes[5])
+    same = int((training.labels[indices[5]] == vote).sum())
+    assert f"{same} of 5 have the class it speaks for, {vote}; " in panel.view.value
+    names = {}
+    exec(panel.code(), names)
+    assert torch.equal(names["near"], indices)
+    before = panel.result.near
+    panel.selection.index = 7
+    settle(panel)
+    assert panel.result.near is before  # of the model, not of the image
+
+
+def test_nearest_images_do_not_depend_on_the_chunks(panel, monkeypatch):
+    pick(panel, "prototype:5")
+    settle(panel)
+    near = panel.result.near
+    monkeypatch.setattr(prototype_panel, "CHUNK", 203)
+    again = PrototypePanel("digits", chosen=5)
+    assert torch.equal(again.run().near[1], near[1])
+
+
+def test_arrows_choose_nothing(panel):
+    pick(panel, "prototype:5", key="ArrowLeft")
+    assert panel.params.chosen == -1
+
+
+def test_state_brings_the_same_view_back(panel):
+    pick(panel, "prototype:2")
+    panel.slider.value = 0.2
+    settle(panel)
+    again = PrototypePanel.from_state(panel.state())
+    again.run()
+    assert again.view.value == panel.view.value
+    assert panel.view.value in panel.to_html()
+
+
+def test_the_five_uncertainties_of_a_probabilistic_model(prob):
+    panel = PrototypePanel("digits", prob, 5)
+    panel.run()
+    told = prototypes.uncertainty(prob, data.load("digits").images[5:6])
+    assert figures.uncertainty_bars(told).html in panel.view.value
+    assert "doubts = prototypes.uncertainty(model, x)" in panel.code()
+
+
+def test_an_ordinary_model_is_said_and_others_offered():
+    panel = PrototypePanel("digits", "digits/cnn", 3)
+    shown = panel._repr_mimebundle_()["text/html"]
+    assert panel.slider.disabled
+    assert "digits/cnn has no prototypes" in shown
+    assert "Train your own" in shown
+    exec(panel.code(), {})
+    pick(panel, "model:digits/prototypes")
+    settle(panel)
+    assert panel.selection.model == "digits/prototypes"
+    assert panel.result.found is not None
+    assert not panel.slider.disabled
+    without = PrototypePanel("shapes")
+    assert "Train one: open" in without._repr_mimebundle_()["text/html"]
+
+
+def test_own_data_without_training_images_is_said():
+    images = data.load("digits")
+    own = ImageDataset(images.images[:20], images.labels[:20], images.classes, "mine")
+    panel = PrototypePanel(own, "digits/prototypes", chosen=1)
+    panel.run()
+    assert "There are no training images of this data set at hand" in panel.view.value
+    with pytest.raises(ValueError, match=r"no training images of 'mine'; give them to the panel"):
+        panel.train()
+    assert panel.params.chosen == 1
+    given = PrototypePanel(own, training=data.load("digits", "train")[:200], epochs=1)
+    assert given.train().model.card.dataset == "mine"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"chosen": 15}, r"chosen: expected a prototype of digits/prototypes in 0\.\.14"),
+        ({"share": 1.5}, "share"),
+        ({"prototypes": 0}, "prototypes"),
+        ({"model": "digits/prototype"}, "Did you mean 'digits/prototypes'"),
+    ],
+)
+def test_bad_arguments_are_named(arguments, words):
+    with pytest.raises(ValueError, match=words):
+        PrototypePanel("digits", **arguments)
+
+
+# Training.
+
+
+def test_a_model_trained_here_is_that_of_the_api_and_for_every_panel(panel):
+    other = ModelPanel(selection=panel.selection)
+    other.run()
+    view = panel.train()
+    assert panel.selection.model == view.model.card.name == "my-prototypes-1"
+    assert not view.in_training
+    assert not view.model.training
+    settle(other)
+    assert other.result.looks[0].model is view.model
+    right = view.model.predict(view.images.images).label == view.images.labels
+    assert view.model.card.accuracy == pytest.approx(float(right.float().mean()))
+    names = {}
+    exec(panel.code(), names)
+    assert torch.equal(names["model"].prototypes, view.model.prototypes)
+    assert torch.equal(names["found"].logits, view.found.logits)
+    assert panel.train().model.card.name == "my-prototypes-2"
+    assert "my-prototypes-2" in [value for _, value in panel.picker.model.options]
+
+
+def test_prototypes_appear_while_they_are_trained(panel):
+    panel.form.controls["prototypes"].value = 12
+    views = [step.value for step in panel._training(False)]
+    assert len({panel.draw(view) for view in views}) > 5
+    for view in views:
+        assert view.in_training
+        assert len(view.pictures) == 12
+        assert torch.equal(view.model.prototype_images(), view.pictures)  # it holds still
+    assert "in training" in panel.draw(views[-1])
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"prototypes": 3}, r"at least one a class \(10\), got 3"),
+        ({"prototypes": 150}, r"at most one a training image \(100\), got 150"),
+    ],
+)
+def test_a_training_that_cannot_be_is_said(values, words):
+    own = data.load("digits")
+    panel = PrototypePanel(own, training=data.load("digits", "train")[:100], **values)
+    panel.run()
+    panel.start_training()
+    assert panel.wait(20)
+    assert re.search(words, panel.message.value)
+    assert panel.result.found is not None
+    with pytest.raises(ValueError, match=words):
+        panel.train()
+
+
+def halted(monkeypatch, after):
+    """Trainings that halt at the step `after`, until the gate is opened."""
+    reached, gate = threading.Event(), threading.Event()
+    plain = models.fit
+
+    def slow(*arguments, **options):
+        for i, step in enumerate(plain(*arguments, **options)):
+            if i == after:
+                reached.set()
+                gate.wait(20)
+            yield step
+
+    monkeypatch.setattr(trainer.models, "fit", slow)
+    return reached, gate
+
+
+# The three thread situations: a callback on the main thread, one on a subshell's thread,
+# and the panel's own job.
+
+
+def test_cancel_keeps_the_model_so_far_and_resume_ends_where_one_go_ends(panel, monkeypatch):
+    panel.form.controls["epochs"].value = 3
+    whole = panel.train().model
+    with monkeypatch.context() as patched:
+        reached, gate = halted(patched, 20)
+        panel.start_training()
+        assert reached.wait(20)
+        assert panel.in_training
+        assert panel.buttons[1].disabled
+        panel.cancel()
+        gate.set()
+        assert panel.wait(20)
+    assert "Cancelled" in panel.message.value
+    part = panel.selection.classifier()
+    assert part.card.name == "my-prototypes-2"
+    assert panel.result.model is part
+    assert part.card.accuracy is not None
+    assert "my_model  # your own 'my-prototypes-2'" in panel.code()
+    assert not panel.buttons[1].disabled
+    panel.form.controls["epochs"].value = 50  # of another training, not of this one
+    panel.start_training(resume=True)
+    settle(panel)
+    again = panel.selection.classifier()
+    assert again.card.name == "my-prototypes-3"
+    assert not torch.equal(again.prototypes, part.prototypes)
+    for name, tensor in whole.state_dict().items():
+        assert torch.equal(again.state_dict()[name], tensor), name
+    assert panel.buttons[1].disabled
+
+
+def test_another_image_and_prototype_are_looked_at_in_training(panel, monkeypatch):
+    reached, gate = halted(monkeypatch, 15)
+    panel.start_training()
+    assert reached.wait(20)
+    training = panel.job
+    errors = []
+
+    def click():
+        try:
+            panel.picker.step(2)
+            pick(panel, "prototype:6")
+            panel.slider.value = 0.9
+        except BaseException as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=click, name="subshell-1")
+    thread.start()
+    thread.join(20)
+    assert errors == []
+    assert panel.job is training
+    assert "90% of the way" in panel.view.value
+    assert "on the way to prototype #6<" in panel.view.value
+    assert "looked up when the training has ended" in panel.view.value
+    gate.set()
+    settle(panel)
+    assert panel.result.index == panel.selection.index == 5
+    assert panel.selection.model == "my-prototypes-1"
+
+
+def test_another_model_ends_the_training_and_does_not_come_back(panel, monkeypatch):
+    reached, gate = halted(monkeypatch, 15)
+    panel.start_training()
+    assert reached.wait(20)
+    training = panel.job
+    panel.picker.model.value = "digits/cnn"
+    settle(panel)
+    gate.set()
+    assert training.wait(20)
+    assert training.state == "cancelled"
+    assert panel.selection.model == "digits/cnn"
+    assert "digits/cnn has no prototypes" in panel.view.value
+    assert panel.trainer.resumable
+
+
+def test_clicks_in_a_row_are_never_lost(panel):
+    for i in range(30):
+        panel.picker.step(1)
+        pick(panel, f"prototype:{i % 15}")
+    settle(panel)
+    assert panel.selection.index == panel.result.index == 33
+    assert f"on the way to prototype #{29 % 15}<" in panel.view.value
+
+
+def test_panels_that_train_on_one_selection_do_not_wait_for_each_other():
+    selection = Selection("digits", "digits/prototypes")
+    panels = [PrototypePanel(selection=selection, epochs=1, seed=i) for i in range(2)]
+    for panel in panels:
+        panel.run()
+        assert panel.widget is not None
+    for panel in panels:
+        panel.start_training()
+    for panel in panels:
+        while not panel.wait(0):
+            assert panel.wait(30)
+    assert selection.model.startswith("my-prototypes-")
+    for panel in panels:
+        assert panel.result.model is selection.classifier()

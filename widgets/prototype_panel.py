@@ -1,0 +1,374 @@
+"""`PrototypePanel`: the prototypes an image is compared with, and how to train some."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from html import escape
+from typing import Any, cast
+
+import ipywidgets as ipw
+import torch
+from pydantic import Field
+
+from workbench import prototypes
+from workbench.data import ImageDataset
+from workbench.figures import confidence_table, image_grid, prototype_grid, uncertainty_bars
+from workbench.models import Classifier
+from workbench.params import Parameters
+from workbench.prototypes import Explanation, ProbPrototypeClassifier, PrototypeClassifier
+from workbench.steps import Step
+
+from .form import Form
+from .job import Job
+from .level_set_panel import figure, row
+from .panel import Panel, guarded
+from .pick_view import PickView
+from .picker import Picker
+from .selection import Selection
+from .trainer import GIVE, Trainer
+
+NEAR = 5  # training images shown of a prototype
+CHUNK = 4096  # training images encoded at once
+TRAINING = ("epochs", "prototypes", "seed")
+
+
+class PrototypePanelParameters(Parameters):
+    """What `PrototypePanel` shows beside the data, the model and the image, and what it trains."""
+
+    chosen: int = Field(-1, ge=-1, description="prototype to go to; -1: nearest of another class")
+    share: float = Field(0.5, ge=0, le=1, description="of the way from the image's code to it")
+    epochs: int = Field(60, ge=1, le=1000, description="passes over the training images")
+    prototypes: int = Field(15, ge=1, le=200, description="how many; at least one a class")
+    seed: int = Field(0, ge=0, le=10**6, description="seed of the training")
+
+
+@dataclass(frozen=True, eq=False)
+class PrototypeView:
+    """What the panel shows: an image and what a model compares it with.
+
+    found, pictures: None where the model has no prototypes. near: the training images, and
+    the indices and distances `(m, k)` of those nearest to each prototype.
+    """
+
+    images: ImageDataset
+    index: int
+    model: Classifier
+    in_training: bool = False
+    found: Explanation | None = None
+    pictures: torch.Tensor | None = None
+    near: tuple[ImageDataset, torch.Tensor, torch.Tensor] | None = None
+
+    def summary(self) -> dict[str, Any]:
+        """The model, the image, and the nearest prototype with its distance and vote."""
+        known = {"model": self.model.card.name, "index": self.index}
+        return known | (self.found.frame().iloc[0].to_dict() if self.found is not None else {})
+
+
+class PrototypePanel(Panel[PrototypePanelParameters, PrototypeView]):
+    """See what a prototype classifier compares an image with, and train one.
+
+    Args:
+        dataset, model, index, selection: as `ModelPanel` takes them; when no model is named,
+            a prototype classifier that fits the data is chosen.
+        training: training images, for a data set that is not one of the table.
+        parameters: see `PrototypePanelParameters`.
+
+    Raises:
+        ValueError: an unknown name, or a value out of bounds.
+    """
+
+    Params = PrototypePanelParameters
+    title = "Prototype panel"
+
+    def __init__(
+        self,
+        dataset: str | ImageDataset | None = None,
+        model: str | Classifier | None = None,
+        index: int = 0,
+        *,
+        selection: Selection | None = None,
+        training: ImageDataset | None = None,
+        **parameters: Any,
+    ) -> None:
+        if selection is None:
+            selection = Selection(dataset, model, index)
+            if model is None:
+                selection.model = next(iter(with_prototypes(selection)), selection.model)
+        super().__init__(selection=selection, **parameters)
+        self.view = PickView()
+        self.view.observe(guarded(self, self._picked), "picked")
+        self.trainer = Trainer(selection, training)
+        self._near: tuple[Any, ...] = (None, None, None)
+        self._work: object = None
+        self._joining = False
+
+    def check(self, params: PrototypePanelParameters) -> None:
+        """Check that there is such a prototype."""
+        model = self.selection.classifier()
+        if isinstance(model, PrototypeClassifier) and params.chosen >= len(model.prototypes):
+            raise ValueError(
+                f"chosen: expected a prototype of {model.card.name} in "
+                f"0..{len(model.prototypes) - 1}, or -1, got {params.chosen}"
+            )
+
+    # The work.
+
+    def steps(self) -> Iterator[Step[PrototypeView]]:
+        """The explanation; of a prototype chosen, also the nearest training images."""
+        view, training = self._look(self.selection.classifier()), self.trainer.images()
+        yield Step(1, 1, "explained", view)
+        wanted = view.found is not None and view.near is None and self.params.chosen >= 0
+        if not wanted or training is None:
+            return
+        parts, n = [], len(training)
+        for start in range(0, n, CHUNK):
+            part = training.images[start : start + CHUNK]
+            indices, distances = prototypes.nearest_images(view.model, part, min(NEAR, len(part)))
+            parts.append((indices.cpu() + start, distances.cpu()))
+            yield Step(min(n, start + CHUNK), n, "looking at training images", view)
+        distances, order = torch.cat([d for _, d in parts], 1).sort(1)
+        indices = torch.cat([i for i, _ in parts], 1).gather(1, order)
+        near = (training, indices[:, :NEAR], distances[:, :NEAR])
+        self._near = (view.model, training, near)
+        yield Step(n, n, "done", replace(view, near=near))
+
+    def _look(self, model: Classifier, in_training: bool = False) -> PrototypeView:
+        """What `model` compares the image selected with."""
+        images = self.selection.images()
+        index = min(self.selection.index, len(images) - 1)
+        view = PrototypeView(images, index, model, in_training)
+        if not isinstance(model, PrototypeClassifier):
+            return view
+        found = prototypes.explain(model, images.images[index : index + 1])
+        of, training, near = self._near
+        near = near if of is model and training is self.trainer.images() else None
+        return replace(view, found=found, pictures=model.prototype_images().cpu(), near=near)
+
+    def train(self, *, resume: bool = False) -> PrototypeView:
+        """Train a model here and now; it joins the selection, for every panel to use.
+
+        resume: go on with the training that was cancelled.
+
+        Raises:
+            ValueError: no training images, or too few; fewer prototypes than classes.
+        """
+        self._run(self._training(resume))
+        self._join()
+        return cast("PrototypeView", self.result)
+
+    def start_training(self, *, resume: bool = False) -> None:
+        """As `train`, in a thread. Cancel keeps the model as it is by then."""
+        self._work = work = self._training(resume)
+        self.start(work)
+
+    def _training(self, resume: bool) -> Iterator[Step[PrototypeView]]:
+        recipe, view = {name: getattr(self.params, name) for name in TRAINING}, None
+        for step in self.trainer.steps(resume, **recipe):
+            if view is None:
+                self._set(chosen=-1)
+            if step.value is not None and (view is None or view.model is not step.value):
+                view = self._look(step.value, in_training=True)
+            yield Step(step.done, step.total, step.message, view)
+
+    def _join(self) -> None:
+        """A model that was trained here, to the end or not, joins the selection."""
+        with self._lock:
+            if self.result is None or not self.result.in_training:
+                return
+            model = self.result.model
+            name = self.trainer.join(model)
+            self._joining = True
+            try:
+                self.selection.model = name
+            finally:
+                self._joining = False
+            if self.picker is not None:
+                self.picker.sync()
+            self._show(self._current, self._look(model))
+
+    def _end(self, token: object, job: Job) -> None:
+        with self._lock:
+            if token is self._current and job.state != "failed":
+                self._join()
+            super()._end(token, job)
+
+    @property
+    def in_training(self) -> bool:
+        """Whether the work under way is a training."""
+        job = self._job
+        return job is not None and job.state == "running" and job.steps is self._work
+
+    # The picture.
+
+    def draw(self, result: PrototypeView) -> str:
+        """The prototypes, what would have to change, training images, and how sure it is."""
+        view, classes = result, result.images.classes
+        i, x = view.index, view.images.images[view.index : view.index + 1]
+        caption = f"index {i}, labelled {classes[int(view.images.labels[i])]}"
+        if view.found is None or view.pictures is None:
+            return section(figure(x[0], caption), self._offers())
+        model, k = cast("PrototypeClassifier", view.model), self._chosen(view.found)
+        with torch.no_grad():
+            z = model.encode(x.to(model.device))
+            between = model.decode(z.lerp(model.prototypes[[k]], self.params.share)).cpu()
+        vote, label = (classes[int(c)] for c in (view.found.votes[k], view.found.logits.argmax()))
+        change = [
+            figure(x[0], f"{caption}, taken for {label}"),
+            figure(between[0], f"{self.params.share:.0%} of the way, decoded"),
+            figure(view.pictures[k], f"prototype #{k}, for {vote}"),
+            confidence_table(model.predict(between).probabilities[0].cpu(), classes).html,
+        ]
+        name = f"{escape(model.card.name)}{', in training,' * view.in_training}"
+        blocks = [
+            f"<h4>What would have to change: on the way to prototype #{k}</h4>",
+            row([f"<div>{block}</div>" for block in change]),
+            f"<h4>What {name} compares the image with</h4>",
+            prototype_grid(view.found, view.pictures, chosen=k, pick=True).html,
+            f"<h4>Training images nearest to prototype #{k}</h4>",
+            self._nearest(view, k, vote),
+        ]
+        if isinstance(model, ProbPrototypeClassifier) and not view.in_training:
+            doubts = uncertainty_bars(prototypes.uncertainty(model, x))
+            blocks += ["<h4>How sure it is</h4>", doubts.html]
+        return section(*blocks)
+
+    def _chosen(self, found: Explanation) -> int:
+        """The prototype to go to: the one chosen, or the nearest of another class."""
+        if 0 <= self.params.chosen < len(found.votes):
+            return self.params.chosen
+        label, order = int(found.logits[0].argmax()), found.order[0].tolist()
+        return next((j for j in order if int(found.votes[j]) != label), order[0])
+
+    def _nearest(self, view: PrototypeView, k: int, vote: str) -> str:
+        if view.near is None:
+            if self.trainer.images() is None:
+                return f"<p>There are no training images of this data set at hand; {GIVE}.</p>"
+            later = "when the training has ended" if view.in_training else "once you choose one"
+            return f"<p>They are looked up {later}.</p>"
+        training, indices, distances = view.near
+        labels = training.labels[indices[k]]
+        same = sum(training.classes[label] == vote for label in labels.tolist())
+        near, far = distances[k, [0, -1]].tolist()
+        words = (
+            f"{same} of {len(labels)} have the class it speaks for, {vote}; "
+            f"distances {near:.2f} to {far:.2f}"
+        )
+        grid = image_grid(training.images[indices[k]], labels, classes=training.classes, height=72)
+        return f"<p>{escape(words)}</p>{grid.html}"
+
+    def _offers(self) -> str:
+        names = map(escape, with_prototypes(self.selection))
+        offers = " ".join(f'<button data-pick="model:{name}">{name}</button>' for name in names)
+        choose = f"Choose one that has some: {offers}, or train" if offers else "Train"
+        return (
+            f"<p>{escape(self.selection.model)} has no prototypes to compare an image with. "
+            f"{choose} one: open <b>Train your own</b> below.</p>"
+        )
+
+    def code(self) -> str:
+        """The calls that give the result shown."""
+        s, view = self.selection, self.result
+        if view is None or view.found is None:
+            return "from workbench import models\n\nmodels.available()  # choose one of prototypes"
+        model, k = self.trainer.code(s.model), self._chosen(view.found)
+        lines = ["from workbench.steps import run"] if model.startswith("run") else []
+        lines += [
+            "from workbench import data, models, prototypes",
+            "",
+            f"images = {s.code('dataset')}.images",
+            f"x = images[{view.index}:{view.index + 1}]",
+            f"model = {model}",
+            "found = prototypes.explain(model, x)",
+            f"z = model.encode(x).lerp(model.prototypes[[{k}]], {self.params.share})",
+            "said = model.predict(model.decode(z).detach())",
+        ]
+        if view.near is not None:
+            images = f"data.load({s.dataset!r}, 'train').images"
+            lines.append(f"near, distances = prototypes.nearest_images(model, {images}, {NEAR})")
+        if isinstance(view.model, ProbPrototypeClassifier):
+            lines.append("doubts = prototypes.uncertainty(model, x)")
+        return "\n".join(lines)
+
+    # The controls.
+
+    def controls(self) -> ipw.Widget:
+        """Data, model and image; how far to go to the prototype chosen."""
+        self.picker = Picker(self.selection, partial(guarded, self))
+        self.slider = ipw.FloatSlider(
+            description="change", value=self.params.share, min=0, max=1, step=0.05,
+            tooltip="Share of the way from the image's code to the prototype's",
+            style={"description_width": "5em"}, layout={"width": "36em"}, readout_format=".0%",
+            disabled=self.result is not None and self.result.found is None,
+        )  # fmt: skip
+        self.slider.observe(guarded(self, self._slid), "value")
+        return ipw.VBox([self.picker.widget, self.slider])
+
+    def details(self) -> list[tuple[str, ipw.Widget]]:
+        """A form to train a model of one's own."""
+        self.form = Form(self.params, only=TRAINING)
+        self.form.observe(lambda v: self._set(**{name: getattr(v, name) for name in TRAINING}))
+        self.buttons = [
+            ipw.Button(description="Train", button_style="primary", tooltip="Train from new"),
+            ipw.Button(description="Resume", tooltip="Go on with the training cancelled"),
+        ]
+        for button, resume in zip(self.buttons, (False, True), strict=True):
+            button.on_click(guarded(self, lambda _, r=resume: self.start_training(resume=r)))
+        self.buttons[1].disabled = not self.trainer.resumable
+        # Progress shows here too: what is above may be out of sight.
+        parts = [self.form.widget, ipw.HBox(self.buttons), self.progress]
+        return [("Train your own", ipw.VBox(parts))]
+
+    def shown(self, result: PrototypeView) -> None:
+        """Offer to resume where there is something to go on with; no way without prototypes."""
+        if self._widget is not None:
+            self.slider.disabled = result.found is None
+            self.buttons[1].disabled = result.in_training or not self.trainer.resumable
+
+    def _set(self, **values: Any) -> None:
+        self.params = self.params.changed(**values)
+
+    def _redraw(self) -> None:
+        if self.result is not None:
+            self._show(self._current, self.result)
+
+    def _slid(self, change: Any) -> None:
+        self._set(share=change["new"])
+        self._redraw()
+
+    def _picked(self, change: Any) -> None:
+        """A prototype or an offered model was clicked, or a key pressed on one."""
+        what, _, name = change["new"].get("name", "").partition(":")
+        if what == "model":
+            self.selection.model = name
+        elif what == "prototype" and not change["new"].get("key", "").startswith("Arrow"):
+            self._set(chosen=int(name))
+            self._redraw()
+            if not self.in_training:
+                self.start()
+
+    def followed(self, change: Any) -> None:
+        """The selection changed, here or in another panel; a training goes on meanwhile."""
+        if self._joining:
+            return
+        if self.picker is not None:
+            self.picker.sync()
+        if change["name"] != "index":
+            self._set(chosen=-1)
+        elif self.in_training:
+            return  # the next picture is of the new image
+        self.start()
+
+
+def section(*blocks: str) -> str:
+    """Blocks of the view, one below the other."""
+    return f'<div style="font:13px/1.4 system-ui,sans-serif">{"".join(blocks)}</div>'
+
+
+def with_prototypes(selection: Selection) -> list[str]:
+    """The prototype classifiers that fit the data set selected, its own first."""
+    cards = {name: selection.card(name) for name in selection.models_for(selection.dataset)}
+    names = [name for name, card in cards.items() if "prototypes" in card.architecture]
+    kinds = {name: (cards[name].dataset, cards[name].architecture) for name in names}
+    return sorted(names, key=lambda name: kinds[name] != (selection.dataset, "prototypes"))

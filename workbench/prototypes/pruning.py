@@ -1,0 +1,237 @@
+"""Pruning by explaining: remove the filters and units that give the least to the answers.
+
+Yeom, Seegerer, Lapuschkin, Binder, Wiedemann, Müller, Samek: Pruning by explaining (2021).
+No fine-tuning: what is left is as it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from workbench import checks
+from workbench.data import ImageDataset
+from workbench.models import Classifier, evaluate, private_copy
+from workbench.prototypes.relevance import (
+    NORMS,
+    Rule,
+    by_unit,
+    filter_relevance,
+    hidden_layers,
+    propagate,
+    reference,
+    study_copy,
+)
+from workbench.steps import Step
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Criterion = Literal["lrp", "lrp-epsilon", "magnitude", "taylor", "gradient", "random"]
+Scores = dict[str, Tensor]  # by layer, one number a unit
+
+
+@dataclass(frozen=True, eq=False)
+class Pruning:
+    """A model without its least important units.
+
+    model: the copy in which they are zero. kept: by layer, in the order in which they run, bool
+    `(units,)`. curve: the share of units removed and the accuracy after each step, from 0 on;
+    empty without test images.
+    """
+
+    model: Classifier
+    criterion: Criterion
+    kept: dict[str, Tensor]
+    curve: tuple[tuple[float, float], ...]
+
+    def summary(self) -> dict[str, Any]:
+        """What was removed by which criterion; accuracy before and after, if measured."""
+        units = sum(len(kept) for kept in self.kept.values())
+        left = sum(int(kept.sum()) for kept in self.kept.values())
+        return {
+            "criterion": self.criterion,
+            "units": units,
+            "removed": units - left,
+            "share_removed": 1 - left / units,
+            "accuracy_before": self.curve[0][1] if self.curve else None,
+            "accuracy": self.curve[-1][1] if self.curve else None,
+        }
+
+    def frame(self) -> pd.DataFrame:
+        """One row a layer: how many units it had, how many are kept, and their share."""
+        import pandas as pd
+
+        rows = [(name, len(kept), int(kept.sum())) for name, kept in self.kept.items()]
+        table = pd.DataFrame(rows, columns=["layer", "units", "kept"])
+        return table.assign(share_kept=table["kept"] / table["units"])
+
+
+def prune_steps(
+    model: Classifier,
+    reference_images: Tensor,
+    labels: Tensor,
+    *,
+    criterion: Criterion = "lrp",
+    share: float = 0.5,
+    step: float = 0.05,
+    test: ImageDataset | None = None,
+    seed: int = 0,
+) -> Iterator[Step[Pruning]]:
+    """Remove the lowest of all hidden units, `step` of them at a time, until `share` is gone.
+
+    A unit is a filter of a convolution or an output of a linear layer; those of the last layer
+    are the classes and stay. Its weights and bias become 0, and those of a batch norm that
+    follows. Scores are normalised by layer, ranked over all layers, and found anew in each step.
+    The reference images hold the same number of each class; a class left out may be forgotten.
+
+    * lrp, lrp-epsilon: the relevance for the true class by either rule of `filter_relevance`,
+      over the layer's sum;
+    * magnitude: the sum of |weight| (Li et al., 2017), over the layer's sum;
+    * taylor: |sum of activation x gradient of the loss| (Molchanov et al., 2017), over L2;
+    * gradient: |sum of the gradient| (Sun et al., 2017), over L2;
+    * random: the control.
+
+    share in (0, 1), step in (0, 1]: of all hidden units; step 1 removes them at once. test: for
+    the accuracy after each step. seed: of "random", and of the order of equal scores.
+
+    Raises:
+        TypeError, ValueError: an unknown criterion, a share or step out of range, images and
+            labels as in `filter_relevance`, test images that do not fit; no hidden layer; for
+            "lrp", a model that LRP cannot follow.
+    """
+    if criterion not in CRITERIA:
+        raise checks.unknown("criterion", criterion, CRITERIA)
+    if not 0 < share < 1:
+        raise ValueError(f"share: expected a share of the units in (0, 1), got {share}")
+    if not 0 < step <= 1:
+        raise ValueError(f"step: expected a share of the units in (0, 1], got {step}")
+    x, labels = reference(model, reference_images, labels)
+    if criterion.startswith("lrp"):
+        filter_relevance(model, x, labels)  # says at once what LRP cannot follow
+    generator = torch.Generator().manual_seed(seed)
+    kept = {
+        n: torch.ones(len(_weights(model, n)[0]), dtype=torch.bool) for n in hidden_layers(model)
+    }
+    sizes = [len(k) for k in kept.values()]
+    units = sum(sizes)
+    goal = max(1, round(share * units))
+    curve: tuple[tuple[float, float], ...] = ()
+    followers = _norms(model, x[:1])
+    pruned = model
+    for removed in [*range(0, goal, max(1, round(step * units))), goal]:
+        before = units - sum(int(k.sum()) for k in kept.values())
+        if removed > before:
+            scores = _scores(pruned, x, labels, criterion, generator)
+            flat = torch.cat([scores[n].where(k, torch.inf) for n, k in kept.items()])
+            mixed = torch.randperm(units, generator=generator)  # equal scores, in random order
+            lowest = mixed[flat[mixed].argsort(stable=True)[: removed - before]]
+            gone = torch.zeros(units, dtype=torch.bool).index_fill_(0, lowest, True)
+            kept = {n: kept[n] & ~g for n, g in zip(kept, gone.split(sizes), strict=True)}
+        pruned = _without(model, kept, followers)
+        if test is not None:
+            counted = evaluate(pruned, test)
+            accuracy = counted["test_correct"] / counted["test_total"]
+            curve += ((removed / units, accuracy),)
+        result = Pruning(pruned, criterion, kept, curve)
+        yield Step(removed, goal, f"{removed} of {units} units", result)
+
+
+def _scores(
+    model: Classifier, x: Tensor, labels: Tensor, criterion: str, generator: torch.Generator
+) -> Scores:
+    """The score of every unit, normalised by layer."""
+    find, order = CRITERIA[criterion]
+    found = find(model, x, labels, generator)
+    return {name: F.normalize(s.detach().cpu(), p=order, dim=0) for name, s in found.items()}
+
+
+def _relevance(
+    model: Classifier, x: Tensor, labels: Tensor, _: torch.Generator, *, rule: Rule
+) -> Scores:
+    found = propagate(model, x, labels, rule).relevance
+    return {name: values.sum(0) for name, values in found.items()}
+
+
+def _magnitude(model: Classifier, x: Tensor, labels: Tensor, _: torch.Generator) -> Scores:
+    return {n: _weights(model, n)[0].abs().flatten(1).sum(1) for n in hidden_layers(model)}
+
+
+def _gradient(
+    model: Classifier, x: Tensor, labels: Tensor, _: torch.Generator, *, times_output: bool
+) -> Scores:
+    net = study_copy(model)
+    layers = {name: net.layer(name) for name in hidden_layers(model)}
+    outputs: dict[nn.Module, Tensor] = {}
+    for layer in layers.values():
+        layer.register_forward_hook(lambda module, _, output: outputs.update({module: output}))
+    with torch.enable_grad():
+        loss = F.cross_entropy(net(x.clone().requires_grad_()), labels)
+        gradients = torch.autograd.grad(loss, [outputs[layer] for layer in layers.values()])
+    return {
+        name: by_unit(g * outputs[layer] if times_output else g, layer).sum(0).abs()
+        for (name, layer), g in zip(layers.items(), gradients, strict=True)
+    }
+
+
+def _random(model: Classifier, x: Tensor, labels: Tensor, generator: torch.Generator) -> Scores:
+    sizes = {name: len(_weights(model, name)[0]) for name in hidden_layers(model)}
+    return {name: torch.rand(size, generator=generator) for name, size in sizes.items()}
+
+
+# How units are scored, and the order of the norm that a layer's scores are divided by.
+CRITERIA: dict[str, tuple[Callable[..., Scores], float]] = {
+    "lrp": (partial(_relevance, rule="z+"), 1),
+    "lrp-epsilon": (partial(_relevance, rule="epsilon"), 1),
+    "magnitude": (_magnitude, 1),
+    "taylor": (partial(_gradient, times_output=True), 2),
+    "gradient": (partial(_gradient, times_output=False), 2),
+    "random": (_random, torch.inf),
+}
+
+
+def _weights(model: Classifier, name: str) -> list[Tensor]:
+    """What belongs to the units of a layer, a row each: weight, bias, statistics."""
+    layer = model.layer(name)
+    tensors = (getattr(layer, key, None) for key in ("weight", "bias", "running_mean"))
+    return [tensor.data for tensor in tensors if tensor is not None]
+
+
+def _norms(model: Classifier, x: Tensor) -> dict[str, str]:
+    """The batch norms whose input is the output of a hidden layer, by that layer."""
+    net = study_copy(model)
+    names = {module: name for name, module in net.body.named_modules()}
+    made: dict[int, tuple[str, Tensor]] = {}  # the tensor is held, so that its id stays its own
+    found: dict[str, str] = {}
+
+    def note(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        if isinstance(module, NORMS) and id(inputs[0]) in made:
+            found[made[id(inputs[0])][0]] = names[module]
+        made[id(output)] = names[module], output
+
+    for name in hidden_layers(model):
+        net.layer(name).register_forward_hook(note)
+    for module in names:
+        if isinstance(module, NORMS):
+            module.register_forward_hook(note)
+    with torch.no_grad():
+        net(x)
+    return found
+
+
+def _without(model: Classifier, kept: dict[str, Tensor], norms: dict[str, str]) -> Classifier:
+    """A copy in which the units that are not kept are zero."""
+    copy = cast(Classifier, private_copy(model, share=False))
+    for name, rows in kept.items():
+        for place in (name, norms.get(name, name)):
+            for tensor in _weights(copy, place):
+                tensor[~rows.to(tensor.device)] = 0
+    update = {"name": f"{model.card.name}, pruned", "test_correct": None, "robust_correct": None}
+    copy.card = model.card.model_copy(update=update)
+    return copy
