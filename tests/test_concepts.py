@@ -74,7 +74,7 @@ def by_hand(bank, offset=0.0, layer="1", grid=(4, 4)):
     inverse = torch.linalg.pinv(bank)
     codes = torch.zeros(1, len(bank))
     dictionary = prototypes.Dictionary(
-        "by hand", bank, codes, offset, 0.0, True, lambda a: (a - offset) @ inverse
+        "by hand", bank, codes, torch.zeros(1), offset, 0.0, True, lambda a: (a - offset) @ inverse
     )
     boxes = torch.zeros(1, 3, dtype=torch.int64)
     return Concepts(layer, grid, dictionary, some_images(1), boxes, (4, 4))
@@ -307,7 +307,10 @@ def test_layers_after_it_that_work_in_place_do_not_change_what_is_read():
 def test_own_methods_may_factorise(resnet, shapes):
     def first_units(a, r, seed):
         bank = torch.eye(a.shape[1])[:r]
-        return prototypes.Dictionary("units", bank, a[:, :r], 0.0, 0.5, True, lambda x: x @ bank.T)
+        left = a[:, r:].norm(dim=1)
+        return prototypes.Dictionary(
+            "units", bank, a[:, :r], left, 0.0, 0.5, True, lambda x: x @ bank.T
+        )
 
     one = prototypes.concepts(
         resnet, shapes.images[:40], "stage3_block1", method=first_units, n_concepts=3, n_crops=50

@@ -29,14 +29,16 @@ class Dictionary:
     """Activations `(n, p)` as `codes @ bank + offset`.
 
     bank: float32 `(r, p)`, one direction a concept; codes: float32 `(n, r)`, of the
-    activations it was fitted on; offset: `(p,)` or a number, the mean for PCA, else 0; error:
-    Frobenius norm of what is left over, as a share of that of the activations; converged:
-    False where the search was stopped; encoder: activations `(m, p)` to codes `(m, r)`.
+    activations it was fitted on; left: `(n,)`, the norm of what they leave over; offset: `(p,)`
+    or a number, the mean for PCA, else 0; error: Frobenius norm of what is left over, as a share
+    of that of the activations; converged: False where the search was stopped; encoder:
+    activations `(m, p)` to codes `(m, r)`.
     """
 
     method: str
     bank: Tensor
     codes: Tensor
+    left: Tensor
     offset: Tensor | float
     error: float
     converged: bool
@@ -92,7 +94,8 @@ def factorise(
     a = activations.detach().cpu().double()
     bank, offset, encoder, converged = METHODS[method](a, n_concepts, seed, max_iter)
     codes = encoder(a)
-    error = float((a - codes @ bank - offset).norm() / a.norm().clamp(min=1e-300))
+    left = (a - codes @ bank - offset).norm(dim=1)
+    error = float(left.norm() / a.norm().clamp(min=1e-300))
     if not converged:
         warnings.warn(
             f"{method}: not converged after {max_iter} passes, relative residual {error:.4g}; "
@@ -100,7 +103,8 @@ def factorise(
             stacklevel=2,
         )
     offset = offset.float() if isinstance(offset, Tensor) else offset
-    return Dictionary(method, bank.float(), codes.float(), offset, error, converged, encoder)
+    bank, codes, left = bank.float(), codes.float(), left.float()
+    return Dictionary(method, bank, codes, left, offset, error, converged, encoder)
 
 
 def nonnegative_codes(activations: Tensor, bank: Tensor) -> Tensor:

@@ -63,8 +63,12 @@ class Concepts:
         return table.assign(largest=codes.amax(0).numpy()).rename_axis("concept")
 
     def strongest(self, concept: int, n: int = 8) -> Tensor:
-        """The crops with the strongest code, `(n, C, H, W)`, at most one of each image."""
-        order = self.dictionary.codes[:, self._known(concept)].argsort(descending=True)
+        """The crops with the strongest code, `(n, C, H, W)`, at most one of each image.
+
+        Of equal ones (K-means) first those that are best described.
+        """
+        code, order = self.dictionary.codes[:, self._known(concept)], self.dictionary.left.argsort()
+        order = order[code[order].argsort(descending=True, stable=True)]
         best: dict[int, int] = {}
         for i, owner in zip(order.tolist(), self.boxes[order, 0].tolist(), strict=True):
             best.setdefault(owner, i)
