@@ -42,6 +42,10 @@ SHORT = {  # notebooks of the tests' own
         "from workbench.widgets import ConceptPanel\n"
         "ConceptPanel('shapes', 'shapes/resnet', 3, n_crops=300)",
     ],
+    "patterns.ipynb": [
+        "from workbench.widgets import PatternPanel\n"
+        "PatternPanel('digits', 'digits/cnn', 3)",
+    ],
     "evaluation.ipynb": [
         "from workbench.widgets import EvaluationPanel\n"
         "EvaluationPanel('digits', 'digits/cnn-robust', n=30)",
@@ -381,4 +385,32 @@ def test_concept_panel_finds_chooses_and_damps(page, server):
     shot(page, "concepts_damped")
     panel.locator("button:has-text('Reset')").click()
     panel.locator("text=concept 2 × 0").wait_for(state="hidden", timeout=10_000)
+    assert page.problems == []
+
+
+def test_pattern_panel_mines_judges_and_switches(page, server):
+    run_all(page, server, "patterns.ipynb")
+    assert errors(page).count() == 0
+    panel = page.locator(".jp-OutputArea-output:has(button:has-text('Mine'))").first
+    panel.scroll_into_view_if_needed()
+    panel.locator("button:has-text('Mine')").click()
+    strip = panel.locator("[data-pick='layer:relu3']")
+    strip.wait_for(timeout=30_000)
+    panel.locator("text=delta 0.99: mean size 170").wait_for(timeout=10_000)
+    assert drawn(page, "[data-pick] img") == 3
+    box = strip.bounding_box()
+    strip.click(position={"x": box["width"] * 10.5 / 64, "y": box["height"] / 4})
+    panel.locator("text=relu3, neuron 10:").wait_for(timeout=10_000)
+    strip.focus()
+    page.keyboard.press("ArrowDown")
+    panel.locator("text=relu3, neuron 74:").wait_for(timeout=10_000)
+    assert page.evaluate("document.activeElement.dataset.pick") == "layer:relu3"
+    panel.locator("select:has(option:text-is('off'))").select_option("off")
+    panel.locator("th:has-text('neuron at 0')").wait_for(timeout=10_000)
+    panel.locator(".widget-slider:has-text('delta') [role=slider]").last.focus()
+    page.keyboard.press("End")
+    panel.locator("text=delta 1: mean size 128").wait_for(timeout=10_000)
+    panel.locator("text=Copy as code").click()
+    assert "patterns.switched(model, x, 'relu3'" in panel.locator("pre").first.inner_text()
+    shot(page, "patterns_switched")
     assert page.problems == []

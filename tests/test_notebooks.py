@@ -47,6 +47,17 @@ OTHERS = {
     "10_prototypes": {
         **{"ordinary": "digits/mlp", "index": 7, "epochs": 40, "n": 60, "eps": 0.08, "seed": 1}
     },
+    "14_activation_patterns": {
+        **{"model": "digits/cnn", "index": 5, "n": 300, "delta": 0.98},
+        **{"deltas": [1.0, 0.98, 0.9], "eps": 0.08, "seed": 1},
+    },
+    "15_monitors": {
+        **{"model": "digits/cnn", "index": 7, "false_alarms": 0.1, "delta": 1.0, "eps": 0.1},
+        **{"n_steps": 100, "weight": 5.0, "seed": 1},
+    },
+    "17_shape_and_texture": {
+        **{"n": 600, "n_train": 3000, "agree": 0.9, "epochs": 6, "n_steps": 20, "seed": 1}
+    },
 }
 NAMES = sorted(path.stem for path in NOTEBOOKS.glob("*.ipynb"))
 

@@ -13,6 +13,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "level_set_panel": ["LevelSetPanel"],
         "model_panel": ["ModelPanel"],
         "panel": ["Panel"],
+        "pattern_panel": ["PatternPanel"],
         "prototype_panel": ["PrototypePanel"],
         "region_panel": ["RegionPanel"],
         "selection": ["Selection"],

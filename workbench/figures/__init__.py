@@ -23,6 +23,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "curve": ["confidence_curve", "robustness_curve"],
         "images": ["Picture", "heat_overlay", "image_grid", "img_tag", "png"],
         "palettes": ["CLASSES", "DIVERGING", "SEQUENTIAL", "class_colour", "colourise"],
+        "patterns": ["pattern_legend", "pattern_strip", "pattern_table"],
         "planes": ["plane_map", "region_map"],
         "prototypes": ["prototype_grid", "uncertainty_bars"],
         "tables": ["confidence_table", "health_table"],

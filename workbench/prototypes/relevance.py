@@ -11,9 +11,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
-from captum.attr import LayerLRP
-from captum.attr._utils.custom_modules import Addition_Module
-from captum.attr._utils.lrp_rules import Alpha1_Beta0_Rule, EpsilonRule, IdentityRule
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
@@ -28,7 +25,7 @@ WEIGHTED = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 # What keeps or averages its input: there captum's epsilon rule conserves relevance.
 CARRIED: tuple[type[nn.Module], ...] = (
-    *(nn.Flatten, nn.Identity, nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d, Addition_Module),
+    *(nn.Flatten, nn.Identity, nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d),
     *(nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d, nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d),
 )
 PASSED = (nn.ReLU, nn.Dropout, nn.Tanh)  # captum hands relevance through them as it is
@@ -94,7 +91,7 @@ def filter_relevance(
     _followable(study_copy(model), x[:1].clone())
     result = propagate(model, x, labels, rule)
     leaks = result.leaks()
-    in_line = not any(isinstance(module, Addition_Module) for module in model.modules())
+    in_line = not any(is_sum(module) for module in model.modules())
     if in_line and max(leaks.values()) > LEAK:
         told = ", ".join(f"{name} {leak:.0%}" for name, leak in leaks.items())
         warnings.warn(
@@ -108,13 +105,16 @@ def filter_relevance(
 
 def propagate(model: Classifier, x: Tensor, labels: Tensor, rule: Rule = "z+") -> Relevance:
     """`filter_relevance` without its checks."""
+    from captum.attr import LayerLRP  # brings matplotlib
+    from captum.attr._utils.lrp_rules import Alpha1_Beta0_Rule, EpsilonRule, IdentityRule
+
     net = study_copy(model)
     layer: Any
     for layer in net.modules():
         kind = type(layer)
         if issubclass(kind, WEIGHTED) and rule == "z+":
             layer.rule = Alpha1_Beta0_Rule(set_bias_to_zero=True)
-        elif issubclass(kind, (*WEIGHTED, *CARRIED)):
+        elif issubclass(kind, (*WEIGHTED, *CARRIED)) or is_sum(layer):
             layer.rule = EpsilonRule()
             # Captum's hooks get mixed up where the output is the input itself, as of Identity.
             layer.register_forward_hook(lambda _, __, output: output.clone())
@@ -156,6 +156,11 @@ def hidden_layers(model: Classifier) -> list[str]:
     if len(names) < 2:
         raise ValueError(f"model: {model.card.name} has no hidden convolution or linear layer")
     return [name for name in names if name != last]
+
+
+def is_sum(module: nn.Module) -> bool:
+    """Whether it is captum's layer for a sum of branches."""
+    return type(module).__name__ == "Addition_Module"
 
 
 def study_copy(model: Classifier) -> Classifier:
@@ -201,7 +206,9 @@ def _followable(net: Classifier, x: Tensor) -> None:
     names = {module: name.removeprefix("body.") for name, module in net.named_modules()}
     known = (*WEIGHTED, *NORMS, *CARRIED)
     for module, name in names.items():
-        if list(module.children()) or isinstance(module, known) or type(module) in PASSED:
+        if list(module.children()) or isinstance(module, known) or is_sum(module):
+            continue
+        if type(module) in PASSED:
             continue
         raise ValueError(
             f"model: captum's LRP has no rule for {name} ({type(module).__name__}); take another "

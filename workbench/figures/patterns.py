@@ -1,0 +1,136 @@
+"""Activation patterns: what an image has on and off, beside what its class has."""
+
+from __future__ import annotations
+
+from html import escape
+
+import numpy as np
+import torch
+
+from workbench.figures.images import Picture, _captioned, img_tag
+from workbench.patterns import PatternQuality, Patterns
+
+PITCH = 9  # pixels from cell to cell, one of them a gap
+# A letter is a colour: the states differ in shape and in brightness too.
+COLOURS = {
+    ".": "#ffffff",
+    "B": "#0b3d78",
+    "b": "#7db1d9",
+    "V": "#b34700",
+    "g": "#e4e4e4",
+    "d": "#777777",
+}
+FULL, OPEN = ["BBBBBBBB"] * 8, ["bbbbbbbb", *["b......b"] * 6, "bbbbbbbb"]
+CROSS = ["V......V", ".V....V.", "..V..V..", "...VV..."]
+CROSS += CROSS[::-1]
+FILLED = ["".join("V."[cell == "V"] for cell in row) for row in CROSS]
+GLYPHS = {
+    "on, as asked": FULL,
+    "off, as asked": OPEN,
+    "on, should be off": FILLED,
+    "off, should be on": CROSS,
+    "on, free": [*["gggggggg"] * 2, *["ggddddgg"] * 4, *["gggggggg"] * 2],
+    "off, free": ["gggggggg"] * 8,
+}  # fmt: skip
+CELL = 'style="text-align:left;padding:1px 12px 1px 0;font-weight:normal"'
+
+
+def states(on: torch.Tensor, phase: torch.Tensor) -> torch.Tensor:
+    """The state of each neuron, as its place in `GLYPHS`: int64 `(n,)`.
+
+    on: bool `(n,)`. phase: `(n,)`, +1 where the pattern asks for on, -1 for off, 0 free.
+    """
+    kept = torch.where(on, 0, 1)
+    return torch.where(phase == 0, kept + 4, torch.where((phase > 0) == on, kept, kept + 2))
+
+
+def pattern_strip(
+    on: torch.Tensor,
+    phase: torch.Tensor,
+    layer: str,
+    *,
+    chosen: int | None = None,
+    pick: bool = False,
+) -> Picture:
+    """One cell a neuron, in rows: on or off, and whether the pattern asks for that.
+
+    on: bool `(n,)`. phase: int8 `(n,)`. chosen: the neuron with a frame. pick: the strip
+    carries `data-pick="layer:NAME"` and can have the focus.
+    """
+    state, wide = states(on, phase), columns(len(on))
+    pixels = cells(state, wide)
+    if chosen is not None:
+        top, left = (PITCH * place for place in divmod(chosen, wide))
+        frame = pixels[:, top : top + PITCH + 1, left : left + PITCH + 1]
+        frame[:, [1, -2]] = frame[:, :, [1, -2]] = torch.tensor([[[0.94]], [[0.89]], [[0.26]]])
+        frame[:, [0, -1]] = frame[:, :, [0, -1]] = 0
+    counts = torch.bincount(state, minlength=len(GLYPHS)).tolist()
+    said = ", ".join(f"{n} {name}" for n, name in zip(counts, GLYPHS, strict=True) if n)
+    alt = f"{layer}, {len(on)} neurons: {said}"
+    if chosen is not None:
+        alt += f"; neuron {chosen} is looked at"
+    about = f'data-pick="layer:{escape(layer)}" tabindex="0" role="button" '
+    about += f'aria-label="{escape(alt)}; arrow keys go from neuron to neuron" '
+    style = f"display:inline-block;line-height:0;cursor:{'crosshair' if pick else 'auto'}"
+    tag = img_tag(pixels, alt, pixels.shape[1])
+    shown = _captioned(f'<div {about * pick}style="{style}">{tag}</div>', escape(alt), None)
+    return Picture(shown.html, alt)
+
+
+def columns(n: int) -> int:
+    """How many of `n` neurons stand in a row of a strip."""
+    return min(n, 64 if n <= 1024 else 112)
+
+
+def pattern_legend() -> Picture:
+    """The six states of a neuron."""
+    items = []
+    for i, name in enumerate(GLYPHS):
+        tag = img_tag(cells(torch.tensor([i]), 1), name, 14)
+        items.append(f'<span style="white-space:nowrap;margin-right:16px">{tag} {name}</span>')
+    alt = f"states of a neuron: {'; '.join(GLYPHS)}"
+    return Picture(f'<div style="font-size:12px">{"".join(items)}</div>', alt)
+
+
+def pattern_table(
+    patterns: Patterns, found: PatternQuality, broken: torch.Tensor, label: int
+) -> Picture:
+    """One row a class: how many neurons of its pattern an image breaks, and how good that is.
+
+    broken: of one image, `(K,)`. label: the class predicted.
+    """
+    heads = ("class", "broken", "of", "recall", "precision")
+    head = "".join(f'<th scope="col" {CELL}>{name}</th>' for name in heads)
+    rows, said = [], []
+    for k, name in enumerate(patterns.classes):
+        shares = [
+            f"{float(v[k]):.1%}" if v[k] == v[k] else "–" for v in (found.recall, found.precision)
+        ]
+        told = [str(int(broken[k])), str(int(patterns.sizes[k])), *shares]
+        own = f"<b>{escape(name)}</b> ◀ predicted" if k == label else escape(name)
+        tds = "".join(f"<td {CELL}>{value}</td>" for value in told)
+        rows.append(f'<tr><th scope="row" {CELL}>{own}</th>{tds}</tr>')
+        said.append(f"{name} {told[0]}")
+    table = f'<table style="border-collapse:collapse"><tr>{head}</tr>{"".join(rows)}</table>'
+    alt = f"neurons broken of each class's pattern: {', '.join(said)}"
+    said_of = found.summary()
+    words = (
+        f"delta {patterns.delta:g}: mean size {patterns.summary()['mean_size']:.0f}, recall "
+        f"{said_of['recall']:.1%}, precision {said_of['precision']:.1%} on held-out images"
+    )
+    return Picture(_captioned(table, words, None).html, f"{words}; {alt}")
+
+
+def cells(state: torch.Tensor, wide: int) -> torch.Tensor:
+    """Glyphs in rows of `wide`, float32 `(3, H, W)`, with a gap before and after each."""
+    tall = -(-len(state) // wide)
+    glyphs = np.array([[list(row) for row in glyph] for glyph in GLYPHS.values()])
+    values = np.ones((len(glyphs) + 1, PITCH, PITCH, 3))  # the last: no neuron
+    for letter, colour in COLOURS.items():
+        values[:-1, 1:, 1:][glyphs == letter] = [c / 255 for c in bytes.fromhex(colour[1:])]
+    index = np.full(tall * wide, len(glyphs))
+    index[: len(state)] = state.numpy()
+    grid = values[index].reshape(tall, wide, PITCH, PITCH, 3).transpose(0, 2, 1, 3, 4)
+    grid = grid.reshape(tall * PITCH, wide * PITCH, 3)
+    padded = np.pad(grid, ((0, 1), (0, 1), (0, 0)), constant_values=1)
+    return torch.from_numpy(padded).permute(2, 0, 1).float()

@@ -1,0 +1,323 @@
+"""Neural activation patterns: what (almost) all images of a class have on, and off.
+
+Geng, Le, Xu, Wang, Gurfinkel, Si (2023), "Towards reliable neural specifications";
+Geng et al. (2024), "Learning minimal neural specifications".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from workbench import checks, steps
+from workbench.data import ImageDataset
+from workbench.models import Classifier, ready
+from workbench.patterns.recording import BATCH, one_hot, pattern_layers, watched
+from workbench.steps import Step
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True, eq=False)
+class Pattern:
+    """The pattern of one class: +1 where a neuron must be on, -1 off, 0 free.
+
+    phases: int8 `(n,)` by ReLU layer. On is strictly above zero.
+    """
+
+    model: str
+    label: int
+    phases: dict[str, torch.Tensor]
+
+    def __len__(self) -> int:
+        return sum(int((phase != 0).sum()) for phase in self.phases.values())
+
+
+@dataclass(frozen=True, eq=False)
+class Patterns:
+    """The patterns of K classes of one model, and how they were counted.
+
+    phases: int8 `(K, n)` by layer: +1 on, -1 off, 0 free. counts: images of each class
+    with the neuron on, int64 `(K, n)` by layer; total: images of each class, `(K,)`.
+    delta: the share of a class's images that must agree.
+    """
+
+    model: str
+    classes: tuple[str, ...]
+    phases: dict[str, torch.Tensor]
+    counts: dict[str, torch.Tensor]
+    total: torch.Tensor
+    delta: float
+
+    def at(self, delta: float) -> Patterns:
+        """The same counts at another `delta`: nothing is computed anew."""
+        return Patterns(
+            *(self.model, self.classes, phases_of(self.counts, self.total, delta)),
+            *(self.counts, self.total, delta),
+        )
+
+    def of(self, label: int) -> Pattern:
+        """The pattern of one class.
+
+        Raises:
+            ValueError: no such class.
+        """
+        if not 0 <= label < len(self.classes):
+            raise ValueError(f"label: expected 0..{len(self.classes) - 1}, got {label}")
+        return Pattern(
+            self.model, label, {name: phase[label] for name, phase in self.phases.items()}
+        )
+
+    @property
+    def sizes(self) -> torch.Tensor:
+        """How many neurons each class's pattern fixes, int64 `(K,)`."""
+        return torch.stack([(phase != 0).sum(1) for phase in self.phases.values()]).sum(0)
+
+    def violations(self, model: Classifier, x: torch.Tensor) -> torch.Tensor:
+        """How many neurons break each class's pattern, int64 `(N, K)`, for images `(N, C, H, W)`.
+
+        Raises:
+            ValueError: images that break the contract, or another model.
+        """
+        check_model(self.model, model)
+        x = checks.images(x, model.input_shape)
+        broken = torch.zeros(len(x), len(self.classes), dtype=torch.int64)
+        with watched(model, tuple(self.phases)) as ask, torch.no_grad():
+            for i in range(0, len(x), BATCH):
+                for name, value in ask(x[i : i + BATCH])[1].items():
+                    broken[i : i + BATCH] += against(value, self.phases[name].to(value.device))
+        return broken
+
+    def follows(self, model: Classifier, x: torch.Tensor) -> torch.Tensor:
+        """Which images follow which class's pattern, bool `(N, K)`."""
+        return self.violations(model, x) == 0
+
+    def disjoint(self) -> torch.Tensor:
+        """Which two classes' patterns no image can follow at once, bool `(K, K)`.
+
+        Where some neuron is on in one and off in the other. Two patterns that are not
+        disjoint in this sense may still be so: that takes a proof.
+        """
+        clash = [phase.float() @ -phase.float().T for phase in self.phases.values()]
+        same = [phase.float().abs() @ phase.float().abs().T for phase in self.phases.values()]
+        return (torch.stack(clash).sum(0) + torch.stack(same).sum(0)) > 0.5
+
+    def summary(self) -> dict[str, Any]:
+        """Images, neurons, delta, the mean size of a pattern, and disjoint pairs."""
+        neurons = sum(phase.shape[1] for phase in self.phases.values())
+        return {
+            "images": int(self.total.sum()),
+            "neurons": neurons,
+            "delta": self.delta,
+            "mean_size": float(self.sizes.float().mean()),
+            "disjoint_pairs": int(self.disjoint().triu(1).sum()),
+        }
+
+    def frame(self) -> pd.DataFrame:
+        """One row a class and layer: how many neurons are fixed on, fixed off, free."""
+        import pandas as pd
+
+        rows = [
+            {
+                "class": self.classes[k],
+                "layer": name,
+                "on": int((phase[k] > 0).sum()),
+                "off": int((phase[k] < 0).sum()),
+                "free": int((phase[k] == 0).sum()),
+            }
+            for k in range(len(self.classes))
+            for name, phase in self.phases.items()
+        ]
+        return pd.DataFrame(rows)
+
+
+@dataclass(frozen=True, eq=False)
+class PatternQuality:
+    """How well patterns tell classes on unseen images; float32 `(K,)` each.
+
+    recall: share of a class's images that follow its pattern. precision: share of the
+    images that follow it which are of the class. follows: of images of class i that follow
+    pattern j, `(K, K)`. ambiguous: share of all images that follow two patterns or more.
+    """
+
+    recall: torch.Tensor
+    precision: torch.Tensor
+    follows: torch.Tensor
+    ambiguous: float
+    classes: tuple[str, ...]
+
+    def summary(self) -> dict[str, Any]:
+        """Mean recall and precision over the classes where they are defined."""
+        return {
+            "recall": float(self.recall.nanmean()),
+            "precision": float(self.precision.nanmean()),
+            "ambiguous": self.ambiguous,
+        }
+
+    def frame(self) -> pd.DataFrame:
+        """One row a class."""
+        import pandas as pd
+
+        columns = {"recall": self.recall.tolist(), "precision": self.precision.tolist()}
+        return pd.DataFrame({"class": self.classes, **columns})
+
+
+def mine_steps(
+    model: Classifier,
+    dataset: ImageDataset,
+    delta: float = 0.99,
+    *,
+    layers: Sequence[str] | None = None,
+) -> Iterator[Step[Patterns]]:
+    """Count what fires on the images of each class; fix what `delta` of them agree on.
+
+    A neuron is fixed on if at least `delta` of the class's images have it above zero, off
+    if at least `delta` have not; counted in whole numbers. delta 1 fixes what never
+    changes, smaller values fix more. layers: all ReLU layers when None.
+
+    Raises:
+        ValueError: delta outside (0.5, 1], a class without images, an unknown layer, a
+            model in train mode or of other classes.
+    """
+    check_delta(delta)
+    ready(model)
+    names = pattern_layers(model, layers)
+    n_classes = len(model.classes)
+    checks.labels(dataset.labels, n_classes, name="dataset")
+    total = torch.bincount(dataset.labels, minlength=n_classes)
+    if not bool(total.all()):
+        empty = [model.classes[k] for k in (total == 0).nonzero().flatten().tolist()]
+        raise ValueError(f"dataset: no image of class {', '.join(empty)}; a pattern needs some")
+    counts: dict[str, torch.Tensor] = {}
+    done = 0
+    with watched(model, names) as ask:
+        for x, y in dataset.batches(BATCH):
+            own = one_hot(y, n_classes).T.to(model.device)
+            with torch.no_grad():
+                for name, value in ask(x)[1].items():
+                    part = (
+                        (own @ value.clamp(min=0).sign()).long().cpu()
+                    )  # whole numbers below 2^24
+                    counts[name] = counts[name] + part if name in counts else part
+            done += len(x)
+            yield Step(done, len(dataset), f"{done:,} images")
+    phases = phases_of(counts, total, delta)
+    found = Patterns(model.card.name, model.classes, phases, counts, total, delta)
+    yield Step(done, len(dataset), "done", found)
+
+
+def mine(
+    model: Classifier,
+    dataset: ImageDataset,
+    delta: float = 0.99,
+    *,
+    layers: Sequence[str] | None = None,
+) -> Patterns:
+    """`mine_steps`, run to its end."""
+    return steps.run(mine_steps(model, dataset, delta, layers=layers))
+
+
+def quality(patterns: Patterns, model: Classifier, dataset: ImageDataset) -> PatternQuality:
+    """Recall and precision of patterns on images they were not mined from."""
+    return quality_of(patterns.follows(model, dataset.images), dataset.labels, patterns.classes)
+
+
+def quality_of(
+    follows: torch.Tensor, labels: torch.Tensor, classes: tuple[str, ...]
+) -> PatternQuality:
+    """Recall and precision from which images follow which pattern, bool `(N, K)`."""
+    own = one_hot(labels, len(classes))
+    counted = own.T @ follows.float()
+    recall = counted.diagonal() / own.sum(0)  # NaN for a class without images
+    precision = counted.diagonal() / counted.sum(0)
+    several = float((follows.sum(1) > 1).float().mean()) if len(follows) else 0.0
+    return PatternQuality(recall, precision, counted.long(), several, classes)
+
+
+def minimal(
+    patterns: Patterns, model: Classifier, dataset: ImageDataset, negatives: torch.Tensor
+) -> Patterns:
+    """Patterns reduced to neurons that refuse what they refused before (after Geng et al. 2024).
+
+    For each class: the images of the other classes in `dataset` and the `negatives`
+    `(N, C, H, W)` (such as adversarial images) that break its pattern must still break it;
+    neurons are taken greedily by how many of those left they refuse. An image refused so is
+    evidence; a proof is the verifier's.
+    """
+    check_model(patterns.model, model)
+    images = torch.cat([dataset.images, checks.images(negatives, model.input_shape)])
+    labels = torch.cat([dataset.labels, torch.full((len(negatives),), -1)])
+    with watched(model, tuple(patterns.phases)) as ask, torch.no_grad():
+        signs = torch.cat(
+            [
+                torch.cat([v > 0 for v in ask(part)[1].values()], 1).cpu()
+                for part in images.split(BATCH)
+            ]
+        )
+    whole = torch.cat(list(patterns.phases.values()), 1)
+    kept = torch.zeros_like(whole)
+    for k, phase in enumerate(whole):
+        refuses = ((phase > 0) & ~signs | (phase < 0) & signs)[labels != k]
+        refuses = refuses[refuses.any(1)].float()
+        while len(refuses):
+            best = int(refuses.sum(0).argmax())
+            kept[k, best] = phase[best]
+            refuses = refuses[refuses[:, best] == 0]
+    parts = kept.split([phase.shape[1] for phase in patterns.phases.values()], 1)
+    phases = dict(zip(patterns.phases, parts, strict=True))
+    return Patterns(
+        *(patterns.model, patterns.classes, phases, patterns.counts, patterns.total),
+        patterns.delta,
+    )
+
+
+def against(value: torch.Tensor, phase: torch.Tensor) -> torch.Tensor:
+    """How many of the activations `(N, n)` break each phase `(K, n)`: int64 `(N, K)`."""
+    on = (value > 0).float()
+    broken = (1 - on) @ (phase > 0).float().T + on @ (phase < 0).float().T
+    return broken.round().long().cpu()
+
+
+def phases_of(
+    counts: dict[str, torch.Tensor], total: torch.Tensor, delta: float
+) -> dict[str, torch.Tensor]:
+    """On, off or free from counts of images, compared in whole numbers."""
+    check_delta(delta)
+    share = Fraction(str(delta))
+    needed = total[:, None] * share.numerator
+    found = {}
+    for name, on in counts.items():
+        off = (total[:, None] - on) * share.denominator >= needed
+        found[name] = (on * share.denominator >= needed).to(torch.int8) - off.to(torch.int8)
+    return found
+
+
+def check_delta(delta: float) -> None:
+    """Check a share in (0.5, 1].
+
+    Raises:
+        ValueError: below, a neuron could be fixed on and off at once.
+    """
+    if not (isinstance(delta, int | float) and 0.5 < delta <= 1):
+        raise ValueError(
+            f"delta: expected a share of the images above 0.5 and up to 1, got {delta}; at 0.5 "
+            "a neuron could be fixed on and off at once"
+        )
+
+
+def check_model(name: str, model: Classifier) -> None:
+    """Check that a pattern is of this model.
+
+    Raises:
+        ValueError: it is of another, or the model is in train mode.
+    """
+    ready(model)
+    if model.card.name != name:
+        raise ValueError(
+            f"model: the pattern was mined from {name!r}, the model is {model.card.name!r}"
+        )

@@ -1,0 +1,223 @@
+"""Monitors: at run time, does an image fire what its class fired in training?
+
+pattern: neurons that break the class's mined pattern (Geng et al. 2023). hamming: distance
+to the nearest on-off state of the class's training images (Cheng, Nührenberg, Yasuoka
+2019). box: distance to boxes round clusters of activations (Henzinger, Lukina, Schilling
+2020).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+
+from workbench import checks
+from workbench.data import ImageDataset
+from workbench.models import Classifier, ready
+from workbench.patterns.mining import check_model, mine
+from workbench.patterns.recording import BATCH, pattern_layers, rectifiers, watched
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Kind = Literal["pattern", "hamming", "box"]
+KEPT = 2000  # states of a class that are remembered
+Distance = Callable[[torch.Tensor], torch.Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class Monitor:
+    """How strange an image is among those of the class that the model says.
+
+    distances: one function a class, from activations `(N, n)` of `layers`, side by side, to
+    float32 `(N,)`; 0 is what was seen in training. An image raises an alarm above
+    `threshold`, which is chosen for `false_alarms` on held-out images.
+    """
+
+    model: str
+    kind: str
+    layers: tuple[str, ...]
+    distances: tuple[Distance, ...]
+    threshold: float = 0.0
+    false_alarms: float = 0.0
+
+    def score(self, model: Classifier, x: torch.Tensor) -> torch.Tensor:
+        """How strange each of the images `(N, C, H, W)` is: float32 `(N,)`.
+
+        Raises:
+            ValueError: images that break the contract, or another model.
+        """
+        check_model(self.model, model)
+        x = checks.images(x, model.input_shape)
+        found = torch.zeros(len(x))
+        with watched(model, self.layers) as ask, torch.no_grad():
+            for i in range(0, len(x), BATCH):
+                logits, outputs = ask(x[i : i + BATCH])
+                value, label = torch.cat(list(outputs.values()), 1).cpu(), logits.argmax(1).cpu()
+                for k in label.unique().tolist():
+                    rows = (label == k).nonzero().flatten()
+                    found[i + rows] = self.distances[k](value[rows]).float()
+        return found
+
+    def alarm(self, model: Classifier, x: torch.Tensor) -> torch.Tensor:
+        """Which images raise an alarm, bool `(N,)`."""
+        return self.score(model, x) > self.threshold
+
+
+@dataclass(frozen=True, eq=False)
+class Alarms:
+    """A monitor's scores of images that belong and of images that do not."""
+
+    usual: torch.Tensor
+    strange: torch.Tensor
+    threshold: float
+
+    def summary(self) -> dict[str, Any]:
+        """AUROC, and the share of alarms on both."""
+        from sklearn.metrics import roc_auc_score
+
+        truth = [0] * len(self.usual) + [1] * len(self.strange)
+        both = len(self.usual) > 0 and len(self.strange) > 0
+        scores = torch.cat([self.usual, self.strange]).numpy()
+        return {
+            "auroc": float(roc_auc_score(truth, scores)) if both else None,
+            "false_alarms": float((self.usual > self.threshold).float().mean()),
+            "caught": float((self.strange > self.threshold).float().mean()),
+        }
+
+    def frame(self) -> pd.DataFrame:
+        """One row an image: its score, whether it belongs, and whether it raises an alarm."""
+        import pandas as pd
+
+        scores = torch.cat([self.usual, self.strange])
+        belongs = [True] * len(self.usual) + [False] * len(self.strange)
+        alarm = (scores > self.threshold).tolist()
+        return pd.DataFrame({"score": scores.tolist(), "belongs": belongs, "alarm": alarm})
+
+
+def monitor(
+    model: Classifier,
+    training: ImageDataset,
+    held_out: ImageDataset,
+    *,
+    kind: Kind = "pattern",
+    layers: tuple[str, ...] | None = None,
+    false_alarms: float = 0.05,
+    delta: float = 0.99,
+    clusters: int = 3,
+    seed: int = 0,
+) -> Monitor:
+    """A monitor that knows what the training images of each class fire.
+
+    Its threshold is the least at which at most `false_alarms` of the held-out images raise
+    one. layers: all ReLU layers for 'pattern', the last for the others, when None. delta: of
+    the pattern mined. clusters: boxes a class.
+
+    Raises:
+        ValueError: an unknown kind, a class of which the model gets no training image right,
+            no held-out images, a rate outside [0, 1).
+    """
+    ready(model)
+    if kind not in ("pattern", "hamming", "box"):
+        raise checks.unknown("kind of monitor", kind, ("pattern", "hamming", "box"))
+    if not 0 <= false_alarms < 1:
+        raise ValueError(f"false_alarms: expected a rate in [0, 1), got {false_alarms}")
+    if not len(held_out):
+        raise ValueError("held_out: expected images to choose the threshold on, got none")
+    checks.positive("clusters", clusters)
+    if layers is None and kind != "pattern":
+        layers = rectifiers(model)[-1:]
+    names = pattern_layers(model, layers)
+    if kind == "pattern":
+        phases = torch.cat(list(mine(model, training, delta, layers=names).phases.values()), 1)
+        distances = [broken(phase) for phase in phases]
+    else:
+        make = states if kind == "hamming" else boxes
+        distances = [make(values, clusters, seed) for values in activations(model, training, names)]
+    found = Monitor(model.card.name, kind, names, tuple(distances), 0.0, false_alarms)
+    threshold = least_threshold(found.score(model, held_out.images), false_alarms)
+    return Monitor(model.card.name, kind, names, tuple(distances), threshold, false_alarms)
+
+
+def least_threshold(scores: torch.Tensor, false_alarms: float) -> float:
+    """The least of the scores `(N,)` that at most a share `false_alarms` of them exceed."""
+    allowed = int(false_alarms * len(scores) + 1e-9)
+    return float(scores.msort()[len(scores) - 1 - allowed])
+
+
+def alarms(watch: Monitor, model: Classifier, usual: torch.Tensor, strange: torch.Tensor) -> Alarms:
+    """The monitor's scores of images that belong and of others, `(N, C, H, W)` each."""
+    return Alarms(watch.score(model, usual), watch.score(model, strange), watch.threshold)
+
+
+def activations(
+    model: Classifier, training: ImageDataset, names: tuple[str, ...]
+) -> list[torch.Tensor]:
+    """Activations `(M, n)` of the training images of each class that the model gets right.
+
+    Raises:
+        ValueError: a class without any.
+    """
+    parts: list[list[torch.Tensor]] = [[] for _ in model.classes]
+    with watched(model, names) as ask, torch.no_grad():
+        for x, y in training.batches(BATCH):
+            logits, outputs = ask(x)
+            value, right = torch.cat(list(outputs.values()), 1).cpu(), logits.argmax(1).cpu() == y
+            for k in y[right].unique().tolist():
+                parts[k].append(value[right & (y == k)])
+    for name, part in zip(model.classes, parts, strict=True):
+        if not part:
+            raise ValueError(f"training: no image of class {name} that the model gets right")
+    return [torch.cat(part) for part in parts]
+
+
+def broken(phase: torch.Tensor) -> Distance:
+    """How many neurons break the phase `(n,)`."""
+    on, off = (phase > 0).float(), (phase < 0).float()
+
+    def distance(value: torch.Tensor) -> torch.Tensor:
+        fires = (value > 0).float()
+        return (1 - fires) @ on + fires @ off
+
+    return distance
+
+
+def states(values: torch.Tensor, clusters: int, seed: int) -> Distance:
+    """In how many neurons an image differs from the nearest of the states seen."""
+    seen = (values > 0).unique(dim=0)
+    draw = torch.Generator().manual_seed(seed)
+    seen = seen[torch.randperm(len(seen), generator=draw)[:KEPT]].float() * 2 - 1
+
+    def distance(value: torch.Tensor) -> torch.Tensor:
+        agree = ((value > 0).float() * 2 - 1) @ seen.T
+        return (seen.shape[1] - agree.amax(1)) / 2
+
+    return distance
+
+
+def boxes(values: torch.Tensor, clusters: int, seed: int) -> Distance:
+    """How far outside the nearest box an image's activations are, summed over neurons.
+
+    Each neuron counts in units of its standard deviation in the class.
+    """
+    from sklearn.cluster import KMeans
+
+    clusters = min(clusters, len(values))
+    cluster = KMeans(clusters, n_init=3, random_state=seed).fit_predict(values.double().numpy())
+    of = torch.from_numpy(cluster)
+    found = [values[of == c] for c in range(clusters) if bool((of == c).any())]
+    low = torch.stack([v.amin(0) for v in found])
+    high = torch.stack([v.amax(0) for v in found])
+    unit = values.std(0, correction=0).clamp(min=1e-3)
+
+    def distance(value: torch.Tensor) -> torch.Tensor:
+        outside = [
+            ((lo - value).clamp(min=0) + (value - hi).clamp(min=0)) / unit
+            for lo, hi in zip(low, high, strict=True)
+        ]
+        return torch.stack([part.sum(1) for part in outside]).amin(0)
+
+    return distance
