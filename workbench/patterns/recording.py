@@ -137,8 +137,15 @@ def pattern_layers(model: Classifier, layers: Sequence[str] | None) -> tuple[str
 
 
 @contextmanager
-def watched(model: Classifier, layers: Sequence[str]) -> Iterator[Callable[..., Any]]:
-    """A function from images to logits and the outputs of `layers`, `(N, n)` each."""
+def watched(
+    model: Classifier,
+    layers: Sequence[str],
+    read: Callable[[torch.Tensor], torch.Tensor] = torch.clone,
+) -> Iterator[Callable[..., Any]]:
+    """A function from images to logits and what `read` makes of the outputs of `layers`.
+
+    Outputs are `(N, n)`; `read` must copy, since a later layer may work in place.
+    """
     outputs: dict[str, torch.Tensor] = {}
     asker = 0
 
@@ -148,7 +155,7 @@ def watched(model: Classifier, layers: Sequence[str]) -> Iterator[Callable[..., 
                 return
             if name in outputs:
                 raise ValueError(f"layers: {name} runs more than once a pass; it has no one sign")
-            outputs[name] = output.flatten(1).clone()  # a later layer may work in place
+            outputs[name] = read(output.flatten(1))
 
         return hook
 
