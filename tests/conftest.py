@@ -3,6 +3,9 @@
 import os
 from pathlib import Path
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # two test processes with two threads each would fight
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import pytest
 
 from workbench import data

@@ -52,7 +52,7 @@ SHORT = {  # notebooks of the tests' own
     ],
 }
 
-pytestmark = [pytest.mark.browser, pytest.mark.slow]
+pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.xdist_group("browser")]
 
 
 @contextlib.contextmanager
