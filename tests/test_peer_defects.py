@@ -152,7 +152,7 @@ def state(model):
         "grads": [tensor.grad is not None for _, tensor in tensors],
         "values": [tensor.tolist() for _, tensor in tensors if not tensor.is_meta],
         "generator": torch.get_rng_state().tolist(),
-        "other generators": (random.getstate(), np.random.get_state()[1].tolist()),  # noqa: NPY002
+        "other generators": (random.getstate(), [str(part) for part in np.random.get_state()]),  # noqa: NPY002
         "tracer": sys.gettrace(),
         "gradients on": torch.is_grad_enabled(),
     }

@@ -276,7 +276,8 @@ def minimal(
 
 def fires(value: torch.Tensor) -> torch.Tensor:
     """1 where an activation is above zero, else 0, as floats."""
-    return torch.gt(value, 0, out=torch.empty_like(value))  # ten times as fast as .float()
+    out = torch.empty(value.shape, device=value.device)
+    return torch.gt(value, 0, out=out)  # ten times as fast as .float()
 
 
 def against(value: torch.Tensor, phase: torch.Tensor) -> torch.Tensor:
