@@ -43,8 +43,7 @@ SHORT = {  # notebooks of the tests' own
         "ConceptPanel('shapes', 'shapes/resnet', 3, n_crops=300)",
     ],
     "patterns.ipynb": [
-        "from workbench.widgets import PatternPanel\n"
-        "PatternPanel('digits', 'digits/cnn', 3)",
+        "from workbench.widgets import PatternPanel\nPatternPanel('digits', 'digits/cnn', 3)",
     ],
     "evaluation.ipynb": [
         "from workbench.widgets import EvaluationPanel\n"

@@ -55,6 +55,7 @@ OTHERS = {
         **{"model": "digits/cnn", "index": 7, "false_alarms": 0.1, "delta": 1.0, "eps": 0.1},
         **{"n_steps": 100, "weight": 5.0, "seed": 1},
     },
+    "16_verification": {"delta": 0.95, "n": 5, "radii": [0.06, 0.12], "seed": 1},
     "17_shape_and_texture": {
         **{"n": 600, "n_train": 3000, "agree": 0.9, "epochs": 6, "n_steps": 20, "seed": 1}
     },

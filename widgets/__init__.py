@@ -17,5 +17,6 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "prototype_panel": ["PrototypePanel"],
         "region_panel": ["RegionPanel"],
         "selection": ["Selection"],
+        "verify_panel": ["VerifyPanel"],
     },
 )

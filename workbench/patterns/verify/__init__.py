@@ -1,0 +1,17 @@
+"""What can be proved of a ReLU network: bounds, complete verifiers, properties."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        "bounds": ["Bounds", "bounds_of"],
+        "branching": ["BACKENDS", "verify", "verify_steps"],
+        "exhaustive": ["GridCheck", "exhaustive_grid_check", "exhaustive_grid_steps"],
+        "planted": ["plant_counterexample"],
+        "properties": [
+            *("Answer", "Property", "ambiguity", "local_robustness", "pattern_property"),
+        ],
+        "vnnlib": ["read_vnnlib"],
+    },
+)

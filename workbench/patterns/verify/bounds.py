@@ -1,0 +1,240 @@
+"""What the neurons of a ReLU network can do over a box: intervals, and linear relaxation.
+
+Zhang et al. (2018), CROWN; Xu et al. (2021), alpha-CROWN; Wang et al. (2021), beta-CROWN.
+Everything is float64, and every comparison that decides leaves `TOLERANCE` for rounding.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+import torch
+from torch.nn import functional as F
+
+from workbench import checks
+from workbench.models import Classifier
+from workbench.patterns.verify.network import CHUNK, Network
+from workbench.patterns.verify.properties import TOLERANCE, Property
+from workbench.patterns.verify.query import Query, Region
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+RATE = 0.1
+METHODS: dict[str, tuple[int, ...]] = {"interval": [None], "crown": [0], "alpha-crown": [0, 20]}  # steps of ascent
+
+
+class Relaxed(NamedTuple):
+    """What the best relaxation found says of B subproblems.
+
+    value: the lower bound, `(B,)`. x: the image in the box that reaches it, `(B, n_0)`.
+    cost: what the upper line of each neuron takes off the bound, alpha, beta: `(B, N)`.
+    """
+
+    value: torch.Tensor
+    x: torch.Tensor
+    cost: torch.Tensor
+    alpha: torch.Tensor
+    beta: torch.Tensor
+
+
+def relax(
+    net: Network,
+    region: Region,
+    k: int,
+    rows: torch.Tensor,
+    offset: torch.Tensor,
+    alpha: torch.Tensor | None = None,
+    beta: torch.Tensor | None = None,
+    *,
+    steps: int = 0,
+    above: bool = False,
+) -> Relaxed:
+    """A lower bound of `max over m of (rows[m] . z_k - offset[m])` in each of B subproblems.
+
+    rows: `(B, m, n_k)`; offset: `(B, m)`. Each ReLU lies between two lines: above, from
+    (lower, 0) to (upper, upper); below, one through 0 with slope alpha. alpha, the multipliers
+    beta of the signs and the weights of the m rows take `steps` steps of Adam to a higher
+    bound, or until all are proved or the time is up. Any of them is sound; the best is kept.
+    above: the signs of layers after k, whose bounds must be known, count too.
+    """
+    unstable, sign = region.unstable, region.sign.double()
+    low, high = region.lower.clamp(max=0), region.upper.clamp(min=0)
+    rise = high / (high - low).clamp(min=1e-300)
+    fall = -rise * low  # the upper line is rise * z + fall
+    below = (rise > 0.5).double() if alpha is None else alpha.double()
+    alpha = torch.where(unstable, below, (region.lower >= 0).double())
+    beta = torch.zeros_like(rise) if beta is None else beta.double()
+    highest = net.top - 1 if above else min(k, net.top - 1)
+    mix = torch.full_like(offset, 1 / offset.shape[1])
+    adam = torch.optim.Adam([alpha, beta, mix], lr=RATE, betas=(0.9, 0.98))
+    best: Relaxed | None = None
+    while True:
+        pushes = beta * sign
+        asked = (mix[:, :, None] * rows).sum(1)
+        coefs = {k: asked} if k == net.top else {}
+        value = asked @ net.bias[k] - (mix * offset).sum(1)
+        slope, shift = alpha.clone(), torch.zeros_like(rise)
+        pulled = torch.zeros_like(rise)  # the coefficients of the outputs
+        for j in range(highest, 0, -1):
+            part = net.parts[j]
+            a = pulled[:, part] = net.pulled(j, coefs, len(rows))
+            slope[:, part] = torch.where(a < 0, rise[:, part], alpha[:, part])
+            shift[:, part] = torch.where(a < 0, fall[:, part], 0.0)
+            coefs[j] = a * slope[:, part] - pushes[:, part]
+            value = value + coefs[j] @ net.bias[j]
+            if j == k:
+                coefs[j] = coefs[j] + asked
+        a = net.pulled(0, coefs, len(rows))
+        cost = -pulled * shift
+        value = value - cost.sum(1) + a @ region.centre - a.abs() @ region.radius
+        y = [region.centre - region.radius * a.sign()]
+        now = Relaxed(value, y[0], cost, alpha.clone(), beta.clone())
+        best = now if best is None else better(now, best)
+        proved = bool((best.value > TOLERANCE).all())
+        if steps == 0 or proved or time.monotonic() > net.deadline:
+            return best
+        steps -= 1
+        # The gradient, from the image that reaches the bound and the lines that were taken.
+        z = torch.zeros_like(rise)
+        for j in range(1, highest + 1):
+            part = net.parts[j]
+            z[:, part] = net.z(j, y)
+            y.append(slope[:, part] * z[:, part] + shift[:, part])
+        last = net.z(k, y) if k == net.top else z[:, net.parts[k]]
+        alpha.grad = -(pulled.clamp(min=0) * z * unstable)
+        beta.grad = sign * z
+        mix.grad = offset - (rows @ last[:, :, None])[:, :, 0]
+        adam.step()
+        alpha.clamp_(0, 1)
+        beta.clamp_(min=0)
+        mix.clamp_(min=1e-9)
+        mix /= mix.sum(1, keepdim=True)
+
+
+def better(one: Relaxed, other: Relaxed) -> Relaxed:
+    """The better of two in each subproblem."""
+    first = one.value > other.value
+    pairs = zip(one, other, strict=True)
+    return Relaxed(*(torch.where(first if a.ndim == 1 else first[:, None], a, b) for a, b in pairs))
+
+
+def interval(net: Network, region: Region, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The middle and the radius of layer k's input, `(B, n_k)`, from bounds of those before."""
+    middle, radius = [region.centre[None]], [region.radius[None]]
+    for part in net.parts[1:k]:
+        low, high = region.lower[:, part].clamp(min=0), region.upper[:, part].clamp(min=0)
+        middle.append((low + high) / 2)
+        radius.append((high - low) / 2)
+    return net.z(k, middle), net.added(net.size, k, radius)
+
+
+def tighten(
+    net: Network, region: Region, steps: int | None, *, again: bool = False
+) -> Iterator[str]:
+    """Fill in the bounds of one subproblem, layer by layer; says which layer it is at.
+
+    By intervals, then by relaxation where those leave a neuron free; intervals alone where
+    `steps` is None. It ends early where the region is empty. again: there are bounds already,
+    which are made better, also by the signs of later layers.
+    """
+    for k, part in enumerate(net.parts[1:], 1):
+        middle, radius = interval(net, region, k)
+        lower, upper = region.lower[:, part], region.upper[:, part]
+        lower.copy_(torch.maximum(middle - radius, lower) if again else middle - radius)
+        upper.copy_(torch.minimum(middle + radius, upper) if again else middle + radius)
+        region.obey()
+        free = region.unstable[0, part].nonzero().flatten()
+        exact = k == 1 and not bool(region.sign.any())
+        if steps is None or exact:
+            free = free[:0]
+        for some in free.split(CHUNK) if len(free) else ():
+            eye = F.one_hot(some, net.sizes[k]).double()
+            rows = torch.cat([eye, -eye])[:, None]
+            many = region.under(region.sign.expand(len(rows), -1))
+            zero = torch.zeros(len(rows), 1).double()
+            found = relax(net, many, k, rows, zero, steps=steps or 0, above=again)
+            low, high = found.value.split(len(some))
+            lower[0, some] = torch.maximum(lower[0, some], low)
+            upper[0, some] = torch.minimum(upper[0, some], -high)
+            yield net.names[k - 1]
+        if region.empty:
+            return
+        region.upper[:, part] = torch.maximum(region.lower[:, part], region.upper[:, part])
+        yield net.names[k - 1]
+
+
+@dataclass(frozen=True, eq=False)
+class Bounds:
+    """What the inputs of the ReLUs and the outputs can be, in the box of a property.
+
+    lower, upper: by ReLU layer, float64 `(n,)`; of images that follow the phases. slack: for
+    each unsafe set the least value of its worst row, `(G,)`; above 0 no image reaches the
+    set. empty: no image follows the phases.
+    """
+
+    lower: dict[str, torch.Tensor]
+    upper: dict[str, torch.Tensor]
+    slack: torch.Tensor
+    empty: bool
+
+    def summary(self) -> dict[str, Any]:
+        """Neurons, how many can be on or off, the least slack, and the unsafe sets left."""
+        table = self.frame()
+        return {
+            "neurons": int(table[["on", "off", "unstable"]].sum().sum()),
+            "unstable": int(table["unstable"].sum()),
+            "slack": float(self.slack.min()),
+            "open": int((self.slack <= TOLERANCE).sum()),
+            "empty": self.empty,
+        }
+
+    def frame(self) -> pd.DataFrame:
+        """One row a layer: neurons always on, always off, unstable, and the mean width."""
+        import pandas as pd
+
+        rows = []
+        for name, lower in self.lower.items():
+            upper = self.upper[name]
+            on, off = lower >= 0, upper <= 0
+            counts = {"on": int(on.sum()), "off": int((off & ~on).sum())}
+            counts["unstable"] = int((~on & ~off).sum())
+            rows.append({"layer": name, **counts, "width": float((upper - lower).mean())})
+        return pd.DataFrame(rows)
+
+
+def bounds_of(
+    model: Classifier,
+    prop: Property,
+    method: Literal["interval", "crown", "alpha-crown"] = "alpha-crown",
+) -> Bounds:
+    """Bounds of every neuron and of the unsafe sets, without any branching.
+
+    "interval" is the quickest, "alpha-crown" the tightest; "crown" has fixed slopes.
+
+    Raises:
+        ValueError: an unknown method, a network or a property that cannot be verified.
+    """
+    if method not in METHODS:
+        raise checks.unknown("method", method, METHODS)
+    query = Query(model, prop)
+    net, root = query.net, query.root
+    for again, steps in enumerate(METHODS[method]):
+        deque(tighten(net, root, steps, again=again > 0), maxlen=0)
+    slack = torch.full((len(query.a),), torch.inf).double()
+    if not root.empty:
+        middle, radius = (part[0] for part in interval(net, root, net.top))
+        slack = (query.a @ middle - query.a.abs() @ radius - query.b).amax(1)
+        if steps is not None:
+            many = root.under(root.sign.expand(len(slack), -1))
+            value = relax(net, many, net.top, query.a, query.b, steps=steps).value
+            slack = torch.maximum(slack, value)
+    lower, upper = (
+        {name: side[0, part] for name, part in zip(net.names, net.parts[1:], strict=True)}
+        for side in (root.lower, root.upper)
+    )
+    return Bounds(lower, upper, slack, root.empty)

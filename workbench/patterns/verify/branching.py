@@ -1,0 +1,331 @@
+"""Complete verification: a search for counterexamples, then branch and bound.
+
+Bunel et al. (2020), branch and bound over ReLUs; De Palma et al. (2021), filtered smart
+branching; Wang et al. (2021), beta-CROWN.
+"""
+
+from __future__ import annotations
+
+import math
+import pkgutil
+from collections.abc import Callable, Generator, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from workbench import checks
+from workbench.models import Classifier
+from workbench.patterns.verify.bounds import relax, tighten
+from workbench.patterns.verify.properties import TOLERANCE, Answer, Property, Verdict
+from workbench.patterns.verify.query import Query
+from workbench.steps import Step, run
+
+# Steps to a better relaxation: of each neuron and of the root, at first and if need be, and of
+# each branch.
+EFFORTS, ASCENT = [(0, 10), (20, 50)], 12
+RESTARTS = 10  # of the search, for each unsafe set
+FILTERED = 4  # neurons of each layer of which both halves are tried before one is split
+BATCH = 16, 512, 2**24  # branches at a time: at least, at most, times the weights
+LATE = "the time limit was reached"
+EMPTY = "no image in the box follows the phases"
+Backend = Callable[[Classifier, Property, float, int], Iterator[Step[Answer]]]
+# A name in place of a function is imported when it is first asked for.
+BACKENDS: dict[str, Backend | str] = {
+    "branching": "workbench.patterns.verify.branching:branching_steps",
+    "milp": "workbench.patterns.verify.milp:milp_steps",
+    "marabou": "workbench.patterns.verify.backends:marabou_steps",
+    "z3": "workbench.patterns.verify.backends:z3_steps",
+}
+
+
+def verify_steps(
+    model: Classifier,
+    prop: Property,
+    *,
+    backend: str = "branching",
+    time_limit: float = 60.0,
+    seed: int = 0,
+) -> Iterator[Step[Answer]]:
+    """Prove or refute a property; each step has the bound and the open branches so far.
+
+    A counterexample was checked on the real network. A proof is of the network in real
+    numbers, by float64 with a margin of `TOLERANCE`; what is nearer than that is unknown.
+
+    Args:
+        backend: a name in `BACKENDS`.
+        time_limit: seconds, above 0.
+
+    Raises:
+        ValueError: an unknown backend, a time limit that is none, layers other than affine ones
+            and nn.ReLU, a model in train mode, a property that does not fit the model.
+        ImportError: the backend is not installed.
+    """
+    if backend not in BACKENDS:
+        raise checks.unknown("backend", backend, BACKENDS)
+    if not time_limit > 0:
+        raise ValueError(f"time_limit: expected seconds above 0, got {time_limit}")
+    made = BACKENDS[backend]
+    made = pkgutil.resolve_name(made) if isinstance(made, str) else made
+    try:
+        yield from made(model, prop, time_limit, seed)
+    except TimeoutError as late:
+        yield Step(1, 1, "unknown", Answer("unknown", seconds=time_limit, note=str(late)))
+
+
+def verify(
+    model: Classifier,
+    prop: Property,
+    *,
+    backend: str = "branching",
+    time_limit: float = 60.0,
+    seed: int = 0,
+) -> Answer:
+    """`verify_steps`, run to its end."""
+    options = {"backend": backend, "time_limit": time_limit, "seed": seed}
+    return run(verify_steps(model, prop, **options))  # type: ignore[arg-type]
+
+
+class Branches(NamedTuple):
+    """B subproblems that are open.
+
+    value: a lower bound of each, float64 `(B,)`. which: its unsafe set, int64 `(B,)`.
+    sign: of the neurons that are split or told, int8 `(B, N)`. alpha, beta, cost: of its
+    relaxation, float32 `(B, N)`.
+    """
+
+    value: torch.Tensor
+    which: torch.Tensor
+    sign: torch.Tensor
+    alpha: torch.Tensor
+    beta: torch.Tensor
+    cost: torch.Tensor
+
+    def some(self, rows: torch.Tensor) -> Branches:
+        """Those of the rows."""
+        return Branches(*(part[rows] for part in self))
+
+
+def branching_steps(
+    model: Classifier, prop: Property, time_limit: float = 60.0, seed: int = 0
+) -> Iterator[Step[Answer]]:
+    """Search for a counterexample; then split ReLUs, the lowest bound first, till all is proved."""
+    query = Query(model, prop, time_limit)
+    net, root = query.net, query.root
+    draw = torch.Generator().manual_seed(seed)
+    which = torch.arange(len(query.a)).repeat(RESTARTS)
+    noise = 2 * torch.rand((len(which), net.sizes[0]), generator=draw).double() - 1
+    x = search(query, root.centre + root.radius * noise, which, 20)
+    if x is not None:
+        yield last(query, "falsified", counterexample=x)
+        return
+    which = torch.arange(len(query.a))
+    for again, (ascent, steps) in enumerate(EFFORTS):
+        if (yield from opening(query, ascent, again > 0)):
+            return
+        left, _ = bounded(query, root.sign.expand(len(which), -1), which, steps)
+        which = left.which
+        if not len(which):
+            break
+    query.branches = len(query.a)
+    weights = sum(matrix.numel() for matrix in net.weight.values())
+    size = min(max(BATCH[0], BATCH[2] // weights), BATCH[1])
+    while len(left.value):
+        query.open = len(left.value) + query.doubts
+        bound = float(left.value.min())
+        message = f"bound {bound:.4g}, {query.open:,} branches open"
+        so_far = query.answer("unknown", bound=bound)
+        yield Step(query.branches - query.open, query.branches, message, so_far)
+        if query.late:
+            yield last(query, "unknown", bound=bound, note=LATE)
+            return
+        order = left.value.argsort()
+        now, left = left.some(order[:size]), left.some(order[size:])
+        whole = ~root.under(now.sign).unstable.any(1)
+        for i in whole.nonzero().flatten().tolist():
+            depth, x = leaf(query, now.sign[i : i + 1], int(now.which[i]))
+            if x is not None:
+                yield last(query, "falsified", counterexample=x)
+                return
+            query.doubts += not depth > TOLERANCE
+            query.floor = min(query.floor, TOLERANCE)
+        now = now.some(~whole)
+        if len(now.value):
+            twice = torch.arange(len(now.value)).repeat(2)
+            sign, now = split(query, now), now.some(twice)
+            query.branches += len(sign)
+            found, x = bounded(query, sign, now.which, ASCENT, now)
+            x = nearby(query, found, x)
+            if x is not None:
+                yield last(query, "falsified", counterexample=x)
+                return
+            left = Branches(*map(torch.cat, zip(left, found, strict=True)))
+    yield conclusion(query)
+
+
+def opening(query: Query, steps: int, again: bool) -> Generator[Step[Answer], None, bool]:
+    """Bound every neuron; whether that ends it, with an empty region or at the time limit."""
+    root = query.root
+    for name in tighten(query.net, root, steps, again=again):
+        yield Step(0, 1, f"bounds of {name}", query.answer("unknown"))
+        if query.late:
+            yield last(query, "unknown", note=LATE)
+            return True
+    if not bool((root.lower + root.upper).isfinite().all()):
+        yield last(query, "unknown", note="numerical trouble: bounds that are not finite")
+        return True
+    if root.empty:
+        yield last(query, "verified", note=EMPTY)
+    return root.empty
+
+
+def last(query: Query, verdict: Verdict, **more: Any) -> Step[Answer]:
+    """The last step of a backend."""
+    return Step(1, 1, verdict, query.answer(verdict, **more))
+
+
+def conclusion(query: Query) -> Step[Answer]:
+    """The last step where all branches are closed, some of them perhaps in doubt."""
+    query.open = query.doubts
+    if query.doubts:
+        note = f"numerical trouble: {query.doubts} branches are too near to tell"
+        return last(query, "unknown", note=note)
+    note = "" if query.followed else f"it may be that {EMPTY}: none was met"
+    bound = query.floor if math.isfinite(query.floor) else None
+    return last(query, "verified", bound=bound, note=note)
+
+
+def bounded(
+    query: Query, sign: torch.Tensor, which: torch.Tensor, steps: int, old: Branches | None = None
+) -> tuple[Branches, torch.Tensor]:
+    """The branches that stay open, lowest first, and the images that reach their bounds."""
+    slopes = (None, None) if old is None else (old.alpha, old.beta)
+    region, rows = query.root.under(sign), (query.a[which], query.b[which])
+    found = relax(query.net, region, query.net.top, *rows, *slopes, steps=steps)
+    value = found.value if old is None else torch.maximum(found.value, old.value)
+    closed = value > TOLERANCE  # not so where it is NaN
+    query.floor = min([query.floor, *value[closed].tolist()])
+    left = (~closed).nonzero().flatten()
+    left = left[value[left].argsort()]
+    kept = (part[left].float() for part in (found.alpha, found.beta, found.cost))
+    return Branches(value[left], which[left], sign[left], *kept), found.x[left]
+
+
+def split(query: Query, now: Branches) -> torch.Tensor:
+    """The signs of both halves of each of B branches, `(2 * B, N)`: first all on, then all off.
+
+    Of the neurons whose relaxation costs most, a few in each layer, the one is split whose
+    worse half is bounded best.
+    """
+    net, root = query.net, query.root
+    free = root.under(now.sign).unstable
+    cost = torch.where(free, now.cost, -1.0)
+    few = [
+        cost[:, p].topk(min(FILTERED, p.stop - p.start)).indices + p.start for p in net.parts[1:]
+    ]
+    tried = torch.cat(few, 1)
+    many = torch.arange(len(tried)).repeat_interleave(tried.shape[1])
+    both, many = halves(now.sign[many], tried.flatten()), many.repeat(2)
+    rows = query.a[now.which[many]], query.b[now.which[many]]
+    found = relax(net, root.under(both), net.top, *rows, now.alpha[many], now.beta[many])
+    value = found.value.clamp(max=TOLERANCE).view(2, *tried.shape)
+    merit = value.amin(0) + 0.01 * value.amax(0)
+    best = torch.where(free.gather(1, tried), merit, -torch.inf).argmax(1)
+    return halves(now.sign, tried.gather(1, best[:, None])[:, 0])
+
+
+def halves(sign: torch.Tensor, j: torch.Tensor) -> torch.Tensor:
+    """The signs `(B, N)` with neuron j `(B,)` on, then off: `(2 * B, N)`."""
+    on, off = sign.clone(), sign.clone()
+    on.scatter_(1, j[:, None], 1)
+    off.scatter_(1, j[:, None], -1)
+    return torch.cat([on, off])
+
+
+def search(query: Query, x: torch.Tensor, which: torch.Tensor, steps: int) -> torch.Tensor | None:
+    """Descend from images `(B, n_0)` to the unsafe sets `which` `(B,)` inside the phases.
+
+    Signed gradients (Madry et al., 2018) of the worst row, as long as it is not met, and of
+    what breaks the phases; a counterexample that holds on the real network, or None.
+    """
+    net, root = query.net, query.root
+    low, high = root.centre - root.radius, root.centre + root.radius
+    for i in range(steps + 1):
+        _, *z = net.run(x)
+        slack = (query.a[which] @ z[-1][:, :, None])[:, :, 0] - query.b[which]
+        row = slack.argmax(1)
+        unmet = slack.gather(1, row[:, None])
+        signed = torch.cat([x[:, :0], *z[:-1]], 1) * root.sign
+        broken = (root.sign > 0) & (signed <= 0) | (root.sign < 0) & (signed < 0)
+        follows = ~broken.any(1)
+        query.followed |= bool(follows.any())
+        near = follows & (unmet[:, 0] <= 0)
+        hit = query.counterexample(x[near]) if bool(near.any()) else None
+        if hit is not None or i == steps:
+            return hit
+        breaks = root.sign * (signed < 1e-3)
+        coefs = {net.top: query.a[which, row] * (unmet > -0.01)}
+        for j in range(net.top - 1, 0, -1):
+            coefs[j] = net.pulled(j, coefs, len(x)) * (z[j - 1] > 0) - breaks[:, net.parts[j]]
+        step = root.radius * (1 - i / steps) / 2
+        x = (x - step * net.pulled(0, coefs, len(x)).sign()).clamp(low, high)
+    return None
+
+
+def nearby(query: Query, now: Branches, x: torch.Tensor) -> torch.Tensor | None:
+    """A counterexample near the images `(B, n_0)` that reach the bounds of branches, or None.
+
+    By search from the lowest few, and in the region where the lowest one's ReLUs are settled as
+    they are at its image.
+    """
+    few = slice(8)
+    found = search(query, x[few], now.which[few], 10)
+    if found is not None or not len(x):
+        return found
+    sign = now.sign[:1]
+    sign = torch.where(sign != 0, sign, settled(query, x[:1]))
+    return leaf(query, sign, int(now.which[0]))[1]
+
+
+def settled(query: Query, x: torch.Tensor) -> torch.Tensor:
+    """The signs `(1, N)` of the neurons that can be on or off, as they are at an image."""
+    z = torch.cat([x[:, :0], *query.net.run(x)[1:-1]], 1)
+    return torch.where(query.root.unstable, 2 * (z > 0).to(torch.int8) - 1, query.root.sign)
+
+
+def leaf(query: Query, sign: torch.Tensor, which: int) -> tuple[float, torch.Tensor | None]:
+    """Decide a branch `(1, N)` in which every ReLU is settled, by a linear program (HiGHS).
+
+    It finds the image deepest inside: the least that the unsafe rows and what breaks the signs
+    can be brought to. Gives a proved bound of that, above 0 where the branch has no
+    counterexample and NaN in trouble; and the image, if it holds on the real network.
+    """
+    from scipy.optimize import linprog
+
+    net, region = query.net, query.root.under(sign)
+    corners = torch.eye(net.sizes[0] + 1, net.sizes[0]).double()  # unit vectors, and 0
+    y, parts = [corners], []
+    for k, part in enumerate(net.parts[1:], 1):
+        z = net.z(k, y)
+        y.append(z * (region.lower[:, part] >= 0))
+        told = sign[0, part] != 0
+        parts.append(-(z * sign[:, part])[:, told])
+    parts.append(net.z(net.top, y) @ query.a[which].T - query.b[which])
+    values = torch.cat(parts, 1)
+    matrix = torch.cat([values[:-1] - values[-1], -torch.ones(1, values.shape[1])]).T
+    low, high = region.centre - region.radius, region.centre + region.radius
+    found = linprog(
+        np.eye(1, len(low) + 1, len(low))[0],
+        *(matrix.numpy(), -values[-1].numpy()),
+        bounds=[*zip(low.tolist(), high.tolist(), strict=True), (None, None)],
+        options={"time_limit": max(0.1, query.left)},
+    )
+    if found.status != 0:
+        return math.nan, None
+    # What the multipliers prove, whatever the tolerance of the solver (Neumaier, 2004).
+    mix = torch.from_numpy(-found.ineqlin.marginals).clamp(min=0)
+    mix /= mix.sum()
+    slope = mix @ matrix[:, :-1]
+    depth = float(mix @ values[-1] + slope @ region.centre - slope.abs() @ region.radius)
+    x = torch.from_numpy(found.x[None, :-1])
+    return depth, None if depth > TOLERANCE else query.counterexample(x)

@@ -1,0 +1,182 @@
+"""A ReLU network as matrices, read off any module by what it does."""
+
+from __future__ import annotations
+
+import math
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from workbench.models import Classifier, private_copy, ready
+
+PROBES = 61  # a batch size that no other tensor of a network is likely to have
+CHUNK = 256  # rows at a time
+ADVICE = (
+    "Verified can be networks of affine layers and nn.ReLU modules, each of which runs once: "
+    "write every ReLU as a module of its own"
+)
+Source = Callable[[int, int], torch.Tensor]
+Matrices = dict[tuple[int, int], torch.Tensor]
+
+
+class Network:
+    """A network as its ReLUs see it: `z_k = bias_k + sum of W_kj y_j` over j < k, from k = 1.
+
+    y_0 is the image, flat; the other y_j are relu(z_j); the last z are the logits. Affine
+    layers of any kind and shortcuts are read off a copy that is given unit vectors: float64,
+    on the CPU, sparse where it pays (convolutions).
+
+    names: of the ReLU layers, in the order they run. sizes: of y_0, of each z, and of the
+    logits. weight: `(n_k, n_j)` by (k, j), where not all are zero. parts: the columns of each
+    ReLU layer in a tensor `(B, N)` of all neurons, from 1.
+
+    Raises:
+        ValueError: something is neither affine nor an nn.ReLU, or an nn.ReLU runs twice.
+        TimeoutError: it is past `deadline` (of `time.monotonic`).
+    """
+
+    def __init__(self, model: Classifier, deadline: float = math.inf) -> None:
+        ready(model)
+        self.deadline = deadline
+        self.shape = model.input_shape
+        self.sizes = [math.prod(self.shape)]
+        watch = Watch(model)
+        probed = watch.probe()
+        self.names = tuple(watch.seen)
+        self.sizes += [z.shape[1] for z in probed]
+        self.top = len(probed)
+        ends = torch.tensor(self.sizes).cumsum(0) - self.sizes[0]
+        self.parts = [slice(int(ends[max(k - 1, 0)]), int(ends[k])) for k in range(self.top)]
+        zeros = watch.run(lambda _, n: torch.zeros(1, n).double())
+        self.bias = [torch.zeros(0).double(), *(z[0] for z in zeros)]
+        self.weight: Matrices = {}
+        self.transposed: Matrices = {}
+        self.size: Matrices = {}  # the absolute values of the weights
+        for j, n in enumerate(self.sizes[:-1]):
+            columns: dict[int, list[torch.Tensor]] = {}
+            for some in torch.arange(n).split(CHUNK):
+                eye = nn.functional.one_hot(some, n).double()
+                if time.monotonic() > deadline:
+                    raise TimeoutError("the time limit was reached while the network was read")
+                for k, z in enumerate(watch.run(units(j, eye)), 1):
+                    column = z - self.bias[k]
+                    column[column.abs() < 1e-14 * self.bias[k].abs().max()] = 0  # rounding
+                    columns.setdefault(k, []).append(column.to_sparse())
+            for k, found in columns.items():
+                matrix = torch.cat(found).coalesce()
+                if matrix.values().numel():
+                    self.transposed[k, j] = stored(matrix)
+                    self.weight[k, j] = stored(matrix.T.coalesce())
+                    self.size[k, j] = self.weight[k, j].abs()
+
+    def z(self, k: int, y: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Layer k's input `(B, n_k)` from y_0 to y_k-1, `(B, n_j)` each."""
+        return self.bias[k] + self.added(self.weight, k, y)
+
+    def added(self, matrices: Matrices, k: int, y: Sequence[torch.Tensor]) -> torch.Tensor:
+        """The sum over j < k of the matrices (k, j) times y_j."""
+        start = y[0].new_zeros(len(y[0]), self.sizes[k])
+        return sum((times(matrices[k, j], y[j]) for j in range(k) if (k, j) in matrices), start)
+
+    def pulled(self, j: int, coefs: dict[int, torch.Tensor], rows: int) -> torch.Tensor:
+        """The coefficients of y_j, `(rows, n_j)`, that come of those of later z."""
+        start, back = torch.zeros(rows, self.sizes[j]).double(), self.transposed
+        return sum((times(back[k, j], a) for k, a in coefs.items() if (k, j) in back), start)
+
+    def run(self, x: torch.Tensor) -> list[torch.Tensor]:
+        """The images `(B, n_0)` and every z of them, the logits last."""
+        y, found = [x], [x]
+        for k in range(1, self.top + 1):
+            found.append(self.z(k, y))
+            y.append(found[-1].relu())
+        return found
+
+
+class Watch:
+    """A copy of a model whose ReLUs pass on what they are told; seen: what came to each."""
+
+    def __init__(self, model: Classifier) -> None:
+        self.copy = private_copy(model, share=False).to("cpu", torch.float64)
+        self.shape = model.input_shape
+        self.seen: dict[str, torch.Tensor] = {}
+        self.basis: torch.Tensor | None = None
+        for name, module in self.copy.body.named_modules():  # type: ignore[union-attr]
+            if type(module) is nn.ReLU:
+                module.register_forward_pre_hook(self.enter(name))
+                module.register_forward_hook(self.leave)
+            else:
+                module.register_forward_hook(self.check(name, module))
+
+    def enter(self, name: str) -> Callable[..., None]:
+        """Before a ReLU: keep what comes to it."""
+
+        def hook(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+            if name in self.seen:
+                raise ValueError(f"model: {name} runs more than once a pass. {ADVICE}")
+            self.seen[name] = inputs[0].flatten(1).clone()
+
+        return hook
+
+    def leave(self, module: nn.Module, inputs: object, out: torch.Tensor) -> torch.Tensor:
+        """After a ReLU: pass on what is given; one in place has written to its input."""
+        return out.copy_(self.source(len(self.seen), out[0].numel()).view_as(out))
+
+    def check(self, name: str, module: nn.Module) -> Callable[..., None]:
+        """While probing, see that what `module` makes is affine in the points."""
+
+        def hook(_: nn.Module, inputs: object, out: Any) -> None:
+            if self.basis is None or not isinstance(out, torch.Tensor):
+                return
+            if out.shape[:1] != (PROBES,):
+                return
+            y = out.reshape(PROBES, -1).double()
+            rest = (y - self.basis @ (self.basis.T @ y)).abs().max()
+            if not rest <= 1e-7 * (y - y[0]).abs().max() + 1e-12 * y.abs().max():
+                where = f"{name} ({type(module).__name__})" if name else type(module).__name__
+                raise ValueError(f"model: {where} does something that is not affine. {ADVICE}")
+
+        return hook
+
+    def run(self, source: Source) -> list[torch.Tensor]:
+        """Every z, flat, and the logits, of what `source` gives for each y_j, `(B, n_j)`."""
+        self.source = source
+        self.seen.clear()
+        with torch.no_grad():
+            logits = self.copy(source(0, math.prod(self.shape)).view(-1, *self.shape))
+        return [*self.seen.values(), logits]
+
+    def probe(self) -> list[torch.Tensor]:
+        """Run on points of a random plane through everything that is given."""
+        draw = torch.Generator().manual_seed(0)
+        # Near and far: a smooth function looks affine near by, a saturated one far away.
+        spread = torch.logspace(-1, 2, PROBES, dtype=torch.float64)[:, None]
+        points = spread * torch.randn((PROBES, 2), generator=draw)
+        points = torch.cat([torch.ones(PROBES, 1), points], 1)
+        self.basis = torch.linalg.qr(points).Q
+        found = self.run(lambda _, n: points @ torch.randn((3, n), generator=draw).double())
+        self.check("", self.copy)(self.copy, None, found[-1])
+        self.basis = None
+        return found
+
+
+def units(j: int, eye: torch.Tensor) -> Source:
+    """A source of these unit vectors for y_j, and of zeros for the others."""
+    return lambda i, n: eye if i == j else eye.new_zeros(len(eye), n)
+
+
+def stored(matrix: torch.Tensor) -> torch.Tensor:
+    """A COO matrix as it is quickest to multiply with."""
+    if matrix.values().numel() > 0.05 * matrix.numel():
+        return matrix.to_dense()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
+        return matrix.to_sparse_csr()
+
+
+def times(matrix: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    """`matrix` `(m, n)` times each row of x `(B, n)`: `(B, m)`."""
+    return x @ matrix.T if matrix.layout is torch.strided else (matrix @ x.T).T
