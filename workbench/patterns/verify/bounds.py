@@ -25,7 +25,11 @@ if TYPE_CHECKING:
     import pandas as pd
 
 RATE = 0.1
-METHODS: dict[str, tuple[int, ...]] = {"interval": [None], "crown": [0], "alpha-crown": [0, 20]}  # steps of ascent
+METHODS: dict[str, list[int | None]] = {
+    "interval": [None],
+    "crown": [0],
+    "alpha-crown": [0, 20],
+}  # steps of ascent
 
 
 class Relaxed(NamedTuple):
