@@ -414,3 +414,20 @@ def test_predictions_agree_with_numpy():
     logits = x.flatten(1).numpy().astype(np.float64) @ w.T + b
     expected = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
     assert np.allclose(model.predict(x).probabilities.numpy(), expected, atol=1e-6)
+
+
+def test_layers_are_those_of_its_own_pass_while_another_thread_asks():
+    model, stop = models.load("digits/prototypes"), threading.Event()
+
+    def decode():
+        while not stop.is_set():
+            model.decode(model.prototypes)
+
+    alone = list(model.layers())
+    other = threading.Thread(target=decode)
+    other.start()
+    try:
+        assert all(list(model.layers()) == alone for _ in range(100))
+    finally:
+        stop.set()
+        other.join()

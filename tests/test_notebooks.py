@@ -10,6 +10,13 @@ from workbench import reports
 
 NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
 OTHERS = {
+    "90_atlas": {
+        "text": "network",
+        "family": "attacks",
+        "live": True,
+        "model": "digits/mlp",
+        "seed": 1,
+    },
     "00_start_here": {"dataset": "shapes", "model": "shapes/vit", "index": 3},
     "01_models": {"model": "shapes/resnet", "compare": "shapes/vit", "n": 500, "bins": 5},
     "03_honest_evaluation": {"model": "digits/mlp", "n": 80, "temperature": 40.0, "seed": 1},

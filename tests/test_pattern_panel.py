@@ -175,8 +175,8 @@ def test_data_of_ones_own_needs_training_images():
     digits = data.load("digits")
     own = ImageDataset(digits.images, digits.labels, digits.classes, "mine", "test")
     panel = PatternPanel(own, "digits/mlp")
-    with pytest.raises(ValueError, match="training: none of 'mine' at hand"):
-        panel.run()
+    shown = panel.draw(panel.run())
+    assert "There are no training images of 'mine' at hand; give them to the panel" in shown
     panel = PatternPanel(own, "digits/mlp", training=data.load("digits", "train"))
     assert panel.run().patterns is not None
     assert "my_training[:5000]" in panel.code()
@@ -185,8 +185,14 @@ def test_data_of_ones_own_needs_training_images():
 def test_errors_name_the_argument():
     with pytest.raises(ValueError, match="layer: expected one of relu1, relu2, got 'linear1'"):
         PatternPanel("digits", "digits/mlp", layer="linear1")
-    with pytest.raises(ValueError, match="shapes/vit has no ReLU layer"):
-        PatternPanel("shapes", "shapes/vit")
+    panel = PatternPanel("shapes", "shapes/vit")
+    shown = panel.draw(panel.run())
+    assert "shapes/vit has no ReLU layer. Choose one that fits" in shown
+    assert 'data-pick="model:shapes/resnet"' in shown
+    panel.view.picked = {"name": "model:shapes/resnet", "key": "", "x": 0.5, "y": 0.5}
+    panel.wait(20)
+    assert panel.selection.model == "shapes/resnet"
+    assert panel.result.values
     with pytest.raises(ValueError, match="delta"):
         PatternPanel("digits", "digits/mlp", delta=0.5)
     with pytest.raises(ValueError, match=r"neuron: expected 0\.\.255 in layer relu2, got 300"):

@@ -232,7 +232,9 @@ def test_an_ordinary_model_is_said_and_others_offered():
     assert panel.result.found is not None
     assert not panel.slider.disabled
     without = PrototypePanel("shapes")
-    assert "Train one: open" in without._repr_mimebundle_()["text/html"]
+    shown = without._repr_mimebundle_()["text/html"]
+    assert "shapes/resnet has no prototypes to compare an image with. No model here fits" in shown
+    assert "Or train one: open" in shown
 
 
 def test_own_data_without_training_images_is_said():
@@ -351,7 +353,7 @@ def test_cancel_keeps_the_model_so_far_and_resume_ends_where_one_go_ends(panel, 
     assert part.card.name == "my-prototypes-2"
     assert panel.result.model is part
     assert part.card.accuracy is not None
-    assert "my_model  # your own 'my-prototypes-2'" in panel.code()
+    assert "model = my_model" in panel.code()
     assert not panel.buttons[1].disabled
     panel.form.controls["epochs"].value = 50  # of another training, not of this one
     panel.start_training(resume=True)

@@ -204,7 +204,7 @@ def test_no_mistakes_is_an_empty_state():
     panel = ModelPanel(images, model, browse="mistakes")
     panel.run()
     assert "makes no mistake" in panel.to_html()
-    assert panel.code().endswith("my_dataset  # your own 'digits'")
+    assert panel.code().endswith("my_dataset")
 
 
 @pytest.mark.parametrize("method", ["gradient", "integrated gradients", "occlusion", "Grad-CAM"])

@@ -6,7 +6,9 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
         "attack_panel": ["AttackPanel"],
+        "bench": ["Bench"],
         "concept_panel": ["ConceptPanel"],
+        "draw_pad": ["DrawPad"],
         "evaluation_panel": ["EvaluationPanel"],
         "form": ["Form"],
         "job": ["Job"],

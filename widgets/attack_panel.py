@@ -5,7 +5,6 @@ from __future__ import annotations
 import html
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -24,7 +23,6 @@ from workbench.steps import Step
 
 from .form import Form
 from .panel import Panel, guarded
-from .picker import Picker
 
 ANY = ""  # no target: any class but the true one
 HEIGHT = 150  # pixels on the screen for an image, whatever its own size
@@ -73,6 +71,7 @@ class AttackPanel(Panel[AttackPanelParameters, AttackView]):
 
     Params = AttackPanelParameters
     title = "Attack panel"
+    follows = (*Panel.follows, "towards")
 
     def __init__(self, *args: Any, attack: str | Attack = "PGD", **parameters: Any) -> None:
         own = {"dataset", "model", "index", "selection", "target", "method", "seed"}
@@ -202,7 +201,8 @@ class AttackPanel(Panel[AttackPanelParameters, AttackView]):
 
     def state(self) -> dict[str, Any]:
         """What `from_state` needs to show the same again; plain values."""
-        return {**super().state(), "attack": self.params.attack}
+        found = {**super().state(), "attack": self.params.attack}
+        return found | found.pop("settings", {})
 
     def save(self, path: str | Path) -> bool:
         """Write the attacked image as a PNG; whether it still fools the model, read back.
@@ -225,8 +225,7 @@ class AttackPanel(Panel[AttackPanelParameters, AttackView]):
     # The controls.
 
     def controls(self) -> ipw.Widget:
-        """Data, model and image; the attack and its form; launch; scrub; save."""
-        self.picker = Picker(self.selection, partial(guarded, self))
+        """The attack and its form; launch; scrub; save."""
         kinds = [(f"{name}: {kind.title}", name) for name, kind in attacks.available().items()]
         self.form = Form(
             self.params,
@@ -240,10 +239,7 @@ class AttackPanel(Panel[AttackPanelParameters, AttackView]):
         self.form.observe(guarded(self, self._form_changed))
         self.settings = ipw.VBox()
         self._show_settings()
-        launch = ipw.Button(
-            description="Launch", button_style="primary", tooltip="Attack this image"
-        )
-        launch.on_click(guarded(self, lambda _: self.start()))
+        launch = self.button("Launch", "Attack this image")
         self.scrub = ipw.IntSlider(
             description="step",
             min=0,
@@ -265,10 +261,9 @@ class AttackPanel(Panel[AttackPanelParameters, AttackView]):
         self.saved = ipw.HTML()
         if self.result is not None:
             self.shown(self.result)
-        left = ipw.VBox([self.picker.widget, launch, self.scrub])
-        right = ipw.VBox([self.form.widget, self.settings])
+        form = ipw.HBox([self.form.widget, self.settings])
         below = ipw.HBox([self.file, save, self.saved])
-        return ipw.VBox([ipw.HBox([left, right]), below])
+        return ipw.VBox([form, launch, self.scrub, below])
 
     def shown(self, result: AttackView) -> None:
         """Give the slider the steps there are."""
@@ -299,7 +294,10 @@ class AttackPanel(Panel[AttackPanelParameters, AttackView]):
             params = params.model_copy(update={"settings": {}})
             self._show_settings()
         self.params = params
-        self.start(self.peek())
+        if params.target != self.selection.towards:
+            self.selection.towards = params.target  # which starts
+        else:
+            self.start(self.peek())
 
     def _settings_changed(self, values: Parameters) -> None:
         self.attack = cast("Attack", values)
@@ -307,10 +305,9 @@ class AttackPanel(Panel[AttackPanelParameters, AttackView]):
 
     def followed(self, change: Any) -> None:
         """The selection changed, here or in another panel: show the image, attack nothing."""
-        if change["name"] == "dataset":
-            self.params = self.params.model_copy(update={"target": ANY})
+        if change["name"] in ("dataset", "towards"):
+            self.params = self.params.changed(target=self.selection.towards)
         if self.picker is not None:
-            self.picker.sync()
             self.form.choose_from("target", self._targets(), self.params.target)
         self.start(self.peek())
 

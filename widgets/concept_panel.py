@@ -5,7 +5,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from functools import partial
 from html import escape
 from typing import Any, Literal, cast
 
@@ -24,7 +23,6 @@ from .form import Form
 from .level_set_panel import figure, row
 from .panel import Panel, guarded
 from .pick_view import PickView
-from .picker import Picker
 
 IMAGES = 500  # of the data set, that the crops come from
 ASKED = 64  # images of the predicted class, on which importance is measured
@@ -81,6 +79,7 @@ class ConceptPanel(Panel[ConceptPanelParameters, ConceptView]):
 
     Params = ConceptPanelParameters
     title = "Concept panel"
+    follows = (*Panel.follows, "layer")
 
     def __init__(self, *args: Any, **parameters: Any) -> None:
         super().__init__(*args, **parameters)
@@ -128,7 +127,7 @@ class ConceptPanel(Panel[ConceptPanelParameters, ConceptView]):
         """The concepts, where they are not known yet; then what they count for the class."""
         view, p, layer = next(self.peek()).value, self.params, self.layer()
         assert view is not None
-        key = (self.selection.dataset, self.selection.model, layer)
+        key = (self.selection.origin, self.selection.model, layer)
         key += tuple(getattr(p, name) for name in FORM[1:])
         known, found, remark = self._kept
         if key != known:
@@ -225,12 +224,9 @@ class ConceptPanel(Panel[ConceptPanelParameters, ConceptView]):
     # The controls.
 
     def controls(self) -> ipw.Widget:
-        """Data, model and image; the form; what to do to the concept chosen."""
-        self.picker = Picker(self.selection, partial(guarded, self))
+        """The form; what to do to the concept chosen."""
         self.form = Form(self.params, choices={"layer": self._choices()}, only=FORM)
         self.form.observe(guarded(self, self._form_changed))
-        launch = ipw.Button(description="Find concepts", button_style="primary", tooltip="Run")
-        launch.on_click(guarded(self, lambda _: self.start()))
         self.slider = ipw.FloatSlider(
             value=1, min=0, max=3, step=0.1, description="strength", disabled=True,
             tooltip="Of the concept chosen: 0 takes it away, 2 doubles it",
@@ -241,8 +237,8 @@ class ConceptPanel(Panel[ConceptPanelParameters, ConceptView]):
         reset.on_click(guarded(self, lambda _: self._steer({})))
         if self.result is not None:
             self.shown(self.result)
-        left = ipw.VBox([self.picker.widget, launch, ipw.HBox([self.slider, reset])])
-        return ipw.HBox([left, self.form.widget])
+        launch = self.button("Find concepts", "Run")
+        return ipw.VBox([self.form.widget, launch, ipw.HBox([self.slider, reset])])
 
     def _choices(self) -> list[tuple[str, str]]:
         return [("the last with places", ""), *((name, name) for name in self._layers())]
@@ -281,13 +277,14 @@ class ConceptPanel(Panel[ConceptPanelParameters, ConceptView]):
 
     def followed(self, change: Any) -> None:
         """The selection changed: concepts that are known are shown, none are searched for."""
-        if change["name"] != "index":
-            self.params = self.params.changed(chosen=-1, layer="")
+        if change["name"] in ("dataset", "model", "layer"):
+            layer = self.selection.layer if self.selection.layer in self._layers() else ""
+            self.params = self.params.changed(chosen=-1, layer=layer)
         if self.picker is not None:
-            self.picker.sync()
             self.form.choose_from("layer", self._choices(), self.params.layer)
         known = self.result is not None and self.result.importance is not None
-        self.start(None if change["name"] == "index" and known else self.peek())
+        same = change["name"] in ("index", "edition")
+        self.start(None if same and known else self.peek())
 
 
 def has_places(layer: Layer) -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import partial
 from html import escape
 from typing import Any, Literal, cast
 
@@ -23,7 +22,6 @@ from workbench.steps import Step
 
 from .form import Form
 from .panel import Panel, guarded
-from .picker import Picker
 
 ASKED = 200  # images at most for the indicators, which run the attack some fifteen times
 HALF = 1000  # of the progress bar: the evaluation, then the indicators
@@ -203,16 +201,10 @@ class EvaluationPanel(Panel[EvaluationPanelParameters, EvaluationView]):
     # The controls.
 
     def controls(self) -> ipw.Widget:
-        """Data and model; attacks, radii, images; the button."""
-        self.picker = Picker(self.selection, partial(guarded, self))
+        """Attacks, radii, images; the button."""
         self.form = Form(self.params, choices={"attacks": self._choices(self.params)})
         self.form.observe(guarded(self, self._form_changed))
-        launch = ipw.Button(
-            description="Evaluate", button_style="primary", tooltip="Attack the images"
-        )
-        launch.on_click(guarded(self, lambda _: self.start()))
-        left = ipw.VBox([self.picker.data, self.picker.model, launch])
-        return ipw.HBox([left, self.form.widget])
+        return ipw.VBox([self.form.widget, self.button("Evaluate", "Attack the images")])
 
     def _choices(self, params: EvaluationPanelParameters) -> list[tuple[str, str]]:
         """The attacks that fit, and those that were given with parameters of their own."""
@@ -242,8 +234,6 @@ class EvaluationPanel(Panel[EvaluationPanelParameters, EvaluationView]):
 
     def followed(self, change: Any) -> None:
         """The selection changed: say the clean accuracy, attack nothing."""
-        if self.picker is not None:
-            self.picker.sync()
         self.start(self.peek())
 
 

@@ -168,6 +168,12 @@ def bounds(field: FieldInfo) -> tuple[float | None, float | None]:
     return low, high
 
 
+def told(error: BaseException | None) -> str:
+    """An error as people read it; those that nobody wrote for readers say their kind first."""
+    ours = isinstance(error, (ValueError, TypeError, RuntimeError, OSError)) and str(error)
+    return str(error) if ours else f"{type(error).__name__}: {error}"
+
+
 def alert(message: str) -> str:
     """An error as HTML that screen readers announce."""
     import html

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import partial
 from html import escape
 from typing import Any, cast
 
@@ -22,7 +21,6 @@ from workbench.steps import Step
 from .form import Form
 from .panel import Panel, guarded
 from .pick_view import PickView
-from .picker import Picker
 from .region_panel import LIMIT
 
 HEIGHT = 120
@@ -78,6 +76,7 @@ class LevelSetPanel(Panel[LevelSetPanelParameters, LevelSetView]):
 
     Params = LevelSetPanelParameters
     title = "Level set panel"
+    follows = (*Panel.follows, "towards")
 
     def __init__(self, *args: Any, **parameters: Any) -> None:
         super().__init__(*args, **parameters)
@@ -254,12 +253,9 @@ class LevelSetPanel(Panel[LevelSetPanelParameters, LevelSetView]):
     # The controls.
 
     def controls(self) -> ipw.Widget:
-        """Data, model and source; the form; run and scrub."""
-        self.picker = Picker(self.selection, partial(guarded, self))
+        """The form; run and scrub."""
         self.form = Form(self.params)
         self.form.observe(guarded(self, self._form_changed))
-        launch = ipw.Button(description="Run", button_style="primary", tooltip="Traverse")
-        launch.on_click(guarded(self, lambda _: self.start()))
         self.scrub = ipw.IntSlider(
             description="step", disabled=True, max=0, tooltip="Moment of the path to look at",
             style={"description_width": "5em"}, layout={"width": "36em"},
@@ -267,8 +263,7 @@ class LevelSetPanel(Panel[LevelSetPanelParameters, LevelSetView]):
         self.scrub.observe(guarded(self, self._scrubbed), "value")
         if self.result is not None:
             self.shown(self.result)
-        left = ipw.VBox([self.picker.widget, launch, self.scrub])
-        return ipw.HBox([left, self.form.widget])
+        return ipw.VBox([self.form.widget, self.button("Run", "Traverse"), self.scrub])
 
     def shown(self, result: LevelSetView) -> None:
         """Give the slider the moments there are."""
@@ -318,10 +313,16 @@ class LevelSetPanel(Panel[LevelSetPanelParameters, LevelSetView]):
         """The selection changed, here or in another panel: show the pair, traverse nothing."""
         self.point = None
         if change["name"] != "model":  # another source or data set: a target is chosen anew
-            self._set(target=-1)
-        if self.picker is not None:
-            self.picker.sync()
+            self._set(target=self._first())
         self.start(self.peek())
+
+    def _first(self) -> int:
+        """The first image of the class gone towards; -1 without one, or if it is the source."""
+        images, towards = self.selection.images(), self.selection.towards
+        if towards not in images.classes:
+            return -1
+        found = (images.labels == images.classes.index(towards)).nonzero().flatten().tolist()
+        return next((i for i in found if i != self.selection.index), -1)
 
 
 def last_moment(view: LevelSetView) -> int:

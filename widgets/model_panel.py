@@ -5,7 +5,6 @@ from __future__ import annotations
 import html
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any, Literal, cast
 
 import ipywidgets as ipw
@@ -23,7 +22,7 @@ from workbench.steps import Step
 
 from .form import Form
 from .panel import Panel, guarded
-from .picker import Picker, model_choices
+from .picker import model_choices
 
 NONE = "none"
 HEIGHT = 168  # pixels on the screen for an image, whatever its own size
@@ -93,6 +92,7 @@ class ModelPanel(Panel[ModelPanelParameters, ModelView]):
 
     Params = ModelPanelParameters
     title = "Model panel"
+    follows = (*Panel.follows, "towards")
 
     def __init__(self, *args: Any, **parameters: Any) -> None:
         super().__init__(*args, **parameters)
@@ -238,8 +238,7 @@ class ModelPanel(Panel[ModelPanelParameters, ModelView]):
     # The controls.
 
     def controls(self) -> ipw.Widget:
-        """Data and model; which images; saliency; and the card and layers below."""
-        self.picker = Picker(self.selection, partial(guarded, self))
+        """Which images, beside what, and saliency."""
         self.form = Form(
             self.params,
             choices=self._choices(),
@@ -247,7 +246,7 @@ class ModelPanel(Panel[ModelPanelParameters, ModelView]):
         self.form.observe(guarded(self, self._form_changed))
         if self.result is not None:
             self.shown(self.result)
-        return ipw.HBox([self.picker.widget, self.form.widget])
+        return self.form.widget
 
     def details(self) -> list[tuple[str, ipw.Widget]]:
         """The card and the layers of the models shown."""
@@ -284,7 +283,11 @@ class ModelPanel(Panel[ModelPanelParameters, ModelView]):
         if self._syncing:
             return
         if change["name"] == "dataset":  # what was chosen of the other data would not fit
-            self.params = self.params.model_copy(update={"compare": "", "only": "", "target": ""})
+            self.params = self.params.model_copy(update={"compare": "", "only": ""})
+        if change["name"] in ("dataset", "towards"):
+            self.params = self.params.model_copy(update={"target": self.selection.towards})
+        if change["name"] == "edition":
+            self._answers.clear()
         if self.params.compare == self.selection.model:
             self.params = self.params.model_copy(update={"compare": ""})
         if self._widget is not None:
@@ -294,8 +297,6 @@ class ModelPanel(Panel[ModelPanelParameters, ModelView]):
     def _sync_pickers(self) -> None:
         self._syncing = True
         try:
-            assert self.picker is not None
-            self.picker.sync()
             for name, options in self._choices().items():
                 self.form.choose_from(name, options, getattr(self.params, name))
         finally:
@@ -306,7 +307,10 @@ class ModelPanel(Panel[ModelPanelParameters, ModelView]):
             params = cast("ModelPanelParameters", values)
             self.check(params)
             self.params = params
-            self.start()
+            if params.target != self.selection.towards:
+                self.selection.towards = params.target  # which starts
+            else:
+                self.start()
 
     def _choices(self) -> dict[str, list[tuple[str, str]]]:
         """What can be chosen for the present data and model."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 import html
 import logging
 from collections.abc import Callable, Iterator
-from typing import Any, ClassVar, Generic, TypeVar, cast
+from functools import partial
+from typing import Any, ClassVar, Generic, Protocol, TypeVar, cast
 
 import ipywidgets as ipw
 
@@ -15,10 +16,11 @@ from workbench.models import Classifier
 from workbench.params import Parameters
 from workbench.steps import Step
 
-from .form import alert
+from .form import alert, told
 from .job import Job
 from .picker import Picker
-from .selection import Selection
+from .saver import Saver
+from .selection import SELECTED, Selection
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +50,7 @@ class Panel(Generic[P, R]):
 
     Params: ClassVar[type[Parameters]]
     title: ClassVar[str]
-    follows: ClassVar[tuple[str, ...]] = ("dataset", "model", "index")
+    follows: ClassVar[tuple[str, ...]] = ("dataset", "model", "index", "edition")
 
     def __init__(
         self,
@@ -66,6 +68,7 @@ class Panel(Generic[P, R]):
         self.result: R | None = None
         self._job: Job | None = None
         self._current: object = None
+        self.whole = False  # whether the work last begun is more than a first look
         self._lock = selection.lock
         self._widget: ipw.Widget | None = None
         self.view = ipw.HTML()
@@ -77,7 +80,7 @@ class Panel(Generic[P, R]):
         cancel.on_click(lambda _: self.cancel())
         self.progress = ipw.HBox([self.bar, self.ticks, cancel], layout={"display": "none"})
         self.check(self.params)
-        selection.observe(guarded(self, self.followed), list(self.follows))
+        selection.observe(guarded(self, self._follow), list(self.follows))
 
     def _named(self, value: Any) -> Any:
         """The name of a classifier given in place of one."""
@@ -94,9 +97,20 @@ class Panel(Generic[P, R]):
 
     def followed(self, change: Any) -> None:
         """The selection changed, here or in another panel."""
-        if self.picker is not None:
-            self.picker.sync()
         self.start()
+
+    def unfit(self, model: str = "") -> str:
+        """Why the panel has nothing to show of a model, or the one selected; else empty."""
+        return ""
+
+    def offer(self) -> str:
+        """Why the panel shows nothing, and the models that fit, to be picked in a `PickView`."""
+        names = [n for n in self.selection.models_for(self.selection.dataset) if not self.unfit(n)]
+        buttons = [
+            f'<button data-pick="model:{html.escape(n)}">{html.escape(n)}</button>' for n in names
+        ]
+        choose = f"Choose one that fits: {' '.join(buttons)}" if names else "No model here fits."
+        return f'<p role="status">{html.escape(self.unfit())}. {choose}</p>'
 
     def steps(self) -> Iterator[Step[R]]:
         """The work for the present parameters and selection; each value can be drawn."""
@@ -111,7 +125,7 @@ class Panel(Generic[P, R]):
         raise NotImplementedError
 
     def controls(self) -> ipw.Widget:
-        """The widgets above the view."""
+        """The widgets above the view, beside the picker of data, model and image."""
         raise NotImplementedError
 
     def code(self) -> str:
@@ -129,7 +143,13 @@ class Panel(Generic[P, R]):
 
     def run(self) -> R:
         """Do the work here and now, show it, and return its result; raises what it raises."""
+        self.whole = True
         return self._run(self.steps())
+
+    def look(self) -> R:
+        """Take a first look here and now, show it, and return it."""
+        self.whole = False
+        return self._run(self.peek())
 
     def _run(self, work: Iterator[Step[R]]) -> R:
         self.cancel()
@@ -147,6 +167,7 @@ class Panel(Generic[P, R]):
             if self._job is not None:
                 self._job.cancel()
             token = self._current = object()
+            self.whole = work is None
             self._job = Job(
                 self.steps() if work is None else work,
                 on_step=lambda step: self._tick(token, step),
@@ -171,11 +192,32 @@ class Panel(Generic[P, R]):
     def widget(self) -> ipw.Widget:
         """The widgets: controls, progress, messages, view, code."""
         if self._widget is None:
-            controls = self.controls()
-            folded = [("Copy as code", self.code_view), *self.details()]
+            controls = self._controls()
+            self.saver = Saver(self)
+            saver = ("Save as notebook or report", self.saver.widget)
+            folded = [("Copy as code", self.code_view), saver, *self.details()]
             below = ipw.Accordion([w for _, w in folded], titles=[title for title, _ in folded])
             self._widget = ipw.VBox([controls, self.progress, self.message, self.view, below])
         return self._widget
+
+    def _controls(self) -> ipw.Widget:
+        """The panel's own controls beside the picker; without it where panels share one."""
+        if self.picker is not None:
+            return self.controls()
+        self.picker = picker = Picker(self.selection, partial(guarded, self))
+        shown = picker.widget if "index" in self.follows else ipw.VBox([picker.data, picker.model])
+        return ipw.HBox([shown, self.controls()])
+
+    def _follow(self, change: Any) -> None:
+        if self.picker is not None:
+            self.picker.sync()
+        self.followed(change)
+
+    def button(self, name: str, tooltip: str) -> ipw.Button:
+        """The button that starts the work."""
+        made = ipw.Button(description=name, tooltip=tooltip, button_style="primary")
+        made.on_click(guarded(self, lambda _: self.start()))
+        return made
 
     def state(self) -> dict[str, Any]:
         """What `from_state` needs to show the same again; plain values."""
@@ -184,7 +226,10 @@ class Panel(Generic[P, R]):
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> Panel[P, R]:
         """A panel as `state()` described it."""
-        return cls(**state)
+        own = {name: value for name, value in state.items() if name in SELECTED}
+        fields = cls.Params.model_fields
+        rest = {n: value for n, value in state.items() if n not in SELECTED or n in fields}
+        return cls(selection=Selection(**own), **rest)
 
     def to_html(self) -> str:
         """The present view without widgets, for reports: works with no kernel."""
@@ -200,7 +245,7 @@ class Panel(Generic[P, R]):
 
     def _repr_mimebundle_(self, **_: object) -> dict[str, Any]:
         if self.result is None:
-            self._run(self.peek())
+            self.look()
         static = self.to_html()
         view = {"version_major": 2, "version_minor": 0, "model_id": self.widget.model_id}
         return {
@@ -243,6 +288,11 @@ class Panel(Generic[P, R]):
                 self.message.value = '<p role="status">Cancelled; this is what was done so far.</p>'
 
 
+def section(*blocks: str) -> str:
+    """Blocks of the view, one below the other."""
+    return f'<div style="font:13px/1.4 system-ui,sans-serif">{"".join(blocks)}</div>'
+
+
 def code_block(code: str) -> str:
     """Code with a button that copies it."""
     copy = "navigator.clipboard.writeText(this.nextElementSibling.innerText)"
@@ -252,13 +302,14 @@ def code_block(code: str) -> str:
     )
 
 
-def told(error: BaseException | None) -> str:
-    """An error as people read it; those that nobody wrote for readers say their kind first."""
-    ours = isinstance(error, (ValueError, TypeError, RuntimeError, OSError)) and str(error)
-    return str(error) if ours else f"{type(error).__name__}: {error}"
+class Shown(Protocol):
+    """What has a selection, and a place for messages."""
+
+    selection: Selection
+    message: ipw.HTML
 
 
-def guarded(panel: Panel[Any, Any], action: Callable[..., None]) -> Callable[..., None]:
+def guarded(panel: Shown, action: Callable[..., None]) -> Callable[..., None]:
     """A callback that waits its turn and shows its errors in the panel.
 
     Its turn: a job that is just drawing finishes first, so that neither undoes the other.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import partial
 from html import escape
 from typing import Any, Literal, cast
 
@@ -19,17 +18,18 @@ from workbench.models import Classifier
 from workbench.params import Parameters
 from workbench.patterns.mining import PatternQuality, Patterns, against, quality_of
 from workbench.patterns.monitoring import Monitor, least_threshold
-from workbench.patterns.recording import Recording, pattern_layers, watched
+from workbench.patterns.neurons import check_neurons
+from workbench.patterns.recording import Recording, rectifiers, watched
 from workbench.steps import Step
 
 from .form import Form
 from .level_set_panel import ARROWS, figure, row
-from .panel import Panel, guarded
+from .panel import Panel, guarded, section
 from .pick_view import PickView
-from .picker import Picker
 from .trainer import GIVE, Trainer
 
 HELD_OUT = 2000  # test images that patterns are judged on and the threshold is chosen on
+Key = tuple[str, Classifier, int]  # data, model, and how many training images
 FORM = ("delta", "kind", "false_alarms", "n_train", "switch")
 
 
@@ -50,8 +50,8 @@ class PatternView:
     """What the panel shows: an image, what it fires, and how that fits the patterns.
 
     values: activations `(n,)` by layer. broken: neurons of each class's pattern, `(K,)`.
-    score, threshold: of the monitor. top: images that fire the neuron looked at, and how
-    much. held: its value where it is switched, and the logits then.
+    score, threshold: of the monitor. remark: why there are none. top: images that fire the
+    neuron looked at, and how much. held: its value where it is switched, and the logits then.
     """
 
     images: ImageDataset
@@ -65,6 +65,7 @@ class PatternView:
     broken: torch.Tensor | None = None
     score: float = 0.0
     threshold: float = 0.0
+    remark: str = ""
     top: tuple[torch.Tensor, torch.Tensor] | None = None
     held: tuple[float, torch.Tensor] | None = None
 
@@ -76,6 +77,46 @@ class PatternView:
         return told | {"score": self.score, "threshold": self.threshold}
 
 
+class Mined:
+    """Patterns mined for `key` from `training`, and what was asked of them on `test` so far."""
+
+    def __init__(
+        self, key: Key, found: Patterns, seen: Recording, training: ImageDataset, test: ImageDataset
+    ) -> None:
+        self.key, self.found, self.seen, self.training, self.test = key, found, seen, training, test
+        self._judged: tuple[Patterns, PatternQuality, torch.Tensor] | None = None
+        self._tops: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
+        self._watch: tuple[dict[str, Any], Monitor] | None = None
+
+    def judged(self, delta: float) -> tuple[Patterns, PatternQuality, torch.Tensor]:
+        """The patterns at `delta`, how good they are, the scores of the test images `(N,)`."""
+        judged = self._judged
+        if judged is None or judged[0].delta != delta:
+            found, layers = self.found.at(delta), self.seen.layers
+            parts = [against(record.signs(), found.phases[n]) for n, record in layers.items()]
+            broken = torch.stack(parts).sum(0)
+            quality = quality_of(broken == 0, self.test.labels, found.classes)
+            scores = broken.gather(1, self.seen.predicted[:, None])[:, 0].float()
+            judged = self._judged = found, quality, scores
+        return judged
+
+    def watch(self, model: Classifier, p: PatternPanelParameters) -> Monitor:
+        """The monitor asked for."""
+        about: dict[str, Any] = {"kind": p.kind, "false_alarms": p.false_alarms}
+        watch = self._watch
+        if watch is None or watch[0] != about:
+            made = patterns.monitor(model, self.training, self.test, **about)
+            watch = self._watch = about, made
+        return watch[1]
+
+    def top(self, model: Classifier, layer: str) -> tuple[torch.Tensor, torch.Tensor]:
+        """The images that fire each neuron of a layer most, and how much."""
+        if layer not in self._tops:
+            neurons = range(len(self.seen.layers[layer].mean))
+            self._tops[layer] = patterns.top_images(model, self.test, layer, neurons)
+        return self._tops[layer]
+
+
 class PatternPanel(Panel[PatternPanelParameters, PatternView]):
     """See what an image fires, judge patterns and monitors, and switch a neuron.
 
@@ -84,69 +125,81 @@ class PatternPanel(Panel[PatternPanelParameters, PatternView]):
 
     Params = PatternPanelParameters
     title = "Pattern panel"
+    follows = (*Panel.follows, "layer")
 
     def __init__(self, *args: Any, training: ImageDataset | None = None, **options: Any) -> None:
         super().__init__(*args, **options)
         self.trainer = Trainer(self.selection, training)
         self.view = PickView()
         self.view.observe(guarded(self, self._picked), "picked")
-        self._mined: tuple[Any, Patterns, Recording] | None = None
-        self._watch: tuple[Any, Monitor] | None = None
+        self._mined: Mined | None = None
 
     def check(self, params: PatternPanelParameters) -> None:
         """Check that there is such a layer of ReLUs."""
-        layers = pattern_layers(self.selection.classifier(), None)
+        layers = rectifiers(self.selection.classifier())
         if params.layer and params.layer not in layers:
             raise ValueError(f"layer: expected one of {', '.join(layers)}, got {params.layer!r}")
+
+    def unfit(self, model: str = "") -> str:
+        """That the model has no ReLU."""
+        classifier = self.selection.classifier(model)
+        return "" if rectifiers(classifier) else f"{classifier.card.name} has no ReLU layer"
 
     # The work.
 
     def peek(self) -> Iterator[Step[PatternView]]:
-        """The image, what the model says of it, and what it fires."""
+        """What the model says of the image and what it fires; the patterns that are known."""
         images, model = self.selection.images(), self.selection.classifier()
-        index = min(self.selection.index, len(images) - 1)
-        with watched(model, pattern_layers(model, None)) as ask, torch.no_grad():
-            logits, outputs = ask(images.images[index : index + 1])
+        index, p = min(self.selection.index, len(images) - 1), self.params
+        x, layers = images.images[index : index + 1], rectifiers(model)
+        with watched(model, layers) as ask, torch.no_grad():
+            logits, outputs = ask(x)
         values = {name: value[0].cpu() for name, value in outputs.items()}
         view = PatternView(images, index, model, logits[0].cpu(), int(logits.argmax()), values)
+        if self._mined is not None and self._mined.key == self._key():
+            found, quality, scores = self._mined.judged(p.delta)
+            broken = found.violations(model, x)[0]
+            score, threshold = float(broken[view.label]), least_threshold(scores, p.false_alarms)
+            if p.kind != "pattern":
+                watch = self._mined.watch(model, p)
+                score, threshold = float(watch.score(model, x)[0]), watch.threshold
+            view = replace(view, patterns=found, quality=quality, broken=broken, score=score)
+            view = replace(view, threshold=threshold)
         yield Step(1, 1, "answered", view)
 
     def steps(self) -> Iterator[Step[PatternView]]:
-        """The patterns, where they are not known yet; how good they are; monitor; neuron."""
-        view, p = next(self.peek()).value, self.params
+        """The patterns, where they are not known yet; what `peek` tells; the neuron."""
+        view, p, key = next(self.peek()).value, self.params, self._key()
         assert view is not None
-        key, test = (self.selection.dataset, view.model, p.n_train), view.images[:HELD_OUT]
-        training = self.trainer.images()
+        if not view.values:
+            yield Step(1, 1, "no ReLU", view)
+            return
+        model, training = view.model, self.trainer.images()
         if training is None:
-            raise ValueError(f"training: none of {self.selection.dataset!r} at hand; {GIVE}")
-        x, training = view.images.images[view.index : view.index + 1], training[: p.n_train]
-        if self._mined is None or self._mined[0] != key:
-            for step in patterns.mine_steps(view.model, training, p.delta):
+            missing = f"There are no training images of {self.selection.origin!r} at hand; {GIVE}."
+            yield Step(1, 1, "no training images", replace(view, remark=missing))
+            return
+        if view.patterns is None:
+            training, test = training[: p.n_train], view.images[:HELD_OUT]
+            for step in patterns.mine_steps(model, training, p.delta):
                 yield Step(step.done, step.total, step.message, view)
             assert step.value is not None
-            self._mined = (key, step.value, patterns.record(view.model, test))
-        found, seen = self._mined[1].at(p.delta), self._mined[2]
-        parts = [against(record.signs(), found.phases[n]) for n, record in seen.layers.items()]
-        broken, own = torch.stack(parts).sum(0), found.violations(view.model, x)[0]
-        quality = quality_of(broken == 0, test.labels, found.classes)
-        if p.kind == "pattern":  # known from the counts: nothing is asked of the model again
-            scores = broken.gather(1, seen.predicted[:, None])[:, 0].float()
-            score, threshold = float(own[view.label]), least_threshold(scores, p.false_alarms)
-        else:
-            wanted = (key, p.kind, p.false_alarms)
-            if self._watch is None or self._watch[0] != wanted:
-                about: dict[str, Any] = {"kind": p.kind, "false_alarms": p.false_alarms}
-                watch = patterns.monitor(view.model, training, test, **about)
-                self._watch = (wanted, watch)
-            watch = self._watch[1]
-            score, threshold = float(watch.score(view.model, x)[0]), watch.threshold
+            self._mined = Mined(key, step.value, patterns.record(model, test), training, test)
+            view = next(self.peek()).value
+            assert view is not None
+        yield Step(0, 1, "judged", view)
+        assert self._mined is not None
         layer, k = self._neuron(view)
-        top, held = patterns.top_images(view.model, test, layer, [k]), None
+        found, held = self._mined.top(model, layer), None
+        check_neurons(layer, [k], len(view.values[layer]))
         if p.switch != "as it is":
-            value = 0.0 if p.switch == "off" else float(seen.layers[layer].highest[k])
-            held = value, patterns.switched(view.model, x, layer, {k: value})[0]
-        view = replace(view, patterns=found, quality=quality, broken=own, score=score)
-        yield Step(1, 1, "done", replace(view, threshold=threshold, top=top, held=held))
+            value = 0.0 if p.switch == "off" else float(self._mined.seen.layers[layer].highest[k])
+            x = view.images.images[view.index : view.index + 1]
+            held = value, patterns.switched(model, x, layer, {k: value})[0]
+        yield Step(1, 1, "done", replace(view, top=(found[0][[k]], found[1][[k]]), held=held))
+
+    def _key(self) -> Key:
+        return self.selection.origin, self.selection.classifier(), self.params.n_train
 
     def _neuron(self, view: PatternView) -> tuple[str, int]:
         """The neuron looked at."""
@@ -157,10 +210,14 @@ class PatternPanel(Panel[PatternPanelParameters, PatternView]):
 
     def draw(self, result: PatternView) -> str:
         """The image, the patterns it breaks, the verdict; the neuron; a strip a layer."""
-        view, found, (layer, k) = result, result.patterns, self._neuron(result)
+        view, found = result, result.patterns
         words = f"index {view.index}, taken for {view.images.classes[view.label]}"
-        blocks = [figure(view.images.images[view.index], words)]
-        below, strips = "<p>Press <b>Mine</b> for the patterns of the classes.</p>", ""
+        blocks, strips = [figure(view.images.images[view.index], words)], ""
+        if not view.values:
+            return section(*blocks, self.offer())
+        layer, k = self._neuron(view)
+        below = view.remark or "Press <b>Mine</b> for the patterns of the classes."
+        below = f"<p>{below}</p>"
         if found is not None and view.quality is not None and view.broken is not None:
             table = figures.pattern_table(found, view.quality, view.broken, view.label)
             verdict = (
@@ -169,14 +226,13 @@ class PatternPanel(Panel[PatternPanelParameters, PatternView]):
                 f"{view.threshold:.4g}; {self.params.false_alarms:.1%} of the held-out at most."
             )
             blocks += [table.html, f'<p style="max-width:18em">{verdict}</p>']
-            below = self._looked_at(view, found, layer, k)
+            below = self._looked_at(view, found, layer, k) if view.top is not None else ""
         for at, value in view.values.items():
             phase = torch.zeros(len(value)) if found is None else found.phases[at][view.label]
             known = found is not None
             chosen = k if known and at == layer else None
             strips += figures.pattern_strip(value > 0, phase, at, chosen=chosen, pick=known).html
-        body = f"{row(blocks)}{below}{figures.pattern_legend().html}{strips}"
-        return f'<div style="font:13px/1.4 system-ui,sans-serif">{body}</div>'
+        return section(row(blocks), below, figures.pattern_legend().html, strips)
 
     def _looked_at(self, view: PatternView, found: Patterns, layer: str, k: int) -> str:
         """The neuron chosen: the images that fire it most, and the logits with it switched."""
@@ -196,13 +252,11 @@ class PatternPanel(Panel[PatternPanelParameters, PatternView]):
     def code(self) -> str:
         """The calls that give the result shown."""
         s, p, view = self.selection, self.params, self.result
-        source = s.code("dataset")
-        training = "my_training" if "#" in source else f"{source[:-1]}, 'train')"
         options = f"kind={p.kind!r}, delta={p.delta}, false_alarms={p.false_alarms}"
         lines = f"""from workbench import data, models, patterns
 
-images = {source}
-test, training = images[:{HELD_OUT}], {training}[:{p.n_train}]
+images = {s.code("dataset")}
+test, training = images[:{HELD_OUT}], {s.code("training")}[:{p.n_train}]
 model = {s.code("model")}
 found = patterns.mine(model, training, {p.delta})
 quality = patterns.quality(found, model, test)
@@ -222,17 +276,17 @@ top = patterns.top_images(model, test, {layer!r}, [{k}])"""
     # The controls.
 
     def controls(self) -> ipw.Widget:
-        """Data, model and image; the form; mine."""
-        self.picker = Picker(self.selection, partial(guarded, self))
+        """The form; a button to mine."""
         self.form = Form(self.params, only=FORM)
         self.form.observe(guarded(self, self._form_changed))
-        launch = ipw.Button(description="Mine", button_style="primary")
-        launch.on_click(guarded(self, lambda _: self.start()))
-        return ipw.HBox([ipw.VBox([self.picker.widget, launch]), self.form.widget])
+        return ipw.VBox([self.form.widget, self.button("Mine", "Mine the patterns")])
 
     def _picked(self, change: Any) -> None:
         """A cell was clicked, or a key pressed on a strip."""
         event, view = change["new"], self.result
+        if event.get("name", "").startswith("model:"):
+            self.selection.model = event["name"].removeprefix("model:")
+            return
         layer, key = event.get("name", "").removeprefix("layer:"), event.get("key", "")
         assert view is not None
         n, (last, k) = len(view.values[layer]), self._neuron(view)
@@ -242,6 +296,7 @@ top = patterns.top_images(model, test, {layer!r}, [{k}])"""
         else:
             k = int(event["y"] * -(-n // wide)) * wide + min(int(event["x"] * wide), wide - 1)
         self.params = self.params.changed(layer=layer, neuron=max(0, min(n - 1, k)))
+        self.selection.layer = layer
         self.start()
 
     def _form_changed(self, values: Parameters) -> None:
@@ -252,9 +307,11 @@ top = patterns.top_images(model, test, {layer!r}, [{k}])"""
 
     def followed(self, change: Any) -> None:
         """The selection changed: patterns that are known are shown, none are mined."""
-        if change["name"] != "index":
+        if change["name"] in ("dataset", "model"):
             self.params = self.params.changed(layer="", neuron=-1)
-        if self.picker is not None:
-            self.picker.sync()
-        known = change["name"] == "index" and self.result and self.result.patterns
+        layer = self.selection.layer
+        if change["name"] == "layer" and layer != self.params.layer:
+            known = layer in rectifiers(self.selection.classifier())
+            self.params = self.params.changed(layer=layer if known else "", neuron=-1)
+        known = self._mined is not None and self._mined.key == self._key()
         self.start(None if known else self.peek())

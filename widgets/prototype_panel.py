@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import partial
 from html import escape
 from typing import Any, cast
 
@@ -23,14 +22,14 @@ from workbench.steps import Step
 from .form import Form
 from .job import Job
 from .level_set_panel import figure, row
-from .panel import Panel, guarded
+from .panel import Panel, guarded, section
 from .pick_view import PickView
-from .picker import Picker
 from .selection import Selection
 from .trainer import GIVE, Trainer
 
 NEAR = 5  # training images shown of a prototype
 CHUNK = 4096  # training images encoded at once
+TRAIN = "<p>Or train one: open <b>Train your own</b> below.</p>"
 TRAINING = ("epochs", "prototypes", "seed")
 
 
@@ -81,6 +80,7 @@ class PrototypePanel(Panel[PrototypePanelParameters, PrototypeView]):
 
     Params = PrototypePanelParameters
     title = "Prototype panel"
+    follows = (*Panel.follows, "towards")
 
     def __init__(
         self,
@@ -208,7 +208,7 @@ class PrototypePanel(Panel[PrototypePanelParameters, PrototypeView]):
         i, x = view.index, view.images.images[view.index : view.index + 1]
         caption = f"index {i}, labelled {classes[int(view.images.labels[i])]}"
         if view.found is None or view.pictures is None:
-            return section(figure(x[0], caption), self._offers())
+            return section(figure(x[0], caption), self.offer(), TRAIN)
         model, k = cast("PrototypeClassifier", view.model), self._chosen(view.found)
         with torch.no_grad():
             z = model.encode(x.to(model.device))
@@ -239,7 +239,10 @@ class PrototypePanel(Panel[PrototypePanelParameters, PrototypeView]):
         if 0 <= self.params.chosen < len(found.votes):
             return self.params.chosen
         label, order = int(found.logits[0].argmax()), found.order[0].tolist()
-        return next((j for j in order if int(found.votes[j]) != label), order[0])
+        others, towards = [j for j in order if int(found.votes[j]) != label], self.selection.towards
+        classes = self.selection.class_names()
+        wanted = [j for j in others if classes[int(found.votes[j])] == towards]
+        return next(iter([*wanted, *others, *order]))
 
     def _nearest(self, view: PrototypeView, k: int, vote: str) -> str:
         if view.near is None:
@@ -258,14 +261,11 @@ class PrototypePanel(Panel[PrototypePanelParameters, PrototypeView]):
         grid = image_grid(training.images[indices[k]], labels, classes=training.classes, height=72)
         return f"<p>{escape(words)}</p>{grid.html}"
 
-    def _offers(self) -> str:
-        names = map(escape, with_prototypes(self.selection))
-        offers = " ".join(f'<button data-pick="model:{name}">{name}</button>' for name in names)
-        choose = f"Choose one that has some: {offers}, or train" if offers else "Train"
-        return (
-            f"<p>{escape(self.selection.model)} has no prototypes to compare an image with. "
-            f"{choose} one: open <b>Train your own</b> below.</p>"
-        )
+    def unfit(self, model: str = "") -> str:
+        """That the model has no prototypes."""
+        name = model or self.selection.model
+        has = "prototypes" in self.selection.card(name).architecture
+        return "" if has else f"{name} has no prototypes to compare an image with"
 
     def code(self) -> str:
         """The calls that give the result shown."""
@@ -285,7 +285,7 @@ class PrototypePanel(Panel[PrototypePanelParameters, PrototypeView]):
             "said = model.predict(model.decode(z).detach())",
         ]
         if view.near is not None:
-            images = f"data.load({s.dataset!r}, 'train').images"
+            images = f"{s.code('training')}.images"
             lines.append(f"near, distances = prototypes.nearest_images(model, {images}, {NEAR})")
         if isinstance(view.model, ProbPrototypeClassifier):
             lines.append("doubts = prototypes.uncertainty(model, x)")
@@ -294,8 +294,7 @@ class PrototypePanel(Panel[PrototypePanelParameters, PrototypeView]):
     # The controls.
 
     def controls(self) -> ipw.Widget:
-        """Data, model and image; how far to go to the prototype chosen."""
-        self.picker = Picker(self.selection, partial(guarded, self))
+        """How far to go to the prototype chosen."""
         self.slider = ipw.FloatSlider(
             description="change", value=self.params.share, min=0, max=1, step=0.05,
             tooltip="Share of the way from the image's code to the prototype's",
@@ -303,7 +302,7 @@ class PrototypePanel(Panel[PrototypePanelParameters, PrototypeView]):
             disabled=self.result is not None and self.result.found is None,
         )  # fmt: skip
         self.slider.observe(guarded(self, self._slid), "value")
-        return ipw.VBox([self.picker.widget, self.slider])
+        return self.slider
 
     def details(self) -> list[tuple[str, ipw.Widget]]:
         """A form to train a model of one's own."""
@@ -352,18 +351,11 @@ class PrototypePanel(Panel[PrototypePanelParameters, PrototypeView]):
         """The selection changed, here or in another panel; a training goes on meanwhile."""
         if self._joining:
             return
-        if self.picker is not None:
-            self.picker.sync()
-        if change["name"] != "index":
+        if change["name"] in ("dataset", "model", "towards"):
             self._set(chosen=-1)
         elif self.in_training:
             return  # the next picture is of the new image
         self.start()
-
-
-def section(*blocks: str) -> str:
-    """Blocks of the view, one below the other."""
-    return f'<div style="font:13px/1.4 system-ui,sans-serif">{"".join(blocks)}</div>'
 
 
 def with_prototypes(selection: Selection) -> list[str]:
@@ -371,4 +363,4 @@ def with_prototypes(selection: Selection) -> list[str]:
     cards = {name: selection.card(name) for name in selection.models_for(selection.dataset)}
     names = [name for name, card in cards.items() if "prototypes" in card.architecture]
     kinds = {name: (cards[name].dataset, cards[name].architecture) for name in names}
-    return sorted(names, key=lambda name: kinds[name] != (selection.dataset, "prototypes"))
+    return sorted(names, key=lambda name: kinds[name] != (selection.origin, "prototypes"))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import partial
 from html import escape
 from typing import Any, Literal, cast
 
@@ -21,7 +20,6 @@ from workbench.steps import Step
 
 from .form import Form
 from .panel import Panel, guarded
-from .picker import Picker
 
 LIMIT = 4000  # regions that a page can show
 
@@ -165,11 +163,10 @@ class RegionPanel(Panel[RegionPanelParameters, RegionView]):
     # The controls.
 
     def controls(self) -> ipw.Widget:
-        """Data, model and image; the form."""
-        self.picker = Picker(self.selection, partial(guarded, self))
+        """The form."""
         self.form = Form(self.params, choices={"compare": self._others()})
         self.form.observe(guarded(self, self._form_changed))
-        return ipw.HBox([self.picker.widget, self.form.widget])
+        return self.form.widget
 
     def _others(self) -> list[tuple[str, str]]:
         fit = self.selection.models_for(self.selection.dataset)
@@ -188,6 +185,5 @@ class RegionPanel(Panel[RegionPanelParameters, RegionView]):
         if change["name"] == "dataset":
             self.params = self.params.changed(compare="")
         if self.picker is not None:
-            self.picker.sync()
             self.form.choose_from("compare", self._others(), self.params.compare)
         self.start()

@@ -5,30 +5,44 @@ from __future__ import annotations
 import threading
 from typing import Any
 
+import torch
 import traitlets
 
-from workbench import data, models
+from workbench import checks, data, models
 from workbench.data import ImageDataset
 from workbench.models import Classifier
+
+SELECTED = ("dataset", "model", "index", "towards", "layer", "drawing", "meant")
 
 
 class Selection(traitlets.HasTraits):
     """What is looked at. Panels that share a selection follow each other.
 
-    dataset, model: names; index: which image of the data set. Data sets and classifiers
-    of one's own are entered with `add` and then have names like the others.
+    dataset, model: names; index: which image of the data set. towards: a class to go to, to
+    aim at and to explain; "" for none. layer: of the model; "" for a panel's own choice.
+    edition: counts the changes of the images themselves (see `draw`). Data sets and
+    classifiers of one's own are entered with `add` and then have names like the others.
     """
 
     dataset = traitlets.Unicode()
     model = traitlets.Unicode()
     index = traitlets.Int(0, min=0)
+    towards = traitlets.Unicode()
+    layer = traitlets.Unicode()
+    edition = traitlets.Int(0)
 
     def __init__(
         self,
         dataset: str | ImageDataset | None = None,
         model: str | Classifier | None = None,
         index: int = 0,
+        *,
+        towards: str = "",
+        layer: str = "",
+        drawing: str = "",
+        meant: str = "",
     ) -> None:
+        """drawing, meant: as `data.with_drawing` takes them; index is then of the drawing."""
         super().__init__()
         # One lock for all panels that follow this selection: with one each, two of them
         # that answer each other from two threads would wait for ever.
@@ -36,12 +50,41 @@ class Selection(traitlets.HasTraits):
         self._own: set[str] = set()
         self._datasets: dict[str, ImageDataset] = {}
         self._models: dict[str, Classifier] = {}
+        self._origins: dict[str, str] = {}
         chosen = self.add(model) if model is not None else None
         if dataset is None:
             dataset = self.card(chosen).dataset if chosen else "digits"
         self.dataset = self.add(dataset)
         self.model = chosen or self.models_for(self.dataset)[0]
         self.index = index
+        self.layer = layer
+        if drawing:
+            self.draw(data.from_text(drawing), meant)
+        if towards and towards not in self.class_names():
+            raise checks.unknown("towards", towards, self.class_names())
+        self.towards = towards
+
+    def draw(self, drawing: torch.Tensor, meant: str = "") -> None:
+        """Look at a drawing, `(C, H, W)` in [0, 1], as the last image of the data set.
+
+        meant: the class it is of; when empty, what the model says.
+
+        Raises:
+            ValueError: another shape than that of the images, an unknown class.
+        """
+        origin, image = self.origin, (drawing * 255).round() / 255  # as a PNG holds it
+        if not meant:
+            meant = self.class_names()[int(self.classifier().predict(image[None]).label)]
+        found = data.with_drawing(self._dataset(origin), image, meant)
+        self._datasets[found.name], self._origins[found.name] = found, origin
+        with self.hold_trait_notifications():
+            self.dataset, self.index = found.name, len(found) - 1
+            self.edition += 1
+
+    @property
+    def origin(self) -> str:
+        """The data set selected, or that to which a drawing was added."""
+        return self._origins.get(self.dataset, self.dataset)
 
     def add(self, thing: str | ImageDataset | Classifier) -> str:
         """The name of a data set or model; one of one's own is kept under its name.
@@ -71,15 +114,29 @@ class Selection(traitlets.HasTraits):
             f"nn.Module), got {type(thing).__name__}"
         )
 
+    def is_own(self, name: str) -> bool:
+        """Whether a data set or a model was given as an object: its name loads nothing."""
+        return name in self._own
+
     def state(self) -> dict[str, Any]:
-        """Names and index, as panels take them."""
-        return {"dataset": self.dataset, "model": self.model, "index": self.index}
+        """What `Selection(**state)` needs to be the same again; plain values."""
+        found = {"dataset": self.origin, "model": self.model, "index": self.index}
+        found |= {name: getattr(self, name) for name in ("towards", "layer") if getattr(self, name)}
+        return found | (self._drawing() if self.origin != self.dataset else {})
+
+    def _drawing(self) -> dict[str, str]:
+        """The drawing as text, and the class it is of."""
+        image, label = self.images()[-1]
+        return {"drawing": data.as_text(image), "meant": self.class_names()[label]}
 
     def images(self) -> ImageDataset:
         """The data set looked at (its test split); loaded once."""
-        if self.dataset not in self._datasets:
-            self._datasets[self.dataset] = data.load(self.dataset)
-        return self._datasets[self.dataset]
+        return self._dataset(self.dataset)
+
+    def _dataset(self, name: str) -> ImageDataset:
+        if name not in self._datasets:
+            self._datasets[name] = data.load(name)
+        return self._datasets[name]
 
     def classifier(self, name: str | None = None) -> Classifier:
         """The model looked at, or another by name; loaded once."""
@@ -116,8 +173,9 @@ class Selection(traitlets.HasTraits):
                 f"no model takes the {shape} images of {n_classes} classes of {dataset!r}; "
                 "pass your own: models.wrap(module, input_shape=..., classes=...)"
             )
+        origin = self._origins.get(dataset, dataset)
         # A stable sort, so that one's own models come first among equals.
-        return sorted(fit, key=lambda name: cards[name].dataset not in (dataset, ""))
+        return sorted(fit, key=lambda name: cards[name].dataset not in (origin, ""))
 
     def _facts(self, dataset: str) -> tuple[tuple[int, ...], int]:
         if dataset in self._datasets:
@@ -133,8 +191,18 @@ class Selection(traitlets.HasTraits):
         return list(data.info(self.dataset).classes)
 
     def code(self, what: str, name: str | None = None) -> str:
-        """The call that loads the data set or a model; one's own is a name to fill in."""
-        name = name or (self.dataset if what == "dataset" else self.model)
+        """The call that loads the data set, its training images, or a model.
+
+        what: "dataset", "training" or "model". One's own is called my_dataset and so on.
+        """
+        name = name or (self.model if what == "model" else self.origin)
         if name in self._own:
-            return f"my_{what}  # your own {name!r}"
-        return f"data.load({name!r})" if what == "dataset" else f"models.load({name!r})"
+            found = f"my_{what}"
+        elif what == "model":
+            found = f"models.load({name!r})"
+        else:
+            found = f"data.load({name!r}" + (", 'train')" if what == "training" else ")")
+        if what == "dataset" and self.origin != self.dataset:
+            drawing = self._drawing()
+            found = f"data.with_drawing({found}, {drawing['drawing']!r}, {drawing['meant']!r})"
+        return found

@@ -36,7 +36,7 @@ class Trainer:
 
     def images(self) -> ImageDataset | None:
         """The training images of the data set, where they are at hand; loaded once."""
-        name, shape = self.selection.dataset, self.selection.images().shape
+        name, shape = self.selection.origin, self.selection.images().shape
         if name not in self._sets and name in data.available() and data.present(name, "train"):
             self._sets[name] = data.load(name, "train")
         found = self._sets.get(name)
@@ -46,7 +46,7 @@ class Trainer:
     def resumable(self) -> bool:
         """Whether there is a training of this data set to go on with."""
         plan = self._plan
-        return plan is not None and plan.dataset == self.selection.dataset and self._keep.exists()
+        return plan is not None and plan.dataset == self.selection.origin and self._keep.exists()
 
     def steps(self, resume: bool, prototypes: int, **recipe: Any) -> Iterator[Step[Classifier]]:
         """A model in training, in copies that hold still.
@@ -56,7 +56,7 @@ class Trainer:
         Raises:
             ValueError: no training images, or too few; fewer prototypes than classes.
         """
-        training, name = self.images(), self.selection.dataset
+        training, name = self.images(), self.selection.origin
         if training is None:
             raise ValueError(f"training: there are no training images of {name!r}; {GIVE}")
         if not (resume and self.resumable):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import partial
 from html import escape
 from typing import Any, Literal, cast
 
@@ -23,7 +22,6 @@ from workbench.steps import Step
 from .form import Form
 from .level_set_panel import figure, row
 from .panel import Panel, guarded
-from .picker import Picker
 
 WORDS = {
     "verified": "Proved: there is no such image.",
@@ -101,10 +99,10 @@ class VerifyPanel(Panel[VerifyPanelParameters, VerifyView]):
     def mined(self) -> Patterns:
         """The model's patterns, mined once; on training images where they are at hand."""
         s = self.selection
-        key = (s.dataset, s.model)
+        key = (s.origin, s.model)
         if self._mined[0] != key:
-            known = s.dataset in data.available() and data.present(s.dataset, "train")
-            images = data.load(s.dataset, "train") if known else s.images()
+            known = s.origin in data.available() and data.present(s.origin, "train")
+            images = data.load(s.origin, "train") if known else s.images()
             self._mined = (key, patterns.mine(s.classifier(), images, self.params.delta))
         found = self._mined[1]
         assert found is not None
@@ -172,7 +170,7 @@ class VerifyPanel(Panel[VerifyPanelParameters, VerifyView]):
             f"prop = local_robustness(model, x, label, {p.eps})",
         ]
         if p.pattern:
-            mine = f"patterns.mine(model, data.load({s.dataset!r}, 'train'), {p.delta})"
+            mine = f"patterns.mine(model, {s.code('training')}, {p.delta})"
             lines.append(f"prop = prop.inside({mine}.of(label))")
         options = f"backend={p.backend!r}, time_limit={p.time_limit:g}"
         return "\n".join([*lines, f"answer = verify(model, prop, {options})"])
@@ -180,13 +178,10 @@ class VerifyPanel(Panel[VerifyPanelParameters, VerifyView]):
     # The controls.
 
     def controls(self) -> ipw.Widget:
-        """Data, model and image; the question; a button."""
-        self.picker = Picker(self.selection, partial(guarded, self))
+        """The question; a button."""
         self.form = Form(self.params)
         self.form.observe(guarded(self, self._form_changed))
-        launch = ipw.Button(description="Verify", button_style="primary", tooltip="Prove or refute")
-        launch.on_click(guarded(self, lambda _: self.start()))
-        return ipw.HBox([ipw.VBox([self.picker.widget, launch]), self.form.widget])
+        return ipw.VBox([self.form.widget, self.button("Verify", "Prove or refute")])
 
     def _form_changed(self, values: Parameters) -> None:
         self.params = cast("VerifyPanelParameters", values)
@@ -194,6 +189,4 @@ class VerifyPanel(Panel[VerifyPanelParameters, VerifyView]):
 
     def followed(self, change: Any) -> None:
         """The selection changed, here or in another panel: ask anew, prove nothing yet."""
-        if self.picker is not None:
-            self.picker.sync()
         self.start(self.peek())

@@ -123,6 +123,26 @@ def data() -> None:
     typer.echo("What is absent is downloaded when it is first used.")
 
 
+@app.command()
+def atlas(
+    text: Annotated[list[str] | None, typer.Argument(help="Words to look for.")] = None,
+    family: Annotated[str | None, typer.Option(help="One family, such as attacks.")] = None,
+    live: Annotated[bool, typer.Option("--live", help="Only what runs here.")] = False,
+) -> None:
+    """Search the literature behind the bench: what each paper does, and where it runs here."""
+    import textwrap
+
+    from workbench import atlas
+
+    found = atlas.search(" ".join(text or ()), family, live or None)
+    for paper in found:
+        typer.secho(f"{paper.title} ({paper.year or 'year unknown'}; {paper.family})", bold=True)
+        typer.echo(textwrap.fill(paper.mechanism, 98, initial_indent="  ", subsequent_indent="  "))
+        typer.echo("".join(f"  -> {place}\n" for place in paper.runs))
+    live_ones = sum(paper.live for paper in found)
+    typer.echo(f"{len(found)} of {len(atlas.papers())} papers, of which {live_ones} run here.")
+
+
 @app.command(cls=TwoWords)
 def report(
     notebook: Annotated[Path, typer.Argument(help="The notebook to run.")],

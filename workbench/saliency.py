@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from pydantic import Field
@@ -16,7 +16,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from workbench import checks, steps
-from workbench.models import Classifier, ready
+from workbench.models import Classifier, private_copy, ready
 from workbench.params import Parameters
 from workbench.steps import Step
 
@@ -217,6 +217,8 @@ class GradCAM(Method):
         """One gradient; the coarse map is enlarged to the image."""
         from captum.attr import LayerGradCam
 
+        # Captum's hooks hear every thread; a copy that shares the weights is this one's alone.
+        model = cast("Classifier", private_copy(model, share=True))
         layer = model.layer(self.layer or convolutions(model)[-1])
         inputs = x.clone().requires_grad_()
         coarse = LayerGradCam(model, layer).attribute(inputs, target, relu_attributions=True)

@@ -8,7 +8,9 @@ import lazy_loader
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
+        "centring": ["centred"],
         "dataset": ["ImageDataset"],
+        "drawing": ["as_text", "from_text", "with_drawing"],
         "registry": ["DatasetInfo", "available", "info", "load", "present"],
         "remote": ["folder"],
         "shapes": ["morphs"],

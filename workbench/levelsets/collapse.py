@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,7 +13,7 @@ from torch.nn import functional as F
 
 from workbench import checks
 from workbench.data import ImageDataset
-from workbench.models import Classifier, ready
+from workbench.models import Classifier, heard, ready
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -116,16 +115,12 @@ def _run(
     """The logits, and what each module was given and gave when it ran first."""
     seen: dict[str, tuple[Tensor, Tensor]] = {}
 
-    def note(name: str, _: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        seen.setdefault(name, (inputs[0], output.clone()))  # a later layer may work in place
+    def note(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        for name in (name for name, other in modules.items() if other is module):
+            seen.setdefault(name, (inputs[0], output.clone()))  # a later layer may write to it
 
-    hooks = [m.register_forward_hook(partial(note, name)) for name, m in modules.items()]
-    try:
-        with torch.no_grad():
-            logits = model(x.to(model.device))
-    finally:
-        for hook in hooks:
-            hook.remove()
+    with heard(set(modules.values()), note), torch.no_grad():
+        logits = model(x.to(model.device))
     if not bool(logits.isfinite().all()):
         raise ValueError("model: its logits are not all finite numbers; it or its input is damaged")
     return logits, seen

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from dataclasses import dataclass
+from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -86,7 +87,11 @@ def _crossings(model: Classifier, x: Tensor, ways: tuple[Tensor, ...]) -> dict[s
     signs: dict[str, Tensor] = {}
     runs: Counter[nn.Module] = Counter()
 
+    asker = get_ident()
+
     def note(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        if get_ident() != asker:  # another thread asks the same model
+            return
         runs[module] += 1
         name = modules[module] + (f" #{runs[module]}" if runs[module] > 1 else "")
         z = inputs[0].flatten(1).unflatten(0, (len(some), len(x)))

@@ -13,6 +13,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "confidence": ["Calibration", "calibration"],
         "classifier": ["Classifier", "Layer", "Prediction", "ready"],
         "evaluation": ["evaluate"],
+        "hooks": ["heard"],
         "recipes": ["RECIPES", "Recipe"],
         "training": ["TrainingResult", "fit", "train"],
         "wrapping": ["private_copy", "wrap"],

@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from workbench import checks
+from workbench.models.hooks import heard
 from workbench.models.model_card import ModelCard
 
 if TYPE_CHECKING:
@@ -155,13 +156,8 @@ class Classifier(nn.Module):
                 kind = type(module).__name__
                 found[names[module]] = Layer(names[module], kind, tuple(output.shape[1:]), count)
 
-        hooks = [module.register_forward_hook(note) for module in names]
-        try:
-            with torch.no_grad():
-                self(torch.full((1, *self.input_shape), 0.5, device=self.device))
-        finally:
-            for hook in hooks:
-                hook.remove()
+        with heard(names, note), torch.no_grad():
+            self(torch.full((1, *self.input_shape), 0.5, device=self.device))
         return found
 
     def linear_head(self) -> nn.Linear | None:
@@ -175,14 +171,9 @@ class Classifier(nn.Module):
             outputs[module] = output.clone()  # a later layer may work in place
 
         layers = [module for module in self.modules() if isinstance(module, nn.Linear)]
-        hooks = [module.register_forward_hook(note) for module in layers]
         noise = torch.rand(16, *self.input_shape, generator=torch.Generator().manual_seed(0))
-        try:
-            with torch.no_grad():
-                logits = self(noise.to(self.device)).nan_to_num()  # NaN equals nothing
-        finally:
-            for hook in hooks:
-                hook.remove()
+        with heard(layers, note), torch.no_grad():
+            logits = self(noise.to(self.device)).nan_to_num()  # NaN equals nothing
         heads = [m for m in layers if m in outputs and torch.equal(outputs[m].nan_to_num(), logits)]
         return heads[-1] if heads else None
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from threading import get_ident
 
 import torch
 from torch import nn
 
 from workbench import checks
 from workbench.data import ImageDataset
-from workbench.models import Classifier, ready
+from workbench.models import Classifier, heard, ready
 from workbench.patterns.recording import BATCH, watched
 
 
@@ -48,22 +47,15 @@ def switched(
         ValueError: no such layer or neuron, images that break the contract, train mode.
     """
 
-    asker = get_ident()
-
     def hook(module: nn.Module, inputs: object, output: torch.Tensor) -> torch.Tensor:
-        if get_ident() != asker:  # another thread asks the same model
-            return output
         flat = output.flatten(1).clone()
         check_neurons(layer, states, flat.shape[1])
         for neuron, value in states.items():
             flat[:, neuron] = value
         return flat.reshape(output.shape)
 
-    handle = model.layer(layer).register_forward_hook(hook)
-    try:
+    with heard([model.layer(layer)], hook):
         return model.predict(x).logits
-    finally:
-        handle.remove()
 
 
 def check_neurons(layer: str, neurons: Sequence[int] | Mapping[int, float], n: int) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from threading import get_ident
 from typing import Any
 
 import torch
@@ -17,7 +16,7 @@ from torch.nn import functional as F
 
 from workbench import checks
 from workbench.data import ImageDataset
-from workbench.models import Classifier, ready
+from workbench.models import Classifier, heard, ready
 from workbench.patterns.neurons import check_neurons
 from workbench.steps import Step
 
@@ -227,17 +226,12 @@ def output(model: Classifier, layer: str, x: torch.Tensor) -> torch.Tensor:
     """What `layer` gives for images `(N, C, H, W)`, before later layers write over it."""
     ready(model)
     found: list[torch.Tensor] = []
-    asker = get_ident()
 
     def note(module: nn.Module, inputs: object, value: torch.Tensor) -> None:
-        if get_ident() == asker:  # another thread may ask the same model
-            found.append(value.clone())
+        found.append(value.clone())
 
-    hook = model.layer(layer).register_forward_hook(note)
-    try:
+    with heard([model.layer(layer)], note):
         model(x.to(model.device))
-    finally:
-        hook.remove()
     if len(found) != 1:
         raise ValueError(f"layer: {layer} runs {len(found)} times a pass; expected once")
     return found[0]

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from workbench import checks, steps
-from workbench.models import Classifier, ready
+from workbench.models import Classifier, heard, ready
 from workbench.prototypes.dictionaries import METHODS, Dictionary, factorise
 from workbench.steps import Step
 
@@ -231,11 +231,8 @@ def _edited(model: Classifier, x: Tensor, layer: str, edit: Callable[[Tensor], T
         ran = True
         return _channels_first(edit(_channels_last(output)))
 
-    hook = model.layer(layer).register_forward_hook(replace)
-    try:
+    with heard([model.layer(layer)], replace):
         return model(x)
-    finally:
-        hook.remove()
 
 
 def _channels_last(output: Tensor) -> Tensor:

@@ -9,6 +9,6 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "kernel": ["ReportError"],
         "page": ["to_html"],
         "recorder": ["record"],
-        "runner": ["Report", "execute", "steps"],
+        "runner": ["Report", "execute", "steps", "write"],
     },
 )

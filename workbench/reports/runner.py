@@ -118,9 +118,9 @@ def _steps(client: Client, values: dict[str, Any]) -> Iterator[Step[Report]]:
     try:
         yield from client.run_cells()
     finally:
-        _write(executed, nbformat.writes(client.nb))
+        write(executed, nbformat.writes(client.nb))
     try:
-        _write(page, to_html(client.nb, folder=client.source.parent))
+        write(page, to_html(client.nb, folder=client.source.parent))
     except ValueError as error:
         raise client.error(None, "ValueError", str(error), "making the page") from error
     seconds = round(time.monotonic() - start, 3)
@@ -131,7 +131,7 @@ def _steps(client: Client, values: dict[str, Any]) -> Iterator[Step[Report]]:
         "versions": _versions(),
         "seconds": seconds,
     }
-    _write(results, json.dumps(content, indent=2, allow_nan=False) + "\n")
+    write(results, json.dumps(content, indent=2, allow_nan=False) + "\n")
     report = Report(executed, page, client.records, results, seconds)
     yield Step(len(client.nb.cells), len(client.nb.cells), "report written", report)
 
@@ -145,7 +145,7 @@ def _versions() -> dict[str, str]:
     return found
 
 
-def _write(path: Path, text: str) -> None:
+def write(path: Path, text: str) -> None:
     """Write `path` whole or not at all."""
     arriving = path.with_name(f".{uuid.uuid4().hex}.part")
     try:

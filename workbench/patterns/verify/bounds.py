@@ -208,7 +208,7 @@ class Bounds:
             counts = {"on": int(on.sum()), "off": int((off & ~on).sum())}
             counts["unstable"] = int((~on & ~off).sum())
             rows.append({"layer": name, **counts, "width": float((upper - lower).mean())})
-        return pd.DataFrame(rows)
+        return pd.DataFrame(rows, columns=["layer", "on", "off", "unstable", "width"])
 
 
 def bounds_of(

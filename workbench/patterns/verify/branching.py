@@ -16,7 +16,7 @@ import torch
 
 from workbench import checks
 from workbench.models import Classifier
-from workbench.patterns.verify.bounds import relax, tighten
+from workbench.patterns.verify.bounds import interval, relax, tighten
 from workbench.patterns.verify.properties import TOLERANCE, Answer, Property, Verdict
 from workbench.patterns.verify.query import Query
 from workbench.steps import Step, run
@@ -28,6 +28,7 @@ RESTARTS = 10  # of the search, for each unsafe set
 FILTERED = 4  # neurons of each layer of which both halves are tried before one is split
 BATCH = 16, 512, 2**24  # branches at a time: at least, at most, times the weights
 LATE = "the time limit was reached"
+LARGE = 1e8  # beyond, the rounding of float64 may reach TOLERANCE
 EMPTY = "no image in the box follows the phases"
 Backend = Callable[[Classifier, Property, float, int], Iterator[Step[Answer]]]
 # A name in place of a function is imported when it is first asked for.
@@ -132,7 +133,7 @@ def branching_steps(
     size = min(max(BATCH[0], BATCH[2] // weights), BATCH[1])
     while len(left.value):
         query.open = len(left.value) + query.doubts
-        bound = float(left.value.min())
+        bound = min(float(left.value.min()), query.floor)
         message = f"bound {bound:.4g}, {query.open:,} branches open"
         so_far = query.answer("unknown", bound=bound)
         yield Step(query.branches - query.open, query.branches, message, so_far)
@@ -143,12 +144,16 @@ def branching_steps(
         now, left = left.some(order[:size]), left.some(order[size:])
         whole = ~root.under(now.sign).unstable.any(1)
         for i in whole.nonzero().flatten().tolist():
+            if query.late:
+                yield last(query, "unknown", bound=bound, note=LATE)
+                return
             depth, x = leaf(query, now.sign[i : i + 1], int(now.which[i]))
             if x is not None:
                 yield last(query, "falsified", counterexample=x)
                 return
-            query.doubts += not depth > TOLERANCE
-            query.floor = min(query.floor, TOLERANCE)
+            closed = depth > TOLERANCE  # not so where it is NaN
+            query.doubts += not closed
+            query.floor = min(query.floor, TOLERANCE if closed else float(now.value[i]))
         now = now.some(~whole)
         if len(now.value):
             twice = torch.arange(len(now.value)).repeat(2)
@@ -171,8 +176,9 @@ def opening(query: Query, steps: int, again: bool) -> Generator[Step[Answer], No
         if query.late:
             yield last(query, "unknown", note=LATE)
             return True
-    if not bool((root.lower + root.upper).isfinite().all()):
-        yield last(query, "unknown", note="numerical trouble: bounds that are not finite")
+    widest = torch.cat([root.lower, root.upper, *interval(query.net, root, query.net.top)], 1)
+    if not bool((widest.abs() < LARGE).all()):
+        yield last(query, "unknown", note=f"numerical trouble: bounds are not all below {LARGE:g}")
         return True
     if root.empty:
         yield last(query, "verified", note=EMPTY)
@@ -303,6 +309,7 @@ def leaf(query: Query, sign: torch.Tensor, which: int) -> tuple[float, torch.Ten
     from scipy.optimize import linprog
 
     net, region = query.net, query.root.under(sign)
+    a, b = query.rows(which)
     corners = torch.eye(net.sizes[0] + 1, net.sizes[0]).double()  # unit vectors, and 0
     y, parts = [corners], []
     for k, part in enumerate(net.parts[1:], 1):
@@ -310,7 +317,7 @@ def leaf(query: Query, sign: torch.Tensor, which: int) -> tuple[float, torch.Ten
         y.append(z * (region.lower[:, part] >= 0))
         told = sign[0, part] != 0
         parts.append(-(z * sign[:, part])[:, told])
-    parts.append(net.z(net.top, y) @ query.a[which].T - query.b[which])
+    parts.append(net.z(net.top, y) @ a.T - b)
     values = torch.cat(parts, 1)
     matrix = torch.cat([values[:-1] - values[-1], -torch.ones(1, values.shape[1])]).T
     low, high = region.centre - region.radius, region.centre + region.radius

@@ -30,7 +30,7 @@ from workbench.steps import Step
 
 MARGIN = 1e-5  # an unsafe set is taken as that much larger, for the tolerance of the solver
 DEEP = 1e-3  # that far inside it, and inside the phases, an image is as good as any
-INFEASIBLE = 2  # what SciPy calls it
+INFEASIBLE = 2  # what SciPy calls it, and a model that HiGHS cannot read: the message tells
 
 
 def milp_steps(
@@ -52,7 +52,7 @@ def milp_steps(
             options={"time_limit": max(0.1, query.left)},
         )
         query.branches += 1 + int(found.get("mip_node_count") or 0)
-        if found.status == INFEASIBLE:
+        if found.status == INFEASIBLE and "infeasible" in found.message.lower():
             continue
         if found.x is not None:
             image = torch.from_numpy(found.x[None, : query.net.sizes[0]])
@@ -89,7 +89,8 @@ class Program:
         y = sparse.eye_array(total, width, k=n, format="csr")
         places = free.nonzero()[0], np.arange(n + total, width - 1)
         is_on = sparse.csr_array((np.ones(open_), places), shape=(total, width))
-        broken = sparse.csr_array((np.ones(total), (np.arange(total), [width - 1] * total)))
+        last_one = np.arange(total), np.full(total, width - 1)
+        broken = sparse.csr_array((np.ones(total), last_one), shape=(total, width))
         pushed = scaled(sign, z)
         self.relus = [
             LinearConstraint((y - z)[live], b[live], np.where(on, b, np.inf)[live]),
@@ -111,7 +112,7 @@ class Program:
 
     def unsafe(self, query: Query, which: int) -> LinearConstraint:
         """That the logits are in the unsafe set, but for the last variable."""
-        a, b = query.a[which].numpy(), query.b[which].numpy()
+        a, b = (part.numpy() for part in query.rows(which))
         rows = (a @ self.logits).copy()
         rows[:, -1] = -1
         return LinearConstraint(rows, -np.inf, b - a @ self.bias)

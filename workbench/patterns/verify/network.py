@@ -6,6 +6,7 @@ import math
 import time
 import warnings
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -51,23 +52,25 @@ class Network:
         self.top = len(probed)
         ends = torch.tensor(self.sizes).cumsum(0) - self.sizes[0]
         self.parts = [slice(int(ends[max(k - 1, 0)]), int(ends[k])) for k in range(self.top)]
-        zeros = watch.run(lambda _, n: torch.zeros(1, n).double())
-        self.bias = [torch.zeros(0).double(), *(z[0] for z in zeros)]
+        self.bias = [torch.zeros(0).double()]
         self.weight: Matrices = {}
         self.transposed: Matrices = {}
         self.size: Matrices = {}  # the absolute values of the weights
         for j, n in enumerate(self.sizes[:-1]):
-            columns: dict[int, list[torch.Tensor]] = {}
+            columns: list[list[torch.Tensor]] = [[] for _ in self.sizes]
             for some in torch.arange(n).split(CHUNK):
-                eye = nn.functional.one_hot(some, n).double()
+                # Zeros come last in the same batch: what they make is rounded the same way.
+                eye = nn.functional.one_hot(torch.cat([some, some[:1]]), n).double()
+                eye[-1] = 0
                 if time.monotonic() > deadline:
                     raise TimeoutError("the time limit was reached while the network was read")
-                for k, z in enumerate(watch.run(units(j, eye)), 1):
-                    column = z - self.bias[k]
-                    column[column.abs() < 1e-14 * self.bias[k].abs().max()] = 0  # rounding
-                    columns.setdefault(k, []).append(column.to_sparse())
-            for k, found in columns.items():
-                matrix = torch.cat(found).coalesce()
+                made = watch.run(units(j, eye))
+                for k in range(j + 1, self.top + 1):
+                    columns[k].append((made[k - 1][:-1] - made[k - 1][-1]).to_sparse())
+            if j == 0:
+                self.bias += [z[-1].clone() for z in made]
+            for k in range(j + 1, self.top + 1):
+                matrix = torch.cat(columns[k]).coalesce()
                 if matrix.values().numel():
                     self.transposed[k, j] = stored(matrix)
                     self.weight[k, j] = stored(matrix.T.coalesce())
@@ -105,11 +108,13 @@ class Watch:
         self.seen: dict[str, torch.Tensor] = {}
         self.basis: torch.Tensor | None = None
         for name, module in self.copy.body.named_modules():  # type: ignore[union-attr]
+            where = f"{name} ({type(module).__name__})" if name else type(module).__name__
+            module.register_forward_pre_hook(partial(self.check, f"what comes to {where}"))
             if type(module) is nn.ReLU:
                 module.register_forward_pre_hook(self.enter(name))
                 module.register_forward_hook(self.leave)
             else:
-                module.register_forward_hook(self.check(name, module))
+                module.register_forward_hook(partial(self.check, where))
 
     def enter(self, name: str) -> Callable[..., None]:
         """Before a ReLU: keep what comes to it."""
@@ -125,21 +130,19 @@ class Watch:
         """After a ReLU: pass on what is given; one in place has written to its input."""
         return out.copy_(self.source(len(self.seen), out[0].numel()).view_as(out))
 
-    def check(self, name: str, module: nn.Module) -> Callable[..., None]:
-        """While probing, see that what `module` makes is affine in the points."""
-
-        def hook(_: nn.Module, inputs: object, out: Any) -> None:
-            if self.basis is None or not isinstance(out, torch.Tensor):
-                return
-            if out.shape[:1] != (PROBES,):
-                return
-            y = out.reshape(PROBES, -1).double()
-            rest = (y - self.basis @ (self.basis.T @ y)).abs().max()
-            if not rest <= 1e-7 * (y - y[0]).abs().max() + 1e-12 * y.abs().max():
-                where = f"{name} ({type(module).__name__})" if name else type(module).__name__
-                raise ValueError(f"model: {where} does something that is not affine. {ADVICE}")
-
-        return hook
+    def check(self, where: str, module: nn.Module, *given: Any) -> None:
+        """While probing, see that the last of what is `given` is affine in the points."""
+        value = next(iter(given[-1]), None) if isinstance(given[-1], tuple) else given[-1]
+        if self.basis is None or not isinstance(value, torch.Tensor):
+            return
+        if value.shape[:1] != (PROBES,):
+            return
+        y = value.reshape(PROBES, -1).double()
+        if not bool(y.isfinite().all()):
+            raise ValueError(f"model: {where} is NaN or infinite; see to the weights")
+        rest = (y - self.basis @ (self.basis.T @ y)).abs().amax(0)
+        if bool((rest > 1e-7 * (y - y[0]).abs().amax(0) + 1e-12 * y.abs().max()).any()):
+            raise ValueError(f"model: {where} is not affine. {ADVICE}")
 
     def run(self, source: Source) -> list[torch.Tensor]:
         """Every z, flat, and the logits, of what `source` gives for each y_j, `(B, n_j)`."""
@@ -150,17 +153,23 @@ class Watch:
         return [*self.seen.values(), logits]
 
     def probe(self) -> list[torch.Tensor]:
-        """Run on points of a random plane through everything that is given."""
+        """Run on points of random planes through everything that is given."""
         draw = torch.Generator().manual_seed(0)
         # Near and far: a smooth function looks affine near by, a saturated one far away.
-        spread = torch.logspace(-1, 2, PROBES, dtype=torch.float64)[:, None]
-        points = spread * torch.randn((PROBES, 2), generator=draw)
-        points = torch.cat([torch.ones(PROBES, 1), points], 1)
-        self.basis = torch.linalg.qr(points).Q
-        found = self.run(lambda _, n: points @ torch.randn((3, n), generator=draw).double())
-        self.check("", self.copy)(self.copy, None, found[-1])
+        for far in (2, 6):
+            spread = torch.logspace(-1, far, PROBES, dtype=torch.float64)[:, None]
+            points = spread * torch.randn((PROBES, 2), generator=draw)
+            points = torch.cat([torch.ones(PROBES, 1), points], 1)
+            self.basis = torch.linalg.qr(points).Q
+            found = self.run(partial(planar, points, draw))
+            self.check("what it says", self.copy, found[-1])
         self.basis = None
         return found
+
+
+def planar(points: torch.Tensor, draw: torch.Generator, _: int, n: int) -> torch.Tensor:
+    """The points `(B, 3)` in a random plane of n dimensions."""
+    return points @ torch.randn((3, n), generator=draw).double()
 
 
 def units(j: int, eye: torch.Tensor) -> Source:

@@ -40,6 +40,8 @@ class Property:
             raise ValueError("lower, upper: the box is empty; lower is above upper somewhere")
         if not self.unsafe:
             raise ValueError("unsafe: expected one set of outputs or more, got none")
+        if not all(bool(part.isfinite().all()) for rows in self.unsafe for part in rows):
+            raise ValueError("unsafe: expected finite rows (A, b), got NaN or infinite values")
 
     def inside(self, pattern: Pattern, *more: Pattern) -> Property:
         """The same property of only those images that follow the pattern, or several.
@@ -136,9 +138,9 @@ def pattern_property(model: Classifier, pattern: Pattern, other: int | None = No
     Raises:
         ValueError: `other` is the pattern's class or no class, a pattern of another model.
     """
+    unsafe = not_called(model, pattern.label, None if other is None else [other])
     name = f"none that follows {model.classes[pattern.label]} is called "
     name += "anything else" if other is None else model.classes[other]
-    unsafe = not_called(model, pattern.label, None if other is None else [other])
     whole = torch.zeros(model.input_shape), torch.ones(model.input_shape)
     return with_pattern(Property(*whole, unsafe, name=name), model, pattern)
 

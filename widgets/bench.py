@@ -1,0 +1,287 @@
+"""`Bench`: one image and five views of it, side by side and linked."""
+
+from __future__ import annotations
+
+import html
+import json
+from collections.abc import Iterator
+from functools import partial
+from typing import Any, ClassVar, Literal
+
+import ipywidgets as ipw
+
+from workbench import checks
+from workbench.data import ImageDataset
+from workbench.models import Classifier
+from workbench.steps import Step
+
+from .attack_panel import AttackPanel
+from .draw_pad import DrawPad
+from .job import Job
+from .level_set_panel import LevelSetPanel
+from .model_panel import ModelPanel
+from .panel import Panel, code_block, guarded, section
+from .pattern_panel import PatternPanel
+from .picker import Picker
+from .prototype_panel import PrototypePanel
+from .saver import Saver
+from .selection import SELECTED, Selection
+
+PANELS: dict[str, type[Panel[Any, Any]]] = {
+    "model": ModelPanel,
+    "attack": AttackPanel,
+    "prototypes": PrototypePanel,
+    "level set": LevelSetPanel,
+    "patterns": PatternPanel,
+}
+MEANT = "what the model says"
+
+
+class BenchView:
+    """What every panel of a bench shows; by the panel's name."""
+
+    def __init__(self, panels: dict[str, Panel[Any, Any]]) -> None:
+        self.results = {name: panel.result for name, panel in panels.items()}
+
+    def summary(self) -> dict[str, Any]:
+        """The summaries of the results."""
+        return {name: found.summary() for name, found in self.results.items() if found is not None}
+
+
+class Bench:
+    """Pick an image once: what the model sees, how it is fooled, what it resembles.
+
+    Each panel shows its quick first frame at once. The slow part follows in the background,
+    of the panel in view first; another image cancels what is under way.
+
+    Args:
+        dataset, model, index, selection: as `ModelPanel` takes them.
+        panels: the parameters of each panel by its name in `PANELS`, or the same as JSON.
+        view: the panel to show first. layout: "tabs", or "grid" for all below each other.
+        auto: whether slow parts start by themselves.
+
+    Raises:
+        ValueError: an unknown name, a value out of bounds, or a model that does not fit.
+    """
+
+    title: ClassVar[str] = "Bench"
+
+    def __init__(
+        self,
+        dataset: str | ImageDataset | None = None,
+        model: str | Classifier | None = None,
+        index: int = 0,
+        *,
+        selection: Selection | None = None,
+        panels: dict[str, dict[str, Any]] | str = "{}",
+        view: str = "model",
+        layout: Literal["tabs", "grid"] = "tabs",
+        auto: bool = True,
+    ) -> None:
+        self.selection = selection = selection or Selection(dataset, model, index)
+        given = read(panels)
+        for what, name, known in (("view", view, PANELS), ("layout", layout, ("tabs", "grid"))):
+            if name not in known:
+                raise checks.unknown(what, name, known)
+        self.panels = {
+            name: kind(selection=selection, **given.get(name, {})) for name, kind in PANELS.items()
+        }
+        self.view, self.layout, self.auto = view, layout, auto
+        self.message = ipw.HTML()
+        self.code_view = ipw.HTML()
+        self.picker: Picker | None = None
+        self.pad: DrawPad | None = None
+        self._widget: ipw.Widget | None = None
+        self._job: Job | None = None
+        selection.observe(guarded(self, self._followed), list(Panel.follows))
+
+    # The work.
+
+    def run(self) -> BenchView:
+        """Do all the work of all panels here and now; raises what they raise."""
+        for panel in self.panels.values():
+            panel.run()
+        return BenchView(self.panels)
+
+    def start(self) -> None:
+        """Fill the panels in the background, the one in view first. Returns at once."""
+        self.cancel()
+        self._job = Job(self._fill(), on_step=lambda _: None, on_end=self._ended)
+
+    def cancel(self) -> None:
+        """Start nothing more; what a panel is at goes on."""
+        if self._job is not None:
+            self._job.cancel()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until the panels are filled; False if that goes on after `timeout` seconds."""
+        filled = self._job is None or self._job.wait(timeout)
+        return filled and all(panel.wait(timeout) for panel in self.panels.values())
+
+    def _fill(self) -> Iterator[Step[None]]:
+        for panel in self.panels.values():
+            panel.wait()
+        names = [self.view, *(name for name in self.panels if name != self.view)]
+        for i, name in enumerate(names):
+            yield Step(i, len(names), name)
+            self._complete(name)
+            self.panels[name].wait()
+
+    def _complete(self, name: str) -> None:
+        """Start the slow part of a panel that has shown a first frame only."""
+        with self.selection.lock:
+            panel = self.panels[name]
+            if not panel.whole and not panel.unfit():
+                panel.start()
+
+    def _ended(self, job: Job) -> None:
+        if job.state == "failed":
+            self.message.value = section(html.escape(str(job.error)))
+
+    def _followed(self, change: Any) -> None:
+        """The selection changed; the panels have started on it by themselves."""
+        if self._widget is not None:
+            self._sync()
+        if self.auto:
+            self.start()
+
+    # The widgets.
+
+    @property
+    def widget(self) -> ipw.Widget:
+        """The picker and the draw pad above, the panels below."""
+        if self._widget is None:
+            self.picker = picker = Picker(self.selection, partial(guarded, self))
+            for panel in self.panels.values():
+                panel.picker = picker
+            shown = [panel.widget for panel in self.panels.values()]
+            self.tabs = ipw.Tab(shown) if self.layout == "tabs" else ipw.Accordion(shown)
+            self.tabs.selected_index = list(PANELS).index(self.view)
+            self.tabs.observe(guarded(self, self._turned), "selected_index")
+            self.draw = ipw.ToggleButton(
+                description="✎ draw", tooltip="Draw an image, or load one; the panels follow"
+            )
+            self.brush = ipw.ToggleButton(
+                description="✎ brush", tooltip="Draw on the image selected; the panels follow"
+            )
+            for button in (self.draw, self.brush):
+                button.observe(guarded(self, self._drawing_toggled), "value")
+            self.meant = ipw.Dropdown(description="it is", tooltip="Class of what you draw")
+            self.easel = ipw.VBox(layout={"display": "none"})
+            left = ipw.VBox([picker.widget, ipw.HBox([self.draw, self.brush, self.meant])])
+            top = ipw.HBox([left, self.easel], layout={"flex_flow": "row wrap"})
+            self.saver = Saver(self)
+            below = ipw.Accordion(
+                [self.code_view, self.saver.widget],
+                titles=["Copy the bench as code", "Save as notebook or report"],
+            )
+            below.observe(guarded(self, lambda _: self._show_code()), "selected_index")
+            self._widget = ipw.VBox([top, self.message, self.tabs, below])
+            self._sync()
+        return self._widget
+
+    def _sync(self) -> None:
+        """Bring the tabs' titles and the classes into line with the selection."""
+        assert self.picker is not None
+        self.picker.sync()
+        for i, (name, panel) in enumerate(self.panels.items()):
+            self.tabs.set_title(i, f"⊘ {name} (not this model)" if panel.unfit() else name)
+        classes = [MEANT, *self.selection.class_names()]
+        if list(self.meant.options) != classes:
+            self.meant.options = classes
+        self._show_code()
+
+    def _show_code(self) -> None:
+        self.code_view.value = code_block(self.code())
+
+    def _turned(self, change: Any) -> None:
+        """Another panel is in view: its slow part does not wait for the others."""
+        if change["new"] is not None:
+            self.view = list(self.panels)[change["new"]]
+            if self.auto:
+                self._complete(self.view)
+
+    def _drawing_toggled(self, change: Any) -> None:
+        button, other = change["owner"], self.brush if change["owner"] is self.draw else self.draw
+        if button.value and other.value:
+            other.value = False
+        if not button.value:
+            self.easel.layout.display = None if other.value else "none"
+            return
+        image = self.selection.images()[self.selection.index][0]
+        on_it = button is self.brush
+        self.pad = DrawPad(tuple(image.shape), image if on_it else None, centre=not on_it)
+        self.pad.on_drawn(self._drawn)
+        self.easel.children = [self.pad]
+        self.easel.layout.display = None
+
+    def _drawn(self, drawing: Any) -> None:
+        meant = self.meant.value
+        with self.selection.lock:
+            self.selection.draw(drawing, "" if meant == MEANT else meant)
+
+    # What a bench is, in other forms.
+
+    def state(self) -> dict[str, Any]:
+        """What `from_state` needs to show the same again; plain values, fit for JSON."""
+        known = self.selection.state()
+        changes: dict[str, dict[str, Any]] = {}
+        for name, panel in self.panels.items():
+            own = {k: v for k, v in panel.state().items() if k not in known}
+            if own:
+                changes[name] = json.loads(json.dumps(own))
+        return {**known, "view": self.view, "layout": self.layout, "panels": changes}
+
+    @classmethod
+    def from_state(cls, state: dict[str, Any]) -> Bench:
+        """A bench as `state()` described it."""
+        own = {name: value for name, value in state.items() if name in SELECTED}
+        rest = {name: value for name, value in state.items() if name not in SELECTED}
+        return cls(selection=Selection(**own), **rest)
+
+    def code(self) -> str:
+        """The calls that give what each panel shows, one after the other."""
+        fit = {name: panel for name, panel in self.panels.items() if not panel.unfit()}
+        return "\n\n".join(f"# {name}\n{panel.code()}" for name, panel in fit.items())
+
+    def to_html(self) -> str:
+        """The panels as they are now, for reports: works with no kernel."""
+        parts = []
+        for name, panel in self.panels.items():
+            body = panel.to_html() if panel.result is not None else "<p>not asked yet</p>"
+            parts.append(f"<h3>{html.escape(name)}</h3>{body}")
+        return f'<section aria-label="Bench">{"".join(parts)}</section>'
+
+    def _repr_mimebundle_(self, **_: object) -> dict[str, Any]:
+        for panel in self.panels.values():
+            if panel.result is None:
+                panel.look()
+        view = {"version_major": 2, "version_minor": 0, "model_id": self.widget.model_id}
+        if self.auto:
+            self.start()
+        return {
+            "application/vnd.jupyter.widget-view+json": view,
+            "text/html": self.to_html(),
+            "text/plain": f"Bench({self.state()})",
+        }
+
+
+def read(panels: dict[str, dict[str, Any]] | str) -> dict[str, dict[str, Any]]:
+    """The parameters of the panels, checked.
+
+    Raises:
+        ValueError: not JSON of an object of objects, or a panel that is none.
+    """
+    try:
+        given = json.loads(panels) if isinstance(panels, str) else panels
+    except json.JSONDecodeError as error:
+        raise ValueError(f"panels: expected JSON, got {str(panels)[:60]!r}: {error}") from None
+    if not isinstance(given, dict) or not all(isinstance(v, dict) for v in given.values()):
+        raise ValueError(
+            'panels: expected parameters by panel, such as {"attack": {"eps": 0.1}}, got '
+            f"{str(panels)[:60]!r}"
+        )
+    for name in given:
+        if name not in PANELS:
+            raise checks.unknown("panel", name, PANELS)
+    return given
