@@ -20,6 +20,15 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stab
 EXPECTED = ("favicon", "Failed to load resource", "Statusbar", "plugin", "404")
 
 SHORT = {  # notebooks of the tests' own
+    "model.ipynb": [
+        "from workbench.widgets import ModelPanel\n"
+        "ModelPanel('digits', 'digits/cnn', 7, method='gradient')",
+    ],
+    "verify.ipynb": [
+        "from workbench.widgets import VerifyPanel\n"
+        "VerifyPanel('digits', 'digits/mlp', 3, eps=0.01)",
+        "print('the kernel answers')",
+    ],
     "panels.ipynb": [
         "from workbench.widgets import AttackPanel\n"
         "AttackPanel(model='digits/cnn-robust', eps=0.3, n_steps=10_000, exhaustive=True)",
@@ -176,8 +185,106 @@ def drawn(page, selector):
     )
 
 
-def test_start_here_runs_and_the_panel_answers_clicks(page, server):
+def test_the_bench_is_turned_drawn_on_saved_and_run_again(page, server):
     run_all(page, server, "00_start_here.ipynb")
+    assert errors(page).count() == 0
+    bench = page.locator(".jp-OutputArea-output:has(button:has-text('draw'))").first
+    bench.scroll_into_view_if_needed()
+    image = bench.locator("img[alt^='index ']").first
+    before = image.get_attribute("alt")
+    bench.locator("button:has-text('next')").first.click()
+    page.wait_for_function(
+        "before => document.querySelector(`img[alt^='index ']`).alt !== before", arg=before
+    )
+    shot(page, "bench")
+
+    def turn(name):
+        bench.locator(f"li.lm-TabBar-tab:has-text('{name}')").first.click()
+
+    turn("prototypes")
+    bench.locator("[data-pick='prototype:5']").wait_for(timeout=20_000)
+    turn("level set")
+    bench.locator("svg[data-pick=plane]").wait_for(timeout=60_000)
+    shot(page, "bench_level_set")
+    turn("patterns")
+    bench.locator("text=delta 0.99: mean size").wait_for(timeout=60_000)
+    shot(page, "bench_patterns")
+
+    turn("attack")
+    bench.locator("text=Perturbation").first.wait_for(timeout=60_000)
+    steps = bench.locator(".widget-text:has-text('n steps') input").first
+    steps.fill("100000")
+    steps.press("Enter")
+    bench.locator("label:has-text('exhaustive') input").check()
+    bench.locator("button:has-text('Launch')").click()
+    cancel = bench.locator("button:has-text('Cancel'):visible").first
+    cancel.wait_for(timeout=20_000)
+    cancel.click()
+    bench.locator("text=Cancelled").first.wait_for(timeout=20_000)
+    best = bench.locator("img[alt^='attacked image']").get_attribute("src")
+    bench.locator(".widget-slider:has-text('step') [role=slider]:visible").last.focus()
+    page.keyboard.press("Home")
+    page.wait_for_function(
+        "best => document.querySelector(`img[alt^='attacked image']`).src !== best", arg=best
+    )
+    bench.locator("label:has-text('exhaustive') input").uncheck()
+    steps.fill("20")
+    steps.press("Enter")
+
+    bench.locator("button:has-text('draw')").first.click()
+    canvas = bench.locator("canvas").first
+    canvas.wait_for(timeout=20_000)
+    canvas.scroll_into_view_if_needed()
+    box = canvas.bounding_box()
+    page.mouse.move(box["x"] + 0.5 * box["width"], box["y"] + 0.2 * box["height"])
+    page.mouse.down()
+    for i in range(30):
+        page.mouse.move(box["x"] + 0.5 * box["width"], box["y"] + (0.2 + 0.02 * i) * box["height"])
+    page.mouse.up()
+    turn("model")
+    bench.locator("text=index 360").first.wait_for(timeout=20_000)
+    shot(page, "bench_drawn")
+    turn("attack")
+    bench.locator("text=Perturbation").first.wait_for(timeout=60_000)
+    said = bench.locator("[role=status]:has-text('Perturbation')").inner_text()
+    source = bench.locator("img[alt^='attacked image']").get_attribute("src")
+    bench.locator("text=Save as notebook or report").last.click()
+    bench.locator("button:text-is('Save as notebook')").last.click()
+    bench.locator("a:has-text('bench-1.ipynb')").wait_for(timeout=20_000)
+    shot(page, "bench_saved")
+    assert page.problems == []
+
+    run_all(page, server, "bench-1.ipynb")
+    assert errors(page).count() == 0
+    again = page.locator(".jp-OutputArea-output:has(button:has-text('draw'))").first
+    again.scroll_into_view_if_needed()
+    again.locator("img[alt^='attacked image']").wait_for(timeout=60_000)  # the tab it was on
+    assert again.locator("img[alt^='attacked image']").get_attribute("src") == source
+    assert again.locator("[role=status]:has-text('Perturbation')").inner_text() == said
+    shot(page, "bench_again")
+    assert page.problems == []
+
+
+def test_verify_panel_proves_refutes_and_cancels(page, server):
+    run_all(page, server, "verify.ipynb")
+    assert errors(page).count() == 0
+    panel = page.locator(".jp-OutputArea-output:has(button:has-text('Verify'))").first
+    panel.scroll_into_view_if_needed()
+    panel.locator("button:has-text('Verify')").click()
+    panel.locator("text=Proved: there is no such image").wait_for(timeout=60_000)
+    shot(page, "verify_verified")
+    eps = panel.locator(".widget-text:has-text('eps') input").first
+    eps.fill("0.3")
+    eps.press("Enter")
+    panel.locator("button:has-text('Verify')").click()
+    panel.locator("text=Refuted: here is one").wait_for(timeout=60_000)
+    assert drawn(page, "img[alt*='counterexample']") == 1
+    shot(page, "verify_falsified")
+    assert page.problems == []
+
+
+def test_the_model_panel_answers_clicks(page, server):
+    run_all(page, server, "model.ipynb")
     assert errors(page).count() == 0
     panel = page.locator(".jp-OutputArea-output:has(button:has-text('next'))").first
     panel.scroll_into_view_if_needed()
@@ -282,7 +389,9 @@ def test_level_set_panel_runs_cancels_scrubs_and_is_clicked(page, server):
     panel.locator(".widget-slider:has-text('side') [role=slider]").last.focus()
     page.keyboard.press("Home")  # the fewest points; runs again
     plane = panel.locator("svg[data-pick=plane]")
-    plane.wait_for(timeout=30_000)  # the path is whole, and scrubbing it holds from here on
+    plane.wait_for(timeout=30_000)
+    panel.locator(".widget-slider:has-text('step'):not([disabled])").last.wait_for()
+    cancel.wait_for(state="hidden", timeout=60_000)  # the path is whole
     slider = panel.locator(".widget-slider:has-text('step') [role=slider]").last
     slider.focus()
     page.keyboard.press("Home")

@@ -49,6 +49,7 @@ class AttackView:
     attack: Attack
     result: AttackResult | None = None
     maps: tuple[Saliency, ...] = ()
+    remark: str = ""
 
     def summary(self) -> dict[str, Any]:
         """Plain numbers: the image, and the attack's own summary."""
@@ -113,6 +114,10 @@ class AttackPanel(Panel[AttackPanelParameters, AttackView]):
         target = None
         if params.target:
             target = torch.tensor([view.images.classes.index(params.target)])
+        if target is not None and bool(target == y):
+            remark = f"The image is of class {params.target} already: choose another target."
+            yield Step(1, 1, "nothing to do", replace(view, remark=remark))
+            return
         step = None
         for step in view.attack.steps(model, x, y, target=target, seed=params.seed):
             view = replace(view, result=step.value)
@@ -138,7 +143,8 @@ class AttackPanel(Panel[AttackPanelParameters, AttackView]):
         before = img_tag(x, f"{name}, as it is", height=HEIGHT)
         blocks = [figure(before, f"as it is: <b>{escape(name)}</b>")]
         if view.result is None:
-            hint = "<p>Press <b>Launch</b> to attack this image.</p>"
+            hint = escape(view.remark) or "Press <b>Launch</b> to attack this image."
+            hint = f'<p role="status">{hint}</p>'
             return row([*blocks, f"<div>{told.html}{hint}</div>"])
         image, logits = view.result.x_adv[0], view.result.logits[0]
         if step is not None:

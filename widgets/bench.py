@@ -17,6 +17,7 @@ from workbench.steps import Step
 
 from .attack_panel import AttackPanel
 from .draw_pad import DrawPad
+from .form import choose_from
 from .job import Job
 from .level_set_panel import LevelSetPanel
 from .model_panel import ModelPanel
@@ -93,7 +94,8 @@ class Bench:
         self.pad: DrawPad | None = None
         self._widget: ipw.Widget | None = None
         self._job: Job | None = None
-        selection.observe(guarded(self, self._followed), list(Panel.follows))
+        names = [*Panel.follows, "towards", "layer"]
+        selection.observe(guarded(self, self._followed), names)
 
     # The work.
 
@@ -187,8 +189,7 @@ class Bench:
         for i, (name, panel) in enumerate(self.panels.items()):
             self.tabs.set_title(i, f"⊘ {name} (not this model)" if panel.unfit() else name)
         classes = [MEANT, *self.selection.class_names()]
-        if list(self.meant.options) != classes:
-            self.meant.options = classes
+        choose_from(self.meant, classes, self.meant.value if self.meant.value in classes else MEANT)
         self._show_code()
 
     def _show_code(self) -> None:

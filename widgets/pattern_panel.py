@@ -180,7 +180,8 @@ class PatternPanel(Panel[PatternPanelParameters, PatternView]):
             yield Step(1, 1, "no training images", replace(view, remark=missing))
             return
         if view.patterns is None:
-            training, test = training[: p.n_train], view.images[:HELD_OUT]
+            training = training[: p.n_train]
+            test = self.selection.images(self.selection.origin)[:HELD_OUT]  # without a drawing
             for step in patterns.mine_steps(model, training, p.delta):
                 yield Step(step.done, step.total, step.message, view)
             assert step.value is not None
@@ -252,11 +253,12 @@ class PatternPanel(Panel[PatternPanelParameters, PatternView]):
     def code(self) -> str:
         """The calls that give the result shown."""
         s, p, view = self.selection, self.params, self.result
+        held_out = "images" if s.dataset == s.origin else s.code("dataset", s.origin)
         options = f"kind={p.kind!r}, delta={p.delta}, false_alarms={p.false_alarms}"
         lines = f"""from workbench import data, models, patterns
 
 images = {s.code("dataset")}
-test, training = images[:{HELD_OUT}], {s.code("training")}[:{p.n_train}]
+test, training = {held_out}[:{HELD_OUT}], {s.code("training")}[:{p.n_train}]
 model = {s.code("model")}
 found = patterns.mine(model, training, {p.delta})
 quality = patterns.quality(found, model, test)

@@ -75,7 +75,7 @@ class Selection(traitlets.HasTraits):
         origin, image = self.origin, (drawing * 255).round() / 255  # as a PNG holds it
         if not meant:
             meant = self.class_names()[int(self.classifier().predict(image[None]).label)]
-        found = data.with_drawing(self._dataset(origin), image, meant)
+        found = data.with_drawing(self.images(origin), image, meant)
         self._datasets[found.name], self._origins[found.name] = found, origin
         with self.hold_trait_notifications():
             self.dataset, self.index = found.name, len(found) - 1
@@ -129,11 +129,9 @@ class Selection(traitlets.HasTraits):
         image, label = self.images()[-1]
         return {"drawing": data.as_text(image), "meant": self.class_names()[label]}
 
-    def images(self) -> ImageDataset:
-        """The data set looked at (its test split); loaded once."""
-        return self._dataset(self.dataset)
-
-    def _dataset(self, name: str) -> ImageDataset:
+    def images(self, name: str | None = None) -> ImageDataset:
+        """The data set looked at, or another by name (its test split); loaded once."""
+        name = name or self.dataset
         if name not in self._datasets:
             self._datasets[name] = data.load(name)
         return self._datasets[name]
@@ -195,6 +193,7 @@ class Selection(traitlets.HasTraits):
 
         what: "dataset", "training" or "model". One's own is called my_dataset and so on.
         """
+        drawn = name is None and what == "dataset" and self.origin != self.dataset
         name = name or (self.model if what == "model" else self.origin)
         if name in self._own:
             found = f"my_{what}"
@@ -202,7 +201,7 @@ class Selection(traitlets.HasTraits):
             found = f"models.load({name!r})"
         else:
             found = f"data.load({name!r}" + (", 'train')" if what == "training" else ")")
-        if what == "dataset" and self.origin != self.dataset:
+        if drawn:
             drawing = self._drawing()
             found = f"data.with_drawing({found}, {drawing['drawing']!r}, {drawing['meant']!r})"
         return found

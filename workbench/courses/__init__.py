@@ -1,0 +1,11 @@
+"""The notebooks as a course: copies for students and teachers, for nbgrader, and as a web site."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        "building": ["gallery", "masters", "new_course", "student_set"],
+        "exercises": ["exercises", "nbgrader", "problems", "student"],
+    },
+)
