@@ -232,7 +232,7 @@ class AttackPanel(Panel[AttackPanelParameters, AttackView]):
 
     def controls(self) -> ipw.Widget:
         """The attack and its form; launch; scrub; save."""
-        kinds = [(f"{name}: {kind.title}", name) for name, kind in attacks.available().items()]
+        kinds = [(named(name, kind.title), name) for name, kind in attacks.available().items()]
         self.form = Form(
             self.params,
             choices={
@@ -267,7 +267,8 @@ class AttackPanel(Panel[AttackPanelParameters, AttackView]):
         self.saved = ipw.HTML()
         if self.result is not None:
             self.shown(self.result)
-        form = ipw.HBox([self.form.widget, self.settings])
+        wrap = {"flex_flow": "row wrap"}
+        form = ipw.HBox([self.form.widget, self.settings], layout=wrap)
         below = ipw.HBox([self.file, save, self.saved])
         return ipw.VBox([form, launch, self.scrub, below])
 
@@ -329,6 +330,11 @@ class AttackPanel(Panel[AttackPanelParameters, AttackView]):
             else "no longer does what was asked: lost in rounding"
         )
         self.saved.value = f"<span role='status'>saved; in 8 bits it {says}</span>"
+
+
+def named(name: str, title: str) -> str:
+    """A name with its title, which may begin with the name."""
+    return title if title.startswith(name) else f"{name}: {title}"
 
 
 def escape(text: str) -> str:

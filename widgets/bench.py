@@ -35,6 +35,7 @@ PANELS: dict[str, type[Panel[Any, Any]]] = {
     "level set": LevelSetPanel,
     "patterns": PatternPanel,
 }
+COLUMNS = "repeat(auto-fit, minmax(30em, 1fr))"
 MEANT = "what the model says"
 
 
@@ -58,7 +59,8 @@ class Bench:
     Args:
         dataset, model, index, selection: as `ModelPanel` takes them.
         panels: the parameters of each panel by its name in `PANELS`, or the same as JSON.
-        view: the panel to show first. layout: "tabs", or "grid" for all below each other.
+        view: the panel to show first. layout: "tabs", or "grid" for all side by side.
+        training: images to mine and to train on, for a data set that is not one of the table.
         auto: whether slow parts start by themselves.
 
     Raises:
@@ -77,9 +79,12 @@ class Bench:
         panels: dict[str, dict[str, Any]] | str = "{}",
         view: str = "model",
         layout: Literal["tabs", "grid"] = "tabs",
+        training: ImageDataset | None = None,
         auto: bool = True,
     ) -> None:
         self.selection = selection = selection or Selection(dataset, model, index)
+        if training is not None:
+            selection.trainings[selection.origin] = training
         given = read(panels)
         for what, name, known in (("view", view, PANELS), ("layout", layout, ("tabs", "grid"))):
             if name not in known:
@@ -157,9 +162,12 @@ class Bench:
             for panel in self.panels.values():
                 panel.picker = picker
             shown = [panel.widget for panel in self.panels.values()]
-            self.tabs = ipw.Tab(shown) if self.layout == "tabs" else ipw.Accordion(shown)
-            self.tabs.selected_index = list(PANELS).index(self.view)
+            self.heads = [ipw.HTML() for _ in shown]
+            self.tabs = ipw.Tab(shown, selected_index=list(PANELS).index(self.view))
             self.tabs.observe(guarded(self, self._turned), "selected_index")
+            pairs = [ipw.VBox(pair) for pair in zip(self.heads, shown, strict=True)]
+            grid = ipw.GridBox(pairs, layout={"grid_template_columns": COLUMNS, "grid_gap": "1em"})
+            panels = self.tabs if self.layout == "tabs" else grid
             self.draw = ipw.ToggleButton(
                 description="✎ draw", tooltip="Draw an image, or load one; the panels follow"
             )
@@ -178,7 +186,7 @@ class Bench:
                 titles=["Copy the bench as code", "Save as notebook or report"],
             )
             below.observe(guarded(self, lambda _: self._show_code()), "selected_index")
-            self._widget = ipw.VBox([top, self.message, self.tabs, below])
+            self._widget = ipw.VBox([top, self.message, panels, below])
             self._sync()
         return self._widget
 
@@ -187,7 +195,9 @@ class Bench:
         assert self.picker is not None
         self.picker.sync()
         for i, (name, panel) in enumerate(self.panels.items()):
-            self.tabs.set_title(i, f"⊘ {name} (not this model)" if panel.unfit() else name)
+            title = f"⊘ {name} (not this model)" if panel.unfit() else name
+            self.tabs.set_title(i, title)
+            self.heads[i].value = f"<h3>{title}</h3>"
         classes = [MEANT, *self.selection.class_names()]
         choose_from(self.meant, classes, self.meant.value if self.meant.value in classes else MEANT)
         self._show_code()

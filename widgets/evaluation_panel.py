@@ -20,6 +20,7 @@ from workbench.params import Parameters
 from workbench.robustness import Diagnosis, Evaluation, diagnosis_steps, evaluation_steps
 from workbench.steps import Step
 
+from .attack_panel import named
 from .form import Form
 from .panel import Panel, guarded
 
@@ -210,7 +211,7 @@ class EvaluationPanel(Panel[EvaluationPanelParameters, EvaluationView]):
         """The attacks that fit, and those that were given with parameters of their own."""
         model = self.selection.classifier()
         fit = {
-            name: f"{name}: {kind.title}"
+            name: named(name, kind.title)
             for name, kind in attacks.available().items()
             if not misfit(attacks.get(name), params.norm, model)
         }

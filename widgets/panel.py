@@ -206,7 +206,7 @@ class Panel(Generic[P, R]):
             return self.controls()
         self.picker = picker = Picker(self.selection, partial(guarded, self))
         shown = picker.widget if "index" in self.follows else ipw.VBox([picker.data, picker.model])
-        return ipw.HBox([shown, self.controls()])
+        return ipw.HBox([shown, self.controls()], layout={"flex_flow": "row wrap"})
 
     def _follow(self, change: Any) -> None:
         if self.picker is not None:

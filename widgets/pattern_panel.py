@@ -174,7 +174,7 @@ class PatternPanel(Panel[PatternPanelParameters, PatternView]):
         if not view.values:
             yield Step(1, 1, "no ReLU", view)
             return
-        model, training = view.model, self.trainer.images()
+        model, training = view.model, self.selection.training()
         if training is None:
             missing = f"There are no training images of {self.selection.origin!r} at hand; {GIVE}."
             yield Step(1, 1, "no training images", replace(view, remark=missing))

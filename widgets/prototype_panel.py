@@ -117,7 +117,7 @@ class PrototypePanel(Panel[PrototypePanelParameters, PrototypeView]):
 
     def steps(self) -> Iterator[Step[PrototypeView]]:
         """The explanation; of a prototype chosen, also the nearest training images."""
-        view, training = self._look(self.selection.classifier()), self.trainer.images()
+        view, training = self._look(self.selection.classifier()), self.selection.training()
         yield Step(1, 1, "explained", view)
         wanted = view.found is not None and view.near is None and self.params.chosen >= 0
         if not wanted or training is None:
@@ -143,7 +143,7 @@ class PrototypePanel(Panel[PrototypePanelParameters, PrototypeView]):
             return view
         found = prototypes.explain(model, images.images[index : index + 1])
         of, training, near = self._near
-        near = near if of is model and training is self.trainer.images() else None
+        near = near if of is model and training is self.selection.training() else None
         return replace(view, found=found, pictures=model.prototype_images().cpu(), near=near)
 
     def train(self, *, resume: bool = False) -> PrototypeView:
@@ -246,7 +246,7 @@ class PrototypePanel(Panel[PrototypePanelParameters, PrototypeView]):
 
     def _nearest(self, view: PrototypeView, k: int, vote: str) -> str:
         if view.near is None:
-            if self.trainer.images() is None:
+            if self.selection.training() is None:
                 return f"<p>There are no training images of this data set at hand; {GIVE}.</p>"
             later = "when the training has ended" if view.in_training else "once you choose one"
             return f"<p>They are looked up {later}.</p>"

@@ -51,6 +51,7 @@ class Selection(traitlets.HasTraits):
         self._datasets: dict[str, ImageDataset] = {}
         self._models: dict[str, Classifier] = {}
         self._origins: dict[str, str] = {}
+        self.trainings: dict[str, ImageDataset] = {}
         chosen = self.add(model) if model is not None else None
         if dataset is None:
             dataset = self.card(chosen).dataset if chosen else "digits"
@@ -135,6 +136,17 @@ class Selection(traitlets.HasTraits):
         if name not in self._datasets:
             self._datasets[name] = data.load(name)
         return self._datasets[name]
+
+    def training(self) -> ImageDataset | None:
+        """The training images of the data set, where they are at hand; loaded once.
+
+        Those of one's own data are entered in `trainings` by the name of the data set.
+        """
+        name = self.origin
+        if name not in self.trainings and name in data.available() and data.present(name, "train"):
+            self.trainings[name] = data.load(name, "train")
+        found = self.trainings.get(name)
+        return found if found is not None and found.shape == self.images().shape else None
 
     def classifier(self, name: str | None = None) -> Classifier:
         """The model looked at, or another by name; loaded once."""

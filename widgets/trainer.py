@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from workbench import data, models
+from workbench import models
 from workbench.data import ImageDataset
 from workbench.models import RECIPES, Classifier, Recipe
 from workbench.steps import Step
@@ -27,20 +27,13 @@ class Trainer:
 
     def __init__(self, selection: Selection, training: ImageDataset | None = None) -> None:
         self.selection = selection
-        self._sets = {selection.dataset: training} if training is not None else {}
+        if training is not None:
+            selection.trainings[selection.origin] = training
         self._folder = tempfile.TemporaryDirectory(prefix="workbench-")
         self._keep = Path(self._folder.name) / "unfinished"
         self._plan: Recipe | None = None  # under way, or cancelled
         self._whole: Recipe | None = None  # done, and the model not yet named
         self._plans: dict[str, Recipe] = {}
-
-    def images(self) -> ImageDataset | None:
-        """The training images of the data set, where they are at hand; loaded once."""
-        name, shape = self.selection.origin, self.selection.images().shape
-        if name not in self._sets and name in data.available() and data.present(name, "train"):
-            self._sets[name] = data.load(name, "train")
-        found = self._sets.get(name)
-        return found if found is not None and found.shape == shape else None
 
     @property
     def resumable(self) -> bool:
@@ -56,7 +49,7 @@ class Trainer:
         Raises:
             ValueError: no training images, or too few; fewer prototypes than classes.
         """
-        training, name = self.images(), self.selection.origin
+        training, name = self.selection.training(), self.selection.origin
         if training is None:
             raise ValueError(f"training: there are no training images of {name!r}; {GIVE}")
         if not (resume and self.resumable):

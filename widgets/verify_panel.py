@@ -10,7 +10,7 @@ from typing import Any, Literal, cast
 import ipywidgets as ipw
 from pydantic import Field
 
-from workbench import data, patterns
+from workbench import patterns
 from workbench.data import ImageDataset
 from workbench.figures import confidence_table
 from workbench.models import Classifier
@@ -101,8 +101,8 @@ class VerifyPanel(Panel[VerifyPanelParameters, VerifyView]):
         s = self.selection
         key = (s.origin, s.model)
         if self._mined[0] != key:
-            known = s.origin in data.available() and data.present(s.origin, "train")
-            images = data.load(s.origin, "train") if known else s.images()
+            training = s.training()
+            images = s.images() if training is None else training
             self._mined = (key, patterns.mine(s.classifier(), images, self.params.delta))
         found = self._mined[1]
         assert found is not None

@@ -5,15 +5,13 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import struct
-from base64 import b64decode
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Executor, as_completed
-from dataclasses import dataclass
 from html import escape
 from pathlib import Path
+from string import Template
 from tempfile import TemporaryDirectory
-from typing import Any, TypeVar
+from typing import Any
 
 import nbformat
 from nbformat import NotebookNode
@@ -23,10 +21,10 @@ from workbench import reports
 from workbench.courses.exercises import nbgrader, problems, student
 from workbench.steps import Step
 
-T = TypeVar("T")
 PLAN = "README.md"  # beside the notebooks: the course plan
 UNSOLVED = ("NotImplementedError", "AssertionError")
-PICTURE = re.compile(r'<img alt="([^"]*)" src="(data:image/png;base64,([^"]+))"')
+HEAD = (r"# (.+)", r"\*\*Goal:\*\* *(.+)", r"\*\*Time:\*\* *([^*\n]+)")  # of a notebook
+PICTURE = re.compile(r'(<img alt="[^"]*" src="data:image/png;base64,([^"]+)")')
 MARKUP = re.compile(r"[*`]|\[([^]]*)\]\([^)]*\)")
 N_PICTURES = 4
 STYLE = Path(__file__).with_name("gallery.css")
@@ -79,23 +77,20 @@ def student_set(
 ) -> Iterator[Step[Path]]:
     """Write `student/`, `nbgrader/source/` and `teacher/` in `output`; a step a notebook.
 
-    Teachers get each master executed: NAME.ipynb, NAME.html, and what it recorded, NAME.json.
-    verify: the students' copies are run, too. Only exercises and their checks may fail there,
-    each check has to, and with words.
+    Teachers get each master executed, as a notebook and as a page. verify: the students' copies
+    are run, too: only exercises and their checks may fail, each check has to, and with words.
 
     Raises:
         FileNotFoundError, ValueError: no such notebook; an exercise that is not in order, see
             `problems`; an output folder that holds the notebooks themselves.
         RuntimeError: notebooks that failed; the others are written all the same.
     """
-    folder, read = Path(output).absolute(), _read(notebooks)
-    for kind in ("student", "teacher"):
-        _keep_apart(folder / kind, read)
+    folder = Path(output).absolute()
+    read = _read(notebooks, folder / "student", folder / "teacher")
     for path, master in read.items():
         _write(folder / "nbgrader" / "source" / path.stem / path.name, nbgrader(master))
         _write(folder / "student" / path.name, student(master))
-    _, failed = yield from _each(executor, _taught, [(path, folder, verify) for path in read])
-    _raise(failed)
+    yield from _each(executor, _taught, [(path, folder, verify) for path in read])
     yield Step(len(read), len(read), "written", folder)
 
 
@@ -107,34 +102,33 @@ def gallery(
     The pages show no solution and ask nothing of the network. The last step has the index.
 
     Raises:
-        FileNotFoundError, ValueError, RuntimeError: as `student_set`; the index lists the rest.
+        FileNotFoundError, ValueError, RuntimeError: as `student_set`.
     """
-    folder, read = Path(output).absolute(), _read(notebooks)
-    _keep_apart(folder, read)
+    folder = Path(output).absolute()
+    read = _read(notebooks, folder)
     names = [path.stem for path in read]
-    entries, failed = yield from _each(executor, _shown, [(path, folder, names) for path in read])
-    shutil.copyfile(STYLE, folder / "style.css")
-    reports.write(folder / "index.html", _index(sorted(entries, key=lambda entry: entry.name)))
-    _raise(failed)
+    entries = yield from _each(executor, _shown, [(path, folder, names) for path in read])
+    shutil.copyfile(STYLE, folder / STYLE.name)
+    index = Template(STYLE.with_suffix(".html").read_text(encoding="utf-8")).substitute(
+        number=len(entries), version=workbench.__version__, cards="\n".join(entries)
+    )
+    reports.write(folder / "index.html", index)
     yield Step(len(read), len(read), "written", folder / "index.html")
 
 
-def _read(notebooks: Sequence[Path]) -> dict[Path, NotebookNode]:
-    """The masters by path; raises a ValueError that lists all problems of their exercises."""
+def _read(notebooks: Sequence[Path], *folders: Path) -> dict[Path, NotebookNode]:
+    """The masters by path, and the folders made; raises a ValueError with all that is wrong."""
     read = {Path(path).absolute(): nbformat.read(path, as_version=4) for path in notebooks}
     wrong = [f"{path.name}: {text}" for path, nb in read.items() for text in problems(nb)]
     if len({path.name for path in read}) < len(read):
         wrong.append("notebooks: expected every file name once")
+    if mixed := {path.parent.resolve() for path in read} & {folder.resolve() for folder in folders}:
+        wrong.append(f"output: {mixed.pop()} holds the notebooks themselves; give another folder")
     if wrong:
         raise ValueError("\n".join(wrong))
+    for folder in folders:
+        folder.mkdir(parents=True, exist_ok=True)
     return read
-
-
-def _keep_apart(folder: Path, notebooks: dict[Path, Any]) -> None:
-    """Make a folder that holds no master; raises a ValueError where it does."""
-    if any(path.parent.resolve() == folder.resolve() for path in notebooks):
-        raise ValueError(f"output: {folder} holds the notebooks themselves; give another folder")
-    folder.mkdir(parents=True, exist_ok=True)
 
 
 def _write(path: Path, notebook: NotebookNode) -> None:
@@ -143,48 +137,46 @@ def _write(path: Path, notebook: NotebookNode) -> None:
 
 
 def _each(
-    executor: Executor, work: Callable[..., T], tasks: Sequence[tuple[Any, ...]]
-) -> Generator[Step[Any], None, tuple[list[T], list[str]]]:
-    """Results and failures of `work(*task)`, a step as each is done; closing cancels the rest."""
+    executor: Executor, work: Callable[..., Any], tasks: Sequence[tuple[Any, ...]]
+) -> Generator[Step[Any], None, list[Any]]:
+    """The results of `work(*task)`, a step as each is done; closing cancels the rest."""
     waiting = {executor.submit(work, *task): task[0] for task in tasks}
-    results: list[T] = []
-    failed: list[str] = []
+    failed = []
     try:
-        for future in as_completed(waiting):
-            try:
-                results.append(future.result())
-            except Exception as error:
-                failed.append(str(error) or type(error).__name__)
-            yield Step(len(results) + len(failed), len(tasks), waiting[future].stem)
+        for done, future in enumerate(as_completed(waiting), 1):
+            if error := future.exception():
+                failed.append(f"{waiting[future].name}: {error or type(error).__name__}")
+            yield Step(done, len(tasks), waiting[future].stem)
     finally:
         for future in waiting:
             future.cancel()
-    return results, failed
-
-
-def _raise(failed: list[str]) -> None:
     if failed:
         raise RuntimeError("\n".join([f"notebooks that failed: {len(failed)}", *sorted(failed)]))
+    return [future.result() for future in waiting]
+
+
+def _executed(path: Path, folder: Path) -> NotebookNode:
+    """A notebook after a run; one that fails leaves its report in `folder`."""
+    report = reports.execute(path, output=folder / path.stem)
+    executed = nbformat.read(report.notebook, as_version=4)
+    shutil.rmtree(report.notebook.parent)
+    return executed
 
 
 def _taught(path: Path, output: Path, verify: bool) -> None:
     """One notebook's part of `student_set`: the teacher's copy, and the student's verified."""
-    folder = output / "teacher"
-    report = reports.execute(path, output=folder / path.stem)
-    os.replace(report.notebook, folder / path.name)
-    os.replace(report.html, folder / report.html.name)
-    os.replace(report.results_path, folder / f"{path.stem}.json")
-    report.notebook.parent.rmdir()
-    if verify:
-        report = reports.execute(output / "student" / path.name, output=output / "tried" / path.stem)
-        if wrong := _unexpected(nbformat.read(report.notebook, as_version=4)):
-            raise RuntimeError(f"{path.name}, student's copy: {'; '.join(wrong)}")
-        shutil.rmtree(report.notebook.parent)
+    executed = _executed(path, output / "teacher")
+    _write(output / "teacher" / path.name, executed)
+    page = reports.to_html(executed, folder=path.parent)
+    reports.write(output / "teacher" / f"{path.stem}.html", page)
+    copy = output / "student" / path.name
+    if verify and (wrong := _unexpected(_executed(copy, copy.parent))):
+        raise RuntimeError(f"students' copy: {'; '.join(wrong)}")
 
 
 def _unexpected(executed: NotebookNode) -> list[str]:
     """What an executed student's copy does that it should not."""
-    wrong, solved = [], set()
+    wrong = []
     for cell in executed.cells:
         names = [t for t in cell.metadata.get("tags", []) if t.startswith(("exercise-", "check-"))]
         errors = [out for out in cell.get("outputs", []) if out.output_type == "error"]
@@ -196,64 +188,30 @@ def _unexpected(executed: NotebookNode) -> list[str]:
     return wrong
 
 
-@dataclass(frozen=True)
-class Entry:
-    """What the index says of a notebook. pictures: their alternative texts and data URLs."""
-
-    name: str
-    title: str
-    goal: str
-    time: str
-    pictures: list[tuple[str, str]]
-
-
-def _shown(path: Path, folder: Path, names: list[str]) -> Entry:
-    """One notebook's part of `gallery`."""
-    report = reports.execute(path, output=folder / path.stem)
-    executed = nbformat.read(report.notebook, as_version=4)
-    shutil.rmtree(report.notebook.parent)
+def _shown(path: Path, folder: Path, names: list[str]) -> str:
+    """One notebook's part of `gallery`: page and student's copy; returns its entry in the index."""
+    executed = _executed(path, folder)
     page = reports.to_html(student(executed, outputs=True), folder=path.parent)
     for name in names:
         page = page.replace(f'href="{name}.ipynb', f'href="{name}.html')
-    links = f'<a href="index.html">All notebooks</a> · <a href="{path.name}" download>Notebook</a>'
+    download = f'<a href="{path.name}" download>Notebook</a>'
+    links = f'<a href="index.html">All notebooks</a> · {download}'
     page = page.replace("<main>", f'<nav style="padding: 0.5em">{links}</nav>\n<main>', 1)
     reports.write(folder / f"{path.stem}.html", page)
     _write(folder / path.name, student(executed))
-    head = executed.cells[0].source
     title, goal, time = (
-        MARKUP.sub(r"\1", found[1]).strip() if (found := re.search(pattern, head, re.M)) else ""
-        for pattern in (r"^# (.+)", r"\*\*Goal:\*\* *(.+)", r"\*\*Time:\*\* *([^*\n]+)")
+        escape(MARKUP.sub(r"\1", found[1]).strip()) if found else ""
+        for found in (re.search(f"^{line}", executed.cells[0].source, re.M) for line in HEAD)
     )
-    return Entry(path.stem, title or path.stem, goal, time, _pictures(page))
-
-
-def _pictures(page: str) -> list[tuple[str, str]]:
-    """A few different pictures of a page, those with the most pixels first."""
-    found = {data: (alt, url) for alt, url, data in PICTURE.findall(page)}
-
-    def pixels(data: str) -> int:
-        width, height = struct.unpack(">II", b64decode(data[:32])[16:24])  # of a PNG's header
-        return width * height
-
-    return [found[data] for data in sorted(found, key=pixels, reverse=True)[:N_PICTURES]]
-
-
-def _index(entries: list[Entry]) -> str:
-    """The page that lists the notebooks."""
-    cards = []
-    for entry in entries:
-        pictures = "".join(f'<img alt="{alt}" src="{url}">' for alt, url in entry.pictures)
-        cards.append(
-            f'<li><h2><a href="{entry.name}.html">{escape(entry.title)}</a></h2>\n'
-            f'<div class="pictures">{pictures}</div>\n<p>{escape(entry.goal)}</p>\n'
-            f'<p class="links">{escape(entry.time)} <a href="{entry.name}.html">Page</a> '
-            f'<a href="{entry.name}.ipynb" download>Notebook</a></p></li>\n'
-        )
+    link = f'<a href="{path.stem}.html">'
     return (
-        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        '<title>DNN Workbench: gallery</title>\n<link rel="stylesheet" href="style.css">\n'
-        "</head>\n<body>\n<header><h1>DNN Workbench</h1>\n<p>Looking inside image classifiers: "
-        f"{len(entries)} notebooks, run with version {workbench.__version__}.</p></header>\n"
-        f"<main><ol>\n{''.join(cards)}</ol></main>\n</body>\n</html>\n"
+        f"<li><h2>{link}{title or escape(path.stem)}</a></h2>\n"
+        f'<div class="pictures">{_pictures(page)}</div>\n<p>{goal}</p>\n'
+        f'<p class="links">{time} {link}Page</a> {download}</p></li>'
     )
+
+
+def _pictures(page: str) -> str:
+    """A few different pictures of a page: those that hold most."""
+    found = {data: tag for tag, data in PICTURE.findall(page)}
+    return "".join(f"{found[data]}>" for data in sorted(found, key=len)[: -N_PICTURES - 1 : -1])

@@ -10,7 +10,7 @@ import ast
 import copy
 import re
 import symtable
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import zip_longest
 
@@ -46,119 +46,99 @@ def exercises(notebook: NotebookNode) -> list[Exercise]:
 def student(notebook: NotebookNode, *, outputs: bool = False) -> NotebookNode:
     """The copy for students: solutions cut, cells tagged `solution` dropped.
 
-    A cell with the marker is an exercise, whatever its tags. Exercises and checks are tagged
-    `exercise-1`, `check-1`, and so that what fails there does not end a run. outputs: keep
-    those of an executed master, apart from the exercises' and their checks'.
+    A cell with the marker is an exercise, whatever its tags. Exercises and checks get the tags
+    `exercise-1`, `check-1`, ..., and one so that a run goes on behind what fails there.
+    outputs: keep those of an executed master, except the exercises' and their checks'.
     """
-
-    def text(exercise: Exercise) -> str:
-        return f"{exercise.stub}\n\n{PLACE}".lstrip()
-
-    def mark(cell: NotebookNode, name: str, solution: bool) -> None:
+    made, cells = _prepared(notebook, outputs)
+    for name, cell, exercise in cells:
+        if exercise:
+            cell.source = f"{exercise.stub}\n\n{PLACE}".lstrip()
         cell.metadata["tags"] = [*_tags(cell), name, GOES_ON]
-
-    return _copied(notebook, text, mark, outputs)
+    return made
 
 
 def nbgrader(notebook: NotebookNode) -> NotebookNode:
     """The source form that `nbgrader generate_assignment` takes; each check is worth a point."""
-
-    def text(exercise: Exercise) -> str:
-        region = f"### BEGIN SOLUTION\n{exercise.solution}\n### END SOLUTION"
-        return f"{exercise.stub}\n\n{region}".lstrip()
-
-    def mark(cell: NotebookNode, name: str, solution: bool) -> None:
-        points = {} if solution else {"points": 1}
-        flags = {"solution": solution, "grade": not solution, "locked": not solution}
-        cell.metadata["nbgrader"] = {
-            **{"schema_version": 3, "cell_type": "code", "grade_id": name, "task": False},
-            **flags,
-            **points,
-        }
-
-    return _copied(notebook, text, mark, outputs=False)
+    made, cells = _prepared(notebook)
+    for name, cell, exercise in cells:
+        given = {"schema_version": 3, "cell_type": "code", "grade_id": name, "task": False}
+        given |= {"solution": bool(exercise), "grade": not exercise, "locked": not exercise}
+        if exercise:
+            region = f"### BEGIN SOLUTION\n{exercise.solution}\n### END SOLUTION"
+            cell.source = f"{exercise.stub}\n\n{region}".lstrip()
+        cell.metadata["nbgrader"] = given if exercise else given | {"points": 1}
+    return made
 
 
-def _copied(
-    notebook: NotebookNode,
-    text: Callable[[Exercise], str],
-    mark: Callable[[NotebookNode, str, bool], None],
-    outputs: bool,
-) -> NotebookNode:
-    """A copy with `text` in place of each exercise; `mark` is told the cells and their role."""
+def _prepared(
+    notebook: NotebookNode, outputs: bool = False
+) -> tuple[NotebookNode, list[tuple[str, NotebookNode, Exercise | None]]]:
+    """A copy without `solution` cells; its exercises and checks, by name."""
     made = copy.deepcopy(notebook)
-    for cell in made.cells if not outputs else ():
+    named: list[tuple[str, NotebookNode, Exercise | None]] = []
+    for number, exercise in enumerate(exercises(made), 1):
+        named.append((f"exercise-{number}", made.cells[exercise.cell], exercise))
+        if exercise.check is not None:
+            named.append((f"check-{number}", made.cells[exercise.check], None))
+    cells = [cell for _, cell, _ in named]
+    for cell in cells:
+        cell.metadata["tags"] = [tag for tag in _tags(cell) if tag != "solution"]
+    for cell in cells if outputs else made.cells:
         if cell.cell_type == "code":
             cell.outputs, cell.execution_count = [], None
-    for number, exercise in enumerate(exercises(made), 1):
-        made.cells[exercise.cell].source = text(exercise)
-        for index, role in ((exercise.cell, "exercise"), (exercise.check, "check")):
-            if index is not None:
-                cell = made.cells[index]
-                cell.outputs, cell.execution_count = [], None
-                cell.metadata["tags"] = [tag for tag in _tags(cell) if tag != "solution"]
-                mark(cell, f"{role}-{number}", role == "exercise")
     made.cells = [cell for cell in made.cells if "solution" not in _tags(cell)]
-    return made
+    return made, named
 
 
 def problems(notebook: NotebookNode) -> list[str]:
     """What is wrong with the exercises of a master, a sentence each; nothing is run.
 
-    A stub has to bind what its check asks for and its solution binds, with the signatures of
-    the solution; a check follows, and each assert says what is wrong; no cell that students
-    get may hold more than half of the lines of a solution.
+    A stub binds what its check reads and its solution binds, with the solution's signatures; a
+    check follows, and its asserts say what is wrong; no cell that students get holds more than
+    half of the lines of a solution.
     """
-    shown = student(notebook)
-    found = [
-        f"{_place(cell)} has a line {near[0]!r}, which is not cut: write exactly '# solution'"
-        for cell in shown.cells
-        if cell.cell_type == "code" and (near := NEAR_MARKER.search(cell.source))
-    ]
+    shown, found = student(notebook).cells, []
+    for cell in shown:
+        if cell.cell_type == "code" and (near := NEAR_MARKER.search(cell.source)):
+            found.append(f"`{near[0]}` cuts nothing: a solution begins with the line `# solution`")
     for exercise in exercises(notebook):
+        where = f"exercise `{_first(exercise.stub)}`"
         check = notebook.cells[exercise.check].source if exercise.check is not None else ""
         try:
-            found += _mismatches(exercise, check)
+            found += [f"{where}: {text}" for text in _mismatches(exercise, check)]
         except SyntaxError as error:
-            found.append(f"exercise `{_first(exercise.stub)}`: not Python: {error}")
+            found.append(f"{where}: not Python: {error}")
         lines = {line.partition("  #")[0].strip() for line in exercise.solution.splitlines()} - {""}
-        for cell in shown.cells:
+        for cell in shown:
             if sum(line in cell.source for line in lines) > len(lines) / 2:
-                found.append(f"{_place(cell)} shows the solution of `{_first(exercise.stub)}`")
+                found.append(f"{where}: students see the solution in `{_first(cell.source)}`")
     return found
 
 
 def _mismatches(exercise: Exercise, check: str) -> Iterator[str]:
-    """How stub, solution and check do not fit together.
-
-    Raises:
-        SyntaxError: one of them is not Python.
-    """
-    where = f"exercise `{_first(exercise.stub)}`"
-    stub, solution, checking = (
-        ast.parse(text) for text in (exercise.stub, exercise.solution, check)
-    )
+    """How stub, solution and check do not fit; raises a SyntaxError where one is not Python."""
+    stub, solution, checking = map(ast.parse, (exercise.stub, exercise.solution, check))
     given, wanted = _bound(exercise.stub), _bound(exercise.solution)
     read = {node.id for node in ast.walk(checking) if isinstance(node, ast.Name)}
     for name in sorted(wanted & read - given - _bound(check)):
-        yield f"{where}: the check reads {name!r}, which the solution binds and the stub does not"
+        yield f"the check reads {name!r}, which the solution binds and the stub does not"
     if not wanted & given:
-        yield f"{where}: the solution binds no name of the stub: what is to be filled in?"
-    for name, line in _signatures(solution).items():
-        if (said := _signatures(stub).get(name, line)) != line:
-            yield f"{where}: the stub has {said}, the solution {line}"
+        yield "the solution binds no name of the stub: what is to be filled in?"
+    for name, signature in _signatures(solution).items():
+        if (other := _signatures(stub).get(name, signature)) != signature:
+            yield f"the stub has {other}, the solution {signature}"
     asserts = [node for node in ast.walk(checking) if isinstance(node, ast.Assert)]
     if not asserts:
-        yield f"{where}: no cell with an assert follows"
-    for node in asserts:
-        if node.msg is None:
-            yield f"{where}: `{ast.unparse(node)}` does not say what is wrong"
+        yield "no cell with an assert follows"
+    for node in (node for node in asserts if node.msg is None):
+        yield f"`{ast.unparse(node)}` does not say what is wrong"
 
 
 def _bound(source: str) -> set[str]:
     """Names that code binds at its top level."""
     symbols = symtable.symtable(source, "cell", "exec").get_symbols()
-    return {symbol.get_name() for symbol in symbols if symbol.is_assigned() or symbol.is_imported()}
+    return {s.get_name() for s in symbols if s.is_assigned() or s.is_imported()}
 
 
 def _signatures(tree: ast.Module) -> dict[str, str]:
@@ -168,10 +148,6 @@ def _signatures(tree: ast.Module) -> dict[str, str]:
 
 def _first(source: str) -> str:
     return source.strip().partition("\n")[0][:60]
-
-
-def _place(cell: NotebookNode) -> str:
-    return f"cell `{_first(cell.source)}`"
 
 
 def _tags(cell: NotebookNode) -> list[str]:

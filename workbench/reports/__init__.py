@@ -1,10 +1,12 @@
-"""Notebooks as reports: typed parameters, an honest run, one HTML file, results.json."""
+"""Notebooks as reports: typed parameters, honest runs, HTML; grids of them; claim cards."""
 
 import lazy_loader
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
+        "claims": ["Claim", "claim", "claim_steps"],
+        "grids": ["Grid", "cluster", "grid_steps", "processes"],
         "inputs": ["Parameter", "coerce", "load_parameters", "parameters"],
         "kernel": ["ReportError"],
         "page": ["to_html"],

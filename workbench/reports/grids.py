@@ -1,25 +1,25 @@
-"""`grid`: one notebook run with every combination of values, on many processes or machines.
+"""`grid`: one notebook run with every combination of values, in many processes or machines.
 
-A run travels as a `Job` to any `concurrent.futures.Executor` and comes back as an `Outcome`,
-both small: weights and data are found where the run takes place, by name and by hash.
+A run goes as a `Job` through any `concurrent.futures.Executor` and comes back as its files.
+Both are small: weights and data are found where the run takes place, by name and by hash.
 """
 
 from __future__ import annotations
 
+import base64
 import hashlib
+import io
 import json
 import os
 import platform
 import re
 import shutil
-import time
 import zlib
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, CancelledError, Executor
-from concurrent.futures import Future, ProcessPoolExecutor, wait
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from concurrent import futures
 from contextlib import AbstractContextManager, closing, contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from functools import cache, partial
 from importlib.util import find_spec
 from itertools import product
@@ -32,7 +32,7 @@ from threading import Thread
 from typing import TYPE_CHECKING, Any
 
 import workbench
-from workbench import checks, data, models
+from workbench import data, models
 from workbench.reports import grid_page, inputs
 from workbench.reports.kernel import ReportError
 from workbench.reports.runner import steps, write
@@ -42,52 +42,42 @@ if TYPE_CHECKING:
     import pandas as pd
 
 LARGEST = 100_000  # runs of a grid
-DEATHS = 3  # of the processes under one run, after which it counts as failed
+DEATHS = 3  # of the process under a run, after which the run counts as failed
+MANY = 1000  # runs that a cluster is handed at a time
 TICK = 1.0  # seconds between two signs of life
 MARK, RESULTS, THUMBNAIL, SCRATCH = "complete.txt", "results.json", "thumbnail.png", ".run-"
-STORE = "WORKBENCH_STORE"  # address of a data folder served by HTTP
-FILES = ("file", "onnx", "state_dict")  # kinds of model that name a file
-INLINE = re.compile(r"data:image/png;base64,([A-Za-z0-9+/=]+)")
+STORE = "WORKBENCH_STORE"  # the address of a data folder served by HTTP
+KINDS = ("file", "onnx", "state_dict", "folder")  # of names that are KIND:PATH
 LITERAL = re.compile(r"""["']([^"'\n]{1,200})["']""")
-Workers = Callable[[], AbstractContextManager[Executor]]
+PICTURE = re.compile(r"<img\s[^>]*?data:image/png;base64,([A-Za-z0-9+/=]+)")
+Workers = Callable[[], AbstractContextManager[futures.Executor]]
+Outcome = tuple[dict[str, bytes], str]  # the files of a report, compressed; the error or ""
 
 
 @dataclass(frozen=True)
 class Job:
-    """One run: what it needs, as names and hashes, and where its report will be.
+    """One run: a notebook (its text compressed), the values given, where the report goes.
 
-    values: the parameters given. text: the notebook, compressed. needs: sha256 by label
-    (see `labels`). key: of all that decides the result.
+    needs: sha256 of weights and data by label, see `labels`. key: hash of all that decides
+    the result. store: see STORE.
     """
 
-    source: str
+    source: Path
     text: bytes
     sha256: str
-    output: str
-    limits: dict[str, float]
+    version: str
     store: str
-    folder: str = ""
-    values: dict[str, Any] = field(default_factory=dict)
-    needs: dict[str, str] = field(default_factory=dict)
-
-    @property
-    def key(self) -> str:
-        """Hash of notebook, parameters, package version, weights and data."""
-        return _hash([self.sha256, self.values, workbench.__version__, self.needs])
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """The files of a report by name, compressed, and what went wrong, if anything did."""
-
-    files: dict[str, bytes] = field(default_factory=dict)
-    error: str = ""
-    seconds: float | None = None
+    limits: dict[str, float]
+    output: Path
+    folder: Path
+    given: dict[str, Any]
+    needs: dict[str, str]
+    key: str
 
 
 @dataclass(frozen=True, eq=False)
 class Grid:
-    """What a grid left in its folder: `page`, the CSV beside it, `parquet` with pyarrow only.
+    """What a grid left: the index `page`, the CSV beside it, `parquet` where pyarrow is there.
 
     table: one row a run: its folder, parameters, recorded numbers, seconds and error.
     """
@@ -102,14 +92,8 @@ class Grid:
 
     def summary(self) -> dict[str, Any]:
         """How many runs there are, how many failed, and the seconds they took together."""
-        failed = int((self.table["error"] != "").sum())
-        seconds = float(self.table["seconds"].sum())
-        return {"runs": len(self.table), "failed": failed, "seconds": round(seconds, 3)}
-
-
-def grid(notebook: str | Path, values: Mapping[str, Sequence[object]], **options: Any) -> Grid:
-    """Run `grid_steps` behind a progress bar."""
-    return run(grid_steps(notebook, values, **options))
+        failed, seconds = int((self.table["error"] != "").sum()), self.table["seconds"].sum()
+        return {"runs": len(self.table), "failed": failed, "seconds": round(float(seconds), 3)}
 
 
 def grid_steps(
@@ -119,7 +103,6 @@ def grid_steps(
     *,
     parameters: Mapping[str, object] | None = None,
     executor: Workers | None = None,
-    at_once: int | None = None,
     resume: bool = False,
     cell_timeout: float = 120,
     timeout: float = 600,
@@ -128,48 +111,43 @@ def grid_steps(
 
     `output` (by default `reports/<notebook>-grid`) gets a folder a run, index.html,
     results.csv and, with pyarrow, results.parquet. A run that fails is a row with an error;
-    one whose worker dies is done again, three times at most. Closing the steps ends them.
+    one whose process dies is done again, up to three times. Closing the steps ends the runs.
 
-    values: by parameter. parameters: those that are the same in all runs. executor: makes
-    what the runs go through, anew if it breaks, such as `partial(processes, 4)`, `partial(
-    cluster, address)` or `partial(ThreadPoolExecutor, 2)`; by default one process a core.
-    at_once: how many runs it is handed at a time. resume: leave out the runs that are
-    complete, with the same notebook, parameters, package, weights and data.
+    values: by parameter. parameters: the same in all runs. executor: makes what the runs go
+    through, anew when it breaks: `partial(processes, 4)`, `partial(cluster, address)`,
+    `partial(ThreadPoolExecutor, 2)`; by default one process a core. resume: leave out what
+    is complete, from the same notebook, parameters, package, weights and data.
 
     Raises:
         FileNotFoundError, ValueError: as `steps`, before anything runs; a parameter given
-            twice; too many combinations.
-        OSError: the output folder cannot be written; what is complete stays.
+            twice; no combination, or more than 100,000.
+        OSError: the folder cannot be written (what is complete stays), or no such cluster.
         RuntimeError: another grid is writing there.
     """
     source = Path(notebook).absolute()
-    declared = inputs.parameters(source)
-    chosen = combinations(declared, values, parameters or {})
-    for name, limit in (("cell_timeout", cell_timeout), ("timeout", timeout)):
-        if isinstance(limit, bool) or not 0 < limit < float("inf"):
-            raise ValueError(f"{name}: expected a positive number of seconds, got {limit!r}")
-    cores = os.cpu_count() or 1
-    at_once = checks.positive("at_once", cores if at_once is None else at_once)
-    folder = Path(output or Path("reports") / f"{source.stem}-grid").absolute()
-    text = source.read_bytes()
-    job = Job(
-        source=str(source),
+    chosen = combinations(inputs.parameters(source), values, parameters or {})
+    text, folder = source.read_bytes(), Path(output or f"reports/{source.stem}-grid").absolute()
+    job = partial(
+        Job,
+        source=source,
         text=zlib.compress(text),
         sha256=hashlib.sha256(text).hexdigest(),
-        output=str(folder),
-        limits={"cell_timeout": cell_timeout, "timeout": timeout},
+        version=workbench.__version__,
         store=os.environ.get(STORE, ""),
+        limits={"cell_timeout": cell_timeout, "timeout": timeout},
+        output=folder,
     )
     code = [c.source for c in inputs.read_notebook(source).cells if c.cell_type == "code"]
     written = LITERAL.findall("\n".join(code))
-    here, digest = cache(partial(labels, source.parent)), cache(partial(_digest, source.parent))
+    known, digest = cache(partial(labels, source.parent)), cache(partial(_digest, source.parent))
     jobs = []
     for given in chosen:
-        names = [*written, *(text for value in given.values() for text in _texts(value))]
-        needs = {label: digest(label) for name in names for label in here(name)}
-        place = folder_name(source.stem, given, values)
-        jobs.append(replace(job, values=given, needs=needs, folder=place))
-    return _steps(jobs, executor or partial(processes, cores), at_once, resume)
+        names = [*written, *LITERAL.findall(json.dumps(given, ensure_ascii=False))]
+        needs = {label: digest(label) for name in names for label in known(name)}
+        key = _hash([hashlib.sha256(text).hexdigest(), workbench.__version__, given, needs])
+        place = folder / folder_name(source.stem, given, values)
+        jobs.append(job(folder=place, given=given, needs=needs, key=key))
+    return _steps(jobs, executor or partial(processes, os.cpu_count() or 1), resume)
 
 
 def combinations(
@@ -177,16 +155,11 @@ def combinations(
     values: Mapping[str, Sequence[object]],
     fixed: Mapping[str, object],
 ) -> list[dict[str, Any]]:
-    """Every combination of `values` with `fixed`, each checked by its annotation, once.
-
-    Raises:
-        ValueError: an unknown name or ill-typed value; a name in both; too many.
-    """
-    twice = sorted({*values} & {*fixed})
-    if twice:
+    """Every combination of `values`, with `fixed`, each once and checked by its annotation."""
+    if twice := sorted({*values} & {*fixed}):
         raise ValueError(f"{twice[0]}: expected in the grid or as a parameter, got both")
     same = inputs.coerce(declared, fixed)
-    lists = {n: [inputs.coerce(declared, {n: v})[n] for v in vs] for n, vs in values.items()}
+    lists = {n: [inputs.coerce(declared, {n: v})[n] for v in each] for n, each in values.items()}
     count = prod(len(each) for each in lists.values())
     if not 1 <= count <= LARGEST:
         raise ValueError(f"grid: expected 1 to {LARGEST:,} combinations, got {count:,}")
@@ -194,64 +167,57 @@ def combinations(
     return list({_hash(each): each for each in every}.values())
 
 
-def folder_name(stem: str, given: Mapping[str, Any], shown: Sequence[str] | Mapping) -> str:
-    """A short name that is safe on any file system, and the run's own: readable part, hash."""
+def folder_name(stem: str, given: Mapping[str, Any], shown: Iterable[str]) -> str:
+    """A short name, safe on any file system and the run's own: a readable part and a hash."""
     readable = "_".join(str(given[name])[:40] for name in shown)
     readable = re.sub(r"[^A-Za-z0-9._]+", "-", readable)[:60].strip("-._")
     return f"{readable or 'run'}-{_hash([stem, given])[:10]}"
 
 
-# --- executors ----------------------------------------------------------------------------
-
-
 @contextmanager
-def processes(workers: int) -> Iterator[Executor]:
+def processes(workers: int) -> Iterator[futures.Executor]:
     """Fresh processes of one thread each; they end with the block, or with this process."""
     context = get_context("spawn")
     theirs, ours = context.Pipe(duplex=False)
-    pool = ProcessPoolExecutor(workers, context, _begin, (theirs,))
+    pool = futures.ProcessPoolExecutor(workers, context, _begin, (theirs,))
     try:
         yield pool
-    finally:
+    except BaseException:  # the runs are no longer wanted
         ours.close()
+        raise
+    finally:
         pool.shutdown(cancel_futures=True)
+        ours.close()
 
 
 def _begin(pipe: Connection) -> None:
-    """In a new process: end when the other end of the pipe does, be it by kill -9."""
+    """In a new process: end it when the other end of the pipe is gone, even by kill -9."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # as Dask's workers: the same numbers
     Thread(target=lambda: (pipe.poll(None), os._exit(1)), daemon=True).start()
 
 
 @contextmanager
-def cluster(address: str) -> Iterator[Executor]:
-    """The workers of a Dask scheduler, such as tcp://host:8786.
+def cluster(address: str) -> Iterator[futures.Executor]:
+    """The workers of the Dask scheduler at `address`, such as tcp://host:8786.
 
     Raises:
-        ImportError: distributed is not installed.
-        OSError: no scheduler answers.
+        ImportError, OSError: distributed is not installed; no scheduler answers.
     """
     try:
         from distributed import Client
     except ImportError:
-        raise ImportError(
-            "a Dask cluster needs distributed: pip install 'dnn-workbench[cluster]'"
-        ) from None
-    try:
-        client = Client(address, timeout=10)
-    except (OSError, ValueError) as error:
-        raise OSError(f"dask: no scheduler answers at {address!r} ({error})") from None
-    with client:
+        raise ImportError("Dask: please pip install 'dnn-workbench[cluster]'") from None
+    with Client(address, timeout=10) as client:
         yield client.get_executor(retries=2, pure=False)
 
 
 # --- where the grid was started -----------------------------------------------------------
 
 
-def _steps(jobs: list[Job], executor: Workers, at_once: int, resume: bool) -> Iterator[Step[Grid]]:
+def _steps(jobs: list[Job], executor: Workers, resume: bool) -> Iterator[Step[Grid]]:
     from filelock import FileLock, Timeout
 
-    folder = Path(jobs[0].output)
+    folder = jobs[0].output
     folder.mkdir(parents=True, exist_ok=True)
     try:
         lock = FileLock(folder / ".lock", timeout=0).acquire()
@@ -261,56 +227,54 @@ def _steps(jobs: list[Job], executor: Workers, at_once: int, resume: bool) -> It
         for left in folder.glob(f"{SCRATCH}*"):  # by processes that were killed
             shutil.rmtree(left, ignore_errors=True)
         missing = [job for job in jobs if not (resume and _is_complete(job))]
-        done, errors = 0, dict[str, str]()
-        said = f"{len(jobs) - len(missing)} runs are there" if resume else ""
-        yield Step(0, len(missing) + 1, said)
-        with closing(_outcomes(missing, executor, at_once)) as outcomes:
+        errors: dict[Path, str] = {}
+        total, done = len(missing) + 1, 0
+        said = f"{len(jobs) - len(missing)} of {len(jobs)} runs are complete already"
+        with closing(_outcomes(missing, executor)) as outcomes:
+            yield Step(0, total, said if resume else "")
             for ended in outcomes:
                 if ended:
-                    job, outcome = ended
-                    _save(job, outcome)
-                    done, said = done + 1, job.folder
-                    if outcome.error:
-                        errors[job.folder] = outcome.error
-                failed = f", {len(errors)} failed" if errors else ""
-                yield Step(done, len(missing) + 1, said + failed)
-        result = _summarise(jobs, errors)
-        yield Step(done + 1, len(missing) + 1, "index written", result)
+                    done += 1
+                    _save(*ended)
+                    if error := ended[1][1]:
+                        errors[ended[0].folder] = error
+                yield Step(done, total, f"{len(errors)} failed" if errors else "")
+        yield Step(total, total, "index written", _summarise(jobs, errors))
 
 
-def _outcomes(
-    jobs: Sequence[Job], executor: Workers, at_once: int
-) -> Iterator[tuple[Job, Outcome] | None]:
+def _outcomes(jobs: Iterable[Job], executor: Workers) -> Generator[tuple[Job, Outcome] | None]:
     """Each job with its outcome, as they end, and None as a sign of life.
 
-    When a process dies, its pool breaks, and with it all runs that were under way. They
-    are done again one by one, so that a run that kills its process takes no other with it.
+    A process that dies breaks its pool, and with it every run under way. These are done
+    again one by one, so that a run that kills its process takes no other with it.
     """
-    waiting, deaths = deque(jobs), Counter[str]()
+    waiting, deaths = deque(jobs), Counter[Path]()
     while waiting:
+        running: dict[futures.Future[Outcome], Job] = {}
         lost: list[Job] = []
         with executor() as pool:
-            running: dict[Future[Outcome], Job] = {}
+            at_once = getattr(pool, "_max_workers", MANY)  # the standard library's say how many
             while (waiting or running) and not lost:
-                while waiting and len(running) < at_once and not lost:
-                    if running and any(deaths[j.folder] for j in (*running.values(), waiting[0])):
+                while waiting and len(running) < at_once:
+                    if running and any(deaths[j.folder] for j in (waiting[0], *running.values())):
                         break
-                    job = waiting.popleft()
                     try:
-                        running[pool.submit(work, job)] = job
-                    except BrokenExecutor:
-                        lost.append(job)
-                ended = wait(running, TICK, FIRST_COMPLETED).done
+                        running[pool.submit(work, waiting[0])] = waiting[0]
+                    except futures.BrokenExecutor:
+                        lost.append(waiting.popleft())
+                        break
+                    waiting.popleft()
+                ended = futures.wait(running, TICK, futures.FIRST_COMPLETED).done
                 if not ended:
                     yield None
-                if lost or any(_is_lost(future) for future in ended):
-                    ended = wait(running, 5).done  # the others fail now, or have just ended
+                if lost or any(map(_is_lost, ended)):
+                    ended = futures.wait(running, 5).done  # the others fail now, or just ended
                 for future in ended:
                     job = running.pop(future)
                     if _is_lost(future):
                         lost.append(job)
-                    elif (error := future.exception()) is not None:
-                        yield job, Outcome(error=f"{type(error).__name__}: {error}")
+                    elif error := future.exception():
+                        yield job, ({}, f"{type(error).__name__}: {error}")
                     else:
                         yield job, future.result()
             lost += running.values()
@@ -319,173 +283,139 @@ def _outcomes(
             if deaths[job.folder] < DEATHS:
                 waiting.appendleft(job)
             else:
-                said = f"its process died {DEATHS} times (out of memory, perhaps)"
-                yield job, Outcome(error=said)
+                yield job, ({}, f"its process died {DEATHS} times (out of memory, perhaps)")
 
 
-def _is_lost(future: Future[Any]) -> bool:
-    return future.cancelled() or isinstance(future.exception(), (BrokenExecutor, CancelledError))
+def _is_lost(future: futures.Future[Any]) -> bool:
+    return future.cancelled() or isinstance(future.exception(), futures.BrokenExecutor)
 
 
 def _is_complete(job: Job) -> bool:
-    """Whether a run is there, whole, and of the very same input."""
-    folder = Path(job.output, job.folder)
+    """Whether a run is there, whole, and from the very same input."""
     with suppress(OSError, ValueError):
-        json.loads((folder / RESULTS).read_text())
-        return (folder / MARK).read_text() == job.key
+        json.loads((job.folder / RESULTS).read_text())
+        return (job.folder / MARK).read_text() == job.key
     return False
 
 
 def _save(job: Job, outcome: Outcome) -> None:
     """Write the files of a run; the mark that it is complete comes last."""
-    folder = Path(job.output, job.folder)
-    folder.mkdir(exist_ok=True)
-    page = Path(job.source).with_suffix(".html").name
-    for stale in (MARK, RESULTS, THUMBNAIL, page):  # of an earlier run
-        (folder / stale).unlink(missing_ok=True)
-    for name, packed in outcome.files.items():
-        part = folder / f".{name}.part"
+    files, error = outcome
+    job.folder.mkdir(exist_ok=True)
+    for stale in (MARK, RESULTS, THUMBNAIL, job.source.with_suffix(".html").name):
+        (job.folder / stale).unlink(missing_ok=True)
+    for name, packed in files.items():
+        part = job.folder / f".{name}.part"
         part.write_bytes(zlib.decompress(packed))
-        os.replace(part, folder / name)
-    if not outcome.error:
-        write(folder / MARK, job.key)
+        os.replace(part, job.folder / name)
+    if not error:
+        write(job.folder / MARK, job.key)
 
 
-def _summarise(jobs: list[Job], errors: Mapping[str, str]) -> Grid:
+def _summarise(jobs: list[Job], errors: Mapping[Path, str]) -> Grid:
     """The table of all runs, as CSV, Parquet and index page."""
     import pandas as pd
 
-    folder, source = Path(jobs[0].output), Path(jobs[0].source)
-    rows = []
+    folder, rows = jobs[0].output, []
     for job in jobs:
-        row: dict[str, Any] = {"run": job.folder, "seconds": None, "error": ""}
-        content: dict[str, Any] = {}
-        if job.folder in errors:
-            row["error"] = errors[job.folder]
-        else:
-            content = json.loads((folder / job.folder / RESULTS).read_text())
-            row["seconds"] = content["seconds"]
-        for kind, found in (("parameter", job.values), ("recorded", content.get("results", {}))):
-            for name, value in _flat(found):
-                row[f"{name} ({kind})" if name in row else name] = value
+        error = errors.get(job.folder, "")
+        content = {} if error else json.loads((job.folder / RESULTS).read_text())
+        row = {"run": job.folder.name, "seconds": content.get("seconds"), "error": error}
+        for kind, found in (("parameter", job.given), ("recorded", content.get("results", {}))):
+            for name, value in pd.json_normalize(found).items():
+                row[f"{name} ({kind})" if name in row else str(name)] = value[0]
         rows.append(row)
     table = pd.DataFrame(rows).convert_dtypes()
-    for name in table.columns[[kind == object for kind in table.dtypes]]:  # noqa: E721
-        table[name] = [None if v is None else json.dumps(v) for v in table[name]]
-    table = table[[*(n for n in table if n not in ("seconds", "error")), "seconds", "error"]]
+    for name in table.select_dtypes("object"):  # lists, and values of several types
+        table[name] = table[name].map(json.dumps, na_action="ignore").astype("string")
+    last = ["seconds", "error"]
+    table = table[[*(name for name in table if name not in last), *last]]
     write(folder / "results.csv", table.to_csv(index=False))
-    parquet = folder / "results.parquet"
+    parquet, part = folder / "results.parquet", folder / ".results.parquet.part"
     parquet.unlink(missing_ok=True)
     has_parquet = find_spec("pyarrow") is not None
     if has_parquet:
-        table.to_parquet(part := folder / ".results.parquet.part")
+        table.to_parquet(part)
         os.replace(part, parquet)
-    page = folder / "index.html"
-    write(page, grid_page.to_html(table, folder, source.with_suffix(".html").name, THUMBNAIL))
+    page, report = folder / "index.html", jobs[0].source.with_suffix(".html").name
+    write(page, grid_page.to_html(table, folder, report, THUMBNAIL))
     return Grid(page, parquet if has_parquet else None, table)
-
-
-def _flat(values: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
-    """Names with values; those of a dict are `name.key`, and a list is its JSON text."""
-    for name, value in values.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{before}{name}.")
-        else:
-            yield before + name, json.dumps(value) if isinstance(value, list) else value
 
 
 # --- where a run takes place --------------------------------------------------------------
 
 
 def work(job: Job) -> Outcome:
-    """One run, on whatever machine. Whatever goes wrong is in the outcome.
+    """One run, on whatever machine; what goes wrong is in the outcome.
 
-    The report is made in a scratch folder, in the grid's own where this machine has it.
+    The report is made in a scratch folder: in the grid's own, where this machine has it.
     """
-    begun, error = time.monotonic(), ""
-    home = job.output if os.access(job.output, os.W_OK) else None
-    try:
-        with TemporaryDirectory(prefix=SCRATCH, dir=home, ignore_cleanup_errors=True) as scratch:
-            report = Path(scratch, "report")
-            try:
-                source = _notebook(job, Path(scratch))
-                for label, sha256 in job.needs.items():
-                    _ensure(Path(job.source).parent, label, sha256, job.store)
-                run(steps(source, job.values, report, **job.limits), progress=False)
-                _thumbnail(report / source.name)
-            except ReportError as raised:
-                error = str(raised).replace(str(report), str(Path(job.output, job.folder)))
-            except Exception as raised:  # of a damaged file, a full disk, a download
-                error = f"{type(raised).__name__}: {raised}"
-            files = {path.name: zlib.compress(path.read_bytes()) for path in report.glob("[!.]*")}
-    except OSError as raised:
-        return Outcome(error=f"{type(raised).__name__}: {raised}")
-    return Outcome(files, error, round(time.monotonic() - begun, 3))
+    home, error = job.output if os.access(job.output, os.W_OK) else None, ""
+    with TemporaryDirectory(prefix=SCRATCH, dir=home, ignore_cleanup_errors=True) as scratch:
+        report = Path(scratch, "report")
+        try:
+            if job.version != workbench.__version__:
+                raise ValueError(f"{platform.node()} has workbench {workbench.__version__}")
+            for label, sha256 in job.needs.items():
+                _ensure(job.source.parent, label, sha256, job.store)
+            source = _notebook(job, Path(scratch))
+            run(steps(source, job.given, report, **job.limits), progress=False)
+            _thumbnail(report / source.with_suffix(".html").name)
+        except ReportError as raised:
+            error = str(raised).replace(str(report), str(job.folder))
+        except Exception as raised:  # of a damaged file, a full disk, a download
+            error = f"{type(raised).__name__}: {raised}"
+        files = {path.name: zlib.compress(path.read_bytes()) for path in report.glob("[!.]*")}
+    return files, error
 
 
 def _notebook(job: Job, scratch: Path) -> Path:
     """The notebook as it was when the grid began: this machine's own, else a copy of it."""
-    own = Path(job.source)
     with suppress(OSError):
-        if hashlib.sha256(own.read_bytes()).hexdigest() == job.sha256:
-            return own
-    copy = scratch / "notebook" / own.name
+        if hashlib.sha256(job.source.read_bytes()).hexdigest() == job.sha256:
+            return job.source
+    copy = scratch / "notebook" / job.source.name
     copy.parent.mkdir()
     copy.write_bytes(zlib.decompress(job.text))
     return copy
 
 
-def _thumbnail(notebook: Path) -> None:
-    """The first picture of an executed notebook as a small file beside it, if it has one."""
-    import base64
-    import io
-
+def _thumbnail(page: Path) -> None:
+    """The first PNG of a page as a small file beside it, if it has one."""
     from PIL import Image
 
-    for cell in inputs.read_notebook(notebook).cells:
-        for output in cell.get("outputs", []):
-            bundle = output.get("data", {})
-            found = INLINE.search(bundle.get("text/html", ""))
-            if not found and "image/png" not in bundle:
-                continue
-            with suppress(Exception):  # a report without a thumbnail is still a report
-                text = found[1] if found else bundle["image/png"]
-                picture = Image.open(io.BytesIO(base64.b64decode(text))).convert("RGB")
-                picture.thumbnail((240, 160))
-                picture.save(notebook.with_name(THUMBNAIL))
-                return
-
-
-# --- weights and data, by name and hash ---------------------------------------------------
+    if found := PICTURE.search(page.read_text("utf-8")):
+        with suppress(Exception):  # whatever Pillow raises, the report is good without it
+            picture = Image.open(io.BytesIO(base64.b64decode(found[1]))).convert("RGB")
+            picture.thumbnail((240, 160))
+            picture.save(page.with_name(THUMBNAIL))
 
 
 def labels(base: Path, name: str) -> list[str]:
-    """The files that a name stands for, if it is one of a model or of a data set.
+    """The files that a name of a model or a data set stands for; none if it is neither.
 
-    A label is a path in the data folder, such as models/mnist/cnn.safetensors, which a
-    shipped model has too, or KIND:PATH where the name is one, relative to `base`.
+    A label is a path in the data folder (models/mnist/cnn.safetensors, which may be shipped),
+    or KIND:PATH as it stands, with a path relative to `base`.
     """
     kind, _, path = name.partition(":")
-    if kind in FILES and os.path.isfile(base / path):
-        return [name]
-    if kind == "folder" and os.path.isdir(base / path):
-        return [name]
+    if kind in KINDS:
+        return [name] if os.path.exists(base / path) else []
     home = data.folder()
     if name in data.available():
         found = (path for path in (home / name).rglob("[!.]*") if path.is_file())
-        return sorted(str(path.relative_to(home).as_posix()) for path in found)
+        return sorted(path.relative_to(home).as_posix() for path in found)
     label = f"models/{name}.safetensors"
     if ".." in name or not os.path.isfile(_path(base, label)):
         return []
-    with suppress(ValueError):
+    with suppress(ValueError):  # a damaged card, which the run itself reports
         return [label, *labels(base, models.card(name).dataset)]
     return [label]
 
 
 def _path(base: Path, label: str) -> Path:
-    """The file or folder of a label on this machine."""
+    """Where a label is on this machine; what is shipped wins, as in `models.load`."""
     kind, _, path = label.partition(":")
-    if kind in (*FILES, "folder"):
+    if kind in KINDS:
         return base / path
     shipped = Path(models.__file__).with_name("weights") / label.removeprefix("models/")
     return shipped if os.path.isfile(shipped) else data.folder() / label
@@ -495,12 +425,8 @@ def _digest(base: Path, label: str) -> str:
     """sha256 of a file, or of the names and hashes of the pictures in a folder."""
     path = _path(base, label)
     if path.is_dir():
-        inside = sorted(p for p in path.glob("[!.]*/[!.]*") if p.is_file())
-        return _hash([(p.relative_to(path).as_posix(), _file_hash(p)) for p in inside])
-    return _file_hash(path)
-
-
-def _file_hash(path: Path) -> str:
+        inside = sorted(file for file in path.glob("[!.]*/[!.]*") if file.is_file())
+        return _hash([(str(p.relative_to(path)), _digest(path, f"file:{p}")) for p in inside])
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -509,33 +435,26 @@ def _file_hash(path: Path) -> str:
 def _ensure(base: Path, label: str, sha256: str, store: str) -> None:
     """Have what a label names on this machine, by its hash; a process asks once.
 
-    What is absent comes from the store, where there is one. A data set may stay absent:
-    `data.load` fetches it by the hash that is published.
+    What is absent comes from the store, if there is one. A data set may stay absent, since
+    `data.load` fetches it, by the hash that is published.
     """
-    path, where = _path(base, label), platform.node() or "this machine"
+    path, node = _path(base, label), platform.node()
     if not path.exists() and store and ":" not in label:
         import pooch
 
         url = f"{store.rstrip('/')}/{label}"
         pooch.retrieve(url, f"sha256:{sha256}", path.name, path.parent)
-    if not path.exists():
-        if label.split("/")[0] in data.available():
-            return
+    if path.exists():
+        if (found := _digest(base, label)) != sha256:
+            raise ValueError(
+                f"{path} on {node} is not what the grid began with: its sha256 is {found[:12]}…, "
+                f"expected {sha256[:12]}…; replace it"
+            )
+    elif label.split("/")[0] not in data.available():
         raise FileNotFoundError(
-            f"{label} is not on {where}, where it would be {path}: copy it there, or let "
-            f"{STORE} name the address of a data folder that has it"
+            f"{label} is not on {node}: expected at {path}; copy it there, or let {STORE} "
+            "name the address of a data folder that has it"
         )
-    found = _digest(base, label)
-    if found != sha256:
-        raise ValueError(
-            f"{path} on {where} is not the file the grid began with: sha256 {found[:12]}, "
-            f"expected {sha256[:12]}; replace it"
-        )
-
-
-def _texts(value: Any) -> list[str]:
-    """The strings in a parameter's value."""
-    return [v for v in (value if isinstance(value, list) else [value]) if isinstance(v, str)]
 
 
 def _hash(content: Any) -> str:

@@ -64,8 +64,8 @@ def verify_steps(
     """
     if backend not in BACKENDS:
         raise checks.unknown("backend", backend, BACKENDS)
-    if not time_limit > 0:
-        raise ValueError(f"time_limit: expected seconds above 0, got {time_limit}")
+    if not 0 < time_limit < math.inf:
+        raise ValueError(f"time_limit: expected a number of seconds above 0, got {time_limit}")
     made = BACKENDS[backend]
     made = pkgutil.resolve_name(made) if isinstance(made, str) else made
     try:
