@@ -18,7 +18,7 @@ NO_NEWS = $(BIN)/jupyter labextension disable "@jupyterlab/apputils-extension:an
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help lab test lint notebooks constraints clean
+.PHONY: help lab test lint notebooks student gallery constraints clean
 
 help:  ## list the commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -41,6 +41,12 @@ notebooks: $(VENV)/.lab  ## run every notebook into a report in dist/reports
 			|| failed="$$failed $$name"; \
 	done; \
 	if [ -n "$$failed" ]; then echo "error: failed:$$failed" >&2; exit 1; fi
+
+student: $(VENV)/.lab  ## copies for students, nbgrader and teachers in dist (ARGS=--verify)
+	$(BIN)/workbench student $(ARGS)
+
+gallery: $(VENV)/.lab  ## run every notebook into a web site in dist/gallery
+	$(BIN)/workbench gallery $(ARGS)
 
 constraints: $(VENV)/.made  ## pin every package anew: the newest that work together
 	rm -rf .work/pins

@@ -248,6 +248,17 @@ def test_the_bench_is_turned_drawn_on_saved_and_run_again(page, server):
     bench.locator("text=Perturbation").first.wait_for(timeout=60_000)
     said = bench.locator("[role=status]:has-text('Perturbation')").inner_text()
     source = bench.locator("img[alt^='attacked image']").get_attribute("src")
+    bench.locator("text=Copy as code >> visible=true").first.click()
+    copied = bench.locator("pre >> visible=true").first.inner_text()
+    cell = page.locator(".jp-CodeCell").last
+    cell.locator(".cm-content").click()
+    page.keyboard.press("Control+A")
+    page.keyboard.insert_text(
+        f"{copied}\nshown = bench.panels['attack'].result.result\n"
+        "print('to the bit:', torch.equal(shown.x_adv, result.x_adv))"
+    )
+    page.keyboard.press("Control+Enter")
+    cell.locator(".jp-OutputArea-output:has-text('to the bit: True')").wait_for(timeout=20_000)
     bench.locator("text=Save as notebook or report").last.click()
     bench.locator("button:text-is('Save as notebook')").last.click()
     bench.locator("a:has-text('bench-1.ipynb')").wait_for(timeout=20_000)
@@ -273,9 +284,9 @@ def test_verify_panel_proves_refutes_and_cancels(page, server):
     panel.locator("button:has-text('Verify')").click()
     panel.locator("text=Proved: there is no such image").wait_for(timeout=60_000)
     shot(page, "verify_verified")
-    eps = panel.locator(".widget-text:has-text('eps') input").first
-    eps.fill("0.3")
-    eps.press("Enter")
+    panel.locator(".widget-slider:has-text('eps') [role=slider]").last.focus()
+    page.keyboard.press("End")  # the largest
+    panel.locator("text=Press Verify").wait_for(timeout=20_000)
     panel.locator("button:has-text('Verify')").click()
     panel.locator("text=Refuted: here is one").wait_for(timeout=60_000)
     assert drawn(page, "img[alt*='counterexample']") == 1

@@ -66,6 +66,10 @@ OTHERS = {
     "17_shape_and_texture": {
         **{"n": 600, "n_train": 3000, "agree": 0.9, "epochs": 6, "n_steps": 20, "seed": 1}
     },
+    "18_your_own": {
+        **{"side": 32, "n_train": 600, "n_test": 160, "epochs": 24, "index": 5},
+        **{"eps": 0.05, "seed": 1},
+    },
 }
 NAMES = sorted(path.stem for path in NOTEBOOKS.glob("*.ipynb"))
 

@@ -48,7 +48,7 @@ class Saver:
         save.on_click(lambda _: self._clicked(self.save))
         run = ipw.Button(description="Report", tooltip="Save it, run it, and link to its page")
         run.on_click(lambda _: self._clicked(self.start_report))
-        self.cancel = ipw.Button(description="Cancel", layout={"display": "none"})
+        self.cancel = ipw.Button(description="Stop the report", layout={"display": "none"})
         self.cancel.on_click(lambda _: self.job and self.job.cancel())
         self.said, self.links = ipw.HTML(), ipw.Output()
         buttons = ipw.HBox([self.file, save, run, self.cancel])

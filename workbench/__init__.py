@@ -12,6 +12,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     submodules=[
         "atlas",
         "attacks",
+        "courses",
         "data",
         "doctor",
         "figures",

@@ -6,6 +6,7 @@ import os
 import socket
 import sys
 from collections.abc import Sequence
+from concurrent.futures import Executor
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -55,6 +56,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+course = typer.Typer(cls=Commands, help="Start a course.", no_args_is_help=True)
+app.add_typer(course, name="course")
 
 
 @app.command()
@@ -172,6 +177,51 @@ def report(
     typer.echo(result.html)
 
 
+Masters = Annotated[
+    list[Path] | None, typer.Argument(metavar="[NOTEBOOK]...", help="By default, the whole suite.")
+]
+Workers = Annotated[int, typer.Option(min=1, help="Notebooks that run at a time.")]
+
+
+@app.command()
+def student(
+    notebooks: Masters = None,
+    output: Annotated[Path, typer.Option(help="Folder for the sets.")] = Path("dist"),
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Run the students' copies, too: only checks may fail.")
+    ] = False,
+    workers: Workers = 2,
+) -> None:
+    """Write the copies for students (no solutions), nbgrader and teachers (executed)."""
+    from workbench import courses, steps
+
+    with processes(workers) as pool:
+        masters = notebooks or courses.masters()
+        made = steps.run(courses.student_set(masters, output, pool, verify=verify))
+    typer.echo(made)
+
+
+@course.command()
+def new(path: Annotated[Path, typer.Argument(help="A folder that is not there yet.")]) -> None:
+    """Copy the students' notebooks and the course plan for a class."""
+    from workbench import courses
+
+    typer.echo(courses.new_course(path))
+
+
+@app.command()
+def gallery(
+    notebooks: Masters = None,
+    output: Annotated[Path, typer.Option(help="Folder for the site.")] = Path("dist/gallery"),
+    workers: Workers = 2,
+) -> None:
+    """Run the notebooks into a web site that needs no server and no network."""
+    from workbench import courses, steps
+
+    with processes(workers) as pool:
+        typer.echo(steps.run(courses.gallery(notebooks or courses.masters(), output, pool)))
+
+
 @app.command()
 def train(
     name: Annotated[str, typer.Argument(help="A recipe, such as digits/cnn.")],
@@ -197,6 +247,16 @@ def doctor() -> None:
     typer.echo(doctor.as_text(findings))
     if any(finding.state == doctor.PROBLEM for finding in findings):
         raise typer.Exit(1)
+
+
+def processes(workers: int) -> Executor:
+    """So many fresh processes; the kernels under them share the cores, a thread each."""
+    from concurrent.futures import ProcessPoolExecutor
+    from multiprocessing import get_context
+
+    if workers > 1:
+        os.environ.setdefault("OMP_NUM_THREADS", "1")
+    return ProcessPoolExecutor(workers, get_context("spawn"))
 
 
 def require_free(port: int) -> None:

@@ -19,14 +19,14 @@ from nbformat import NotebookNode
 import workbench
 from workbench import reports
 from workbench.courses.exercises import nbgrader, problems, student
-from workbench.steps import Step
+from workbench.steps import Step, run
 
 PLAN = "README.md"  # beside the notebooks: the course plan
+NAMED = re.compile(r"(exercise|check)-\d+$")  # tags in students' copies
 UNSOLVED = ("NotImplementedError", "AssertionError")
 HEAD = (r"# (.+)", r"\*\*Goal:\*\* *(.+)", r"\*\*Time:\*\* *([^*\n]+)")  # of a notebook
 PICTURE = re.compile(r'(<img alt="[^"]*" src="data:image/png;base64,([^"]+)")')
 MARKUP = re.compile(r"[*`]|\[([^]]*)\]\([^)]*\)")
-N_PICTURES = 4
 STYLE = Path(__file__).with_name("gallery.css")
 
 
@@ -120,8 +120,6 @@ def _read(notebooks: Sequence[Path], *folders: Path) -> dict[Path, NotebookNode]
     """The masters by path, and the folders made; raises a ValueError with all that is wrong."""
     read = {Path(path).absolute(): nbformat.read(path, as_version=4) for path in notebooks}
     wrong = [f"{path.name}: {text}" for path, nb in read.items() for text in problems(nb)]
-    if len({path.name for path in read}) < len(read):
-        wrong.append("notebooks: expected every file name once")
     if mixed := {path.parent.resolve() for path in read} & {folder.resolve() for folder in folders}:
         wrong.append(f"output: {mixed.pop()} holds the notebooks themselves; give another folder")
     if wrong:
@@ -145,7 +143,8 @@ def _each(
     try:
         for done, future in enumerate(as_completed(waiting), 1):
             if error := future.exception():
-                failed.append(f"{waiting[future].name}: {error or type(error).__name__}")
+                name = waiting[future].name
+                failed.append(f"{name}: {str(error).removeprefix(f'{name}: ')}")
             yield Step(done, len(tasks), waiting[future].stem)
     finally:
         for future in waiting:
@@ -157,7 +156,7 @@ def _each(
 
 def _executed(path: Path, folder: Path) -> NotebookNode:
     """A notebook after a run; one that fails leaves its report in `folder`."""
-    report = reports.execute(path, output=folder / path.stem)
+    report = run(reports.steps(path, output=folder / path.stem), progress=False)
     executed = nbformat.read(report.notebook, as_version=4)
     shutil.rmtree(report.notebook.parent)
     return executed
@@ -175,16 +174,16 @@ def _taught(path: Path, output: Path, verify: bool) -> None:
 
 
 def _unexpected(executed: NotebookNode) -> list[str]:
-    """What an executed student's copy does that it should not."""
+    """What an executed students' copy does that it should not."""
     wrong = []
     for cell in executed.cells:
-        names = [t for t in cell.metadata.get("tags", []) if t.startswith(("exercise-", "check-"))]
-        errors = [out for out in cell.get("outputs", []) if out.output_type == "error"]
-        for error in errors:
-            if error.ename not in UNSOLVED or not error.evalue.strip():
-                wrong.append(f"{names[0]} fails without a sentence: {error.ename}: {error.evalue}")
-        if names and names[0].startswith("check-") and not errors:
-            wrong.append(f"{names[0]} passes before the exercise is done")
+        for name in filter(NAMED.match, cell.metadata.get("tags", [])):
+            errors = [out for out in cell.outputs if out.output_type == "error"]
+            for error in errors:
+                if error.ename not in UNSOLVED or not error.evalue.strip():
+                    wrong.append(f"{name} ends in {error.ename}: {error.evalue or 'not a word'}")
+            if not errors and name.startswith("check"):
+                wrong.append(f"{name} passes before the exercise is done")
     return wrong
 
 
@@ -203,15 +202,11 @@ def _shown(path: Path, folder: Path, names: list[str]) -> str:
         escape(MARKUP.sub(r"\1", found[1]).strip()) if found else ""
         for found in (re.search(f"^{line}", executed.cells[0].source, re.M) for line in HEAD)
     )
+    found = {data: tag for tag, data in PICTURE.findall(page)}
+    pictures = [f"{found[data]}>" for data in sorted(found, key=len)[:-5:-1]]  # with most in them
     link = f'<a href="{path.stem}.html">'
     return (
         f"<li><h2>{link}{title or escape(path.stem)}</a></h2>\n"
-        f'<div class="pictures">{_pictures(page)}</div>\n<p>{goal}</p>\n'
+        f'<div class="pictures">{"".join(pictures)}</div>\n<p>{goal}</p>\n'
         f'<p class="links">{time} {link}Page</a> {download}</p></li>'
     )
-
-
-def _pictures(page: str) -> str:
-    """A few different pictures of a page: those that hold most."""
-    found = {data: tag for tag, data in PICTURE.findall(page)}
-    return "".join(f"{found[data]}>" for data in sorted(found, key=len)[: -N_PICTURES - 1 : -1])

@@ -1,4 +1,4 @@
-"""`claim`: what may be said of a model, with all it takes to check that: JSON and HTML."""
+"""`claim`: what can be said of a model, and all it takes to check that, as JSON and HTML."""
 
 from __future__ import annotations
 
@@ -9,45 +9,42 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from html import escape, unescape
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import quote
 
+import pandas as pd
+
 from workbench import checks, data, models, robustness, steps
-from workbench.attacks import APGD, FGSM, PGD, Attack
-from workbench.reports.runner import versions, write
+from workbench.attacks import APGD, FGSM, PGD
+from workbench.reports.grid_page import PAGE
+from workbench.reports.grids import _digest, labels
+from workbench.reports.runner import _versions, write
 from workbench.steps import Step
 
-if TYPE_CHECKING:
-    import pandas as pd
-
-ATTACKS: tuple[Attack, ...] = (FGSM(), PGD(), APGD(loss="margin"))
-DIAGNOSED = 100  # images for the indicators, which take some fifteen runs of an attack
-FIGURE = re.compile(r"""<figure aria-label=(["'])(.*?)\1[^>]*>.*?id="(figure-\d+)\"""", re.DOTALL)
-STYLE = """\
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 900px; margin: 2em auto; padding: 0 1em; }
-table { border-collapse: collapse; margin: 1em 0; } caption { text-align: left; font-weight: bold; }
-th, td { border-bottom: 1px solid #ccc; padding: .3em .8em; text-align: left; }
-"""
+ATTACKS = (FGSM(), PGD(), APGD(loss="margin"))  # the last is the one diagnosed
+TABLE: Any = {"index": False, "border": 0, "justify": "left", "na_rep": "not known"}
+DIAGNOSED = 100  # images for the indicators, which take some fifteen runs of the attack
+FIGURE = re.compile(
+    r"""<figure aria-label=(["'])(.*?)\1[^>]*>\s*<div[^>]*>\s*<div[^>]*?id="(figure-\d+)"""
+)
 
 
 @dataclass(frozen=True, eq=False)
 class Claim:
-    """A claim card. content: what the JSON file holds; findings: of the indicators."""
+    """A claim card: its files, and `content`, which the JSON file holds."""
 
-    content: dict[str, Any]
-    evaluation: robustness.Evaluation
-    findings: robustness.Diagnosis
     json: Path
     html: Path
+    content: dict[str, Any]
 
     def summary(self) -> dict[str, Any]:
-        """The accuracies and the worst level of the indicators."""
-        return {**self.evaluation.summary(), "indicators": self.findings.summary()["worst"]}
+        """The accuracies by name, and how many indicators say what."""
+        levels = [row["level"] for row in self.content["indicators"]]
+        rates = {row["accuracy"]: row["rate"] for row in self.content["accuracies"]}
+        return {**rates, **{level: levels.count(level) for level in sorted(set(levels))}}
 
     def frame(self) -> pd.DataFrame:
         """One row an accuracy, with its interval."""
-        import pandas as pd
-
         return pd.DataFrame(self.content["accuracies"])
 
 
@@ -60,63 +57,90 @@ def claim_steps(
     model: str,
     output: str | Path | None = None,
     *,
-    n: int = 500,
+    n: int = 200,
     eps: float | None = None,
     seed: int = 0,
     report: str | Path | None = None,
 ) -> Iterator[Step[Claim]]:
-    """Measure a named model and write its claim card, `<output>/<model>.json` and `.html`.
+    """Measure a named model and write its claim card into the folder `output` (or `claims`).
 
-    n: test images, drawn by `seed`. eps: of the L-infinity ball, by default the card's.
-    report: the page of a report, whose figures the card links to. output: a folder, by
-    default `claims`.
+    n: test images, drawn by `seed`. eps: radius of the L-infinity ball, by default the
+    card's. report: the page of a report, to whose figures the card then links.
 
     Raises:
-        ValueError: no such model, or its card names no data set or no eps; n out of range.
+        ValueError: no such model; its card names no data set or eps; n out of range.
         FileNotFoundError: no such report.
     """
     classifier = models.load(model)
-    card = classifier.card
+    card, folder = classifier.card, Path(output or "claims").absolute()
     if card.dataset not in data.available():
         raise checks.unknown(f"data set of {model}", card.dataset, data.available())
-    budget = card.eps if eps is None else eps
-    if budget is None:
+    if eps is None and card.eps is None:
         raise ValueError(f"eps: the card of {model} names none; give one, such as 0.1")
-    folder = Path(output or "claims").absolute()
-    path = folder / f"{re.sub(r'[^A-Za-z0-9._]+', '-', model).strip('.')[:80]}.json"
-    figures = []
-    if report is not None:
-        page = Path(report).absolute()
-        link = quote(Path(os.path.relpath(page, folder)).as_posix())
-        for _, label, place in FIGURE.findall(page.read_text("utf-8")):
-            figures.append({"figure": unescape(label), "link": f"{link}#{place}"})
+    budget = float(card.eps if eps is None else eps)  # type: ignore[arg-type]
+    figures = {} if report is None else linked(Path(report).absolute(), folder)
     images = data.load(card.dataset).sample(n, seed=seed)
-    half = 100
-    work = robustness.evaluation_steps(classifier, images, ATTACKS, eps=[budget], seed=seed)
-    for step in work:
-        yield Step(half * step.done // step.total, 2 * half, step.message)
-        evaluation = step.value
-    strongest = ATTACKS[-1].changed(eps=budget)
-    few = images[: min(n, DIAGNOSED)]
-    for tick in robustness.diagnosis_steps(classifier, few, strongest, seed=seed):
-        yield Step(half + (half - 1) * tick.done // tick.total, 2 * half, tick.message)
-        findings = tick.value
-    assert evaluation is not None and findings is not None  # noqa: PT018
+    few, strongest = images[:DIAGNOSED], ATTACKS[-1].changed(eps=budget)
+    parts: tuple[Any, Any] = (
+        robustness.evaluation_steps(classifier, images, ATTACKS, eps=[budget], seed=seed),
+        robustness.diagnosis_steps(classifier, few, strongest, seed=seed),
+    )
+    values = []
+    for part, work in enumerate(parts):
+        for step in work:
+            yield Step(100 * part + 100 * step.done // max(1, step.total), 201, step.message)
+        values.append(step.value)
+    evaluation, diagnosis = values
+    right = int(evaluation.rows.drop_duplicates("image")["right"].sum())
+    interval = dict(zip(("low", "high"), robustness.wilson(right, n), strict=True))
+    curve = evaluation.curve().rename(columns={"attack": "accuracy", "robust_accuracy": "rate"})
+    clean = {"accuracy": "clean", "norm": "", "eps": 0.0, "rate": right / n, **interval}
     content = {
         "model": card.model_dump(mode="json"),
-        "weights_sha256": weights_hash(classifier),
-        "data": {"name": images.name, "split": images.split, "images": n},
-        "sample_sha256": images.sha256(),
-        "seed": seed,
+        "accuracies": [clean | {"images": n, "failed": 0}, *records(curve)],
+        "indicators": records(diagnosis.frame()),
         "attacks": evaluation.attacks,
-        "accuracies": accuracies(evaluation),
-        "indicators": json.loads(findings.frame().to_json(orient="records")),
-        "diagnosed": {"attack": findings.attack, "images": len(few), "sample_sha256": few.sha256()},
+        "seed": seed,
+        "sample": {"data": images.name, "split": images.split, "sha256": images.sha256()},
+        "diagnosed": {"attack": diagnosis.attack, "images": len(few), "sha256": few.sha256()},
+        "files": {label: _digest(Path(), label) for label in labels(Path(), model)},
+        "versions": _versions(),
         "figures": figures,
-        "versions": versions(),
     }
     folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{re.sub(r'[^A-Za-z0-9_]+', '-', model)[:80]}.json"
     write(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
     write(path.with_suffix(".html"), to_html(content))
-    result = Claim(content, evaluation, findings, path, path.with_suffix(".html"))
-    yield Step(2 * half, 2 * half, "card written", result)
+    yield Step(201, 201, "written", Claim(path, path.with_suffix(".html"), content))
+
+
+def linked(page: Path, folder: Path) -> dict[str, str]:
+    """The figures of a report by their text, as links from `folder`."""
+    link = quote(Path(os.path.relpath(page, folder)).as_posix())
+    found = FIGURE.findall(page.read_text("utf-8"))
+    return {unescape(text): f"{link}#{place}" for _, text, place in found}
+
+
+def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """The rows of a frame as JSON has them: NaN is None."""
+    return json.loads(frame.to_json(orient="records", double_precision=15))
+
+
+def to_html(content: dict[str, Any]) -> str:
+    """The page of a card's content."""
+    rates = pd.DataFrame(content["accuracies"]).drop(columns="failed")
+    found = pd.DataFrame(content["indicators"])[["name", "level", "says", "why"]]
+    facts = pd.DataFrame(
+        [(k, json.dumps(v)) for k, v in content.items() if k not in ("accuracies", "indicators")]
+    )
+    figures = content["figures"].items()
+    parts = {
+        "Accuracies, with 95% intervals": rates.to_html(**TABLE, float_format="{:.4f}".format),
+        "What the indicators say": found.to_html(**TABLE),
+        "To check it": facts.to_html(**TABLE, header=False),
+        "Figures in the report": "".join(
+            f'<p><a href="{escape(to)}">{escape(text)}</a></p>' for text, to in figures
+        ),
+    }
+    body = "".join(f"<h2>{title}</h2>\n{part}\n" for title, part in parts.items() if part)
+    return PAGE.format(title=escape(f"Claim: {content['model']['name']}"), body=body)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import io
 import json
 import os
 import platform
@@ -29,7 +28,10 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from threading import Thread
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pandas as pd
+from filelock import FileLock, Timeout
 
 import workbench
 from workbench import data, models
@@ -38,14 +40,11 @@ from workbench.reports.kernel import ReportError
 from workbench.reports.runner import steps, write
 from workbench.steps import Step, run
 
-if TYPE_CHECKING:
-    import pandas as pd
-
 LARGEST = 100_000  # runs of a grid
 DEATHS = 3  # of the process under a run, after which the run counts as failed
 MANY = 1000  # runs that a cluster is handed at a time
 TICK = 1.0  # seconds between two signs of life
-MARK, RESULTS, THUMBNAIL, SCRATCH = "complete.txt", "results.json", "thumbnail.png", ".run-"
+MARK, RESULTS, FIRST, SCRATCH = "complete.txt", "results.json", "picture.png", ".run-"
 STORE = "WORKBENCH_STORE"  # the address of a data folder served by HTTP
 KINDS = ("file", "onnx", "state_dict", "folder")  # of names that are KIND:PATH
 LITERAL = re.compile(r"""["']([^"'\n]{1,200})["']""")
@@ -150,14 +149,10 @@ def grid_steps(
     return _steps(jobs, executor or partial(processes, os.cpu_count() or 1), resume)
 
 
-def combinations(
-    declared: Mapping[str, inputs.Parameter],
-    values: Mapping[str, Sequence[object]],
-    fixed: Mapping[str, object],
-) -> list[dict[str, Any]]:
+def combinations(declared: Any, values: Mapping[str, Sequence[object]], fixed: Any) -> list[Any]:
     """Every combination of `values`, with `fixed`, each once and checked by its annotation."""
-    if twice := sorted({*values} & {*fixed}):
-        raise ValueError(f"{twice[0]}: expected in the grid or as a parameter, got both")
+    if twice := {*values} & {*fixed}:
+        raise ValueError(f"{twice.pop()}: expected in the grid or as a parameter, got both")
     same = inputs.coerce(declared, fixed)
     lists = {n: [inputs.coerce(declared, {n: v})[n] for v in each] for n, each in values.items()}
     count = prod(len(each) for each in lists.values())
@@ -215,8 +210,6 @@ def cluster(address: str) -> Iterator[futures.Executor]:
 
 
 def _steps(jobs: list[Job], executor: Workers, resume: bool) -> Iterator[Step[Grid]]:
-    from filelock import FileLock, Timeout
-
     folder = jobs[0].output
     folder.mkdir(parents=True, exist_ok=True)
     try:
@@ -302,7 +295,7 @@ def _save(job: Job, outcome: Outcome) -> None:
     """Write the files of a run; the mark that it is complete comes last."""
     files, error = outcome
     job.folder.mkdir(exist_ok=True)
-    for stale in (MARK, RESULTS, THUMBNAIL, job.source.with_suffix(".html").name):
+    for stale in (MARK, RESULTS, FIRST, job.source.with_suffix(".html").name):
         (job.folder / stale).unlink(missing_ok=True)
     for name, packed in files.items():
         part = job.folder / f".{name}.part"
@@ -314,8 +307,6 @@ def _save(job: Job, outcome: Outcome) -> None:
 
 def _summarise(jobs: list[Job], errors: Mapping[Path, str]) -> Grid:
     """The table of all runs, as CSV, Parquet and index page."""
-    import pandas as pd
-
     folder, rows = jobs[0].output, []
     for job in jobs:
         error = errors.get(job.folder, "")
@@ -338,7 +329,7 @@ def _summarise(jobs: list[Job], errors: Mapping[Path, str]) -> Grid:
         table.to_parquet(part)
         os.replace(part, parquet)
     page, report = folder / "index.html", jobs[0].source.with_suffix(".html").name
-    write(page, grid_page.to_html(table, folder, report, THUMBNAIL))
+    write(page, grid_page.to_html(table, folder, report, FIRST))
     return Grid(page, parquet if has_parquet else None, table)
 
 
@@ -360,7 +351,9 @@ def work(job: Job) -> Outcome:
                 _ensure(job.source.parent, label, sha256, job.store)
             source = _notebook(job, Path(scratch))
             run(steps(source, job.given, report, **job.limits), progress=False)
-            _thumbnail(report / source.with_suffix(".html").name)
+            html = (report / source.with_suffix(".html").name).read_text("utf-8")
+            if found := PICTURE.search(html):
+                (report / FIRST).write_bytes(base64.b64decode(found[1]))
         except ReportError as raised:
             error = str(raised).replace(str(report), str(job.folder))
         except Exception as raised:  # of a damaged file, a full disk, a download
@@ -378,17 +371,6 @@ def _notebook(job: Job, scratch: Path) -> Path:
     copy.parent.mkdir()
     copy.write_bytes(zlib.decompress(job.text))
     return copy
-
-
-def _thumbnail(page: Path) -> None:
-    """The first PNG of a page as a small file beside it, if it has one."""
-    from PIL import Image
-
-    if found := PICTURE.search(page.read_text("utf-8")):
-        with suppress(Exception):  # whatever Pillow raises, the report is good without it
-            picture = Image.open(io.BytesIO(base64.b64decode(found[1]))).convert("RGB")
-            picture.thumbnail((240, 160))
-            picture.save(page.with_name(THUMBNAIL))
 
 
 def labels(base: Path, name: str) -> list[str]:
@@ -438,23 +420,16 @@ def _ensure(base: Path, label: str, sha256: str, store: str) -> None:
     What is absent comes from the store, if there is one. A data set may stay absent, since
     `data.load` fetches it, by the hash that is published.
     """
-    path, node = _path(base, label), platform.node()
-    if not path.exists() and store and ":" not in label:
+    path = _path(base, label)
+    if store and not path.exists() and ":" not in label:
         import pooch
 
-        url = f"{store.rstrip('/')}/{label}"
-        pooch.retrieve(url, f"sha256:{sha256}", path.name, path.parent)
-    if path.exists():
-        if (found := _digest(base, label)) != sha256:
-            raise ValueError(
-                f"{path} on {node} is not what the grid began with: its sha256 is {found[:12]}…, "
-                f"expected {sha256[:12]}…; replace it"
-            )
-    elif label.split("/")[0] not in data.available():
-        raise FileNotFoundError(
-            f"{label} is not on {node}: expected at {path}; copy it there, or let {STORE} "
-            "name the address of a data folder that has it"
-        )
+        pooch.retrieve(f"{store}/{label}", f"sha256:{sha256}", path.name, path.parent)
+    expected = f"expected {path} on {platform.node()} with sha256 {sha256[:12]}…, got"
+    if path.exists() and (found := _digest(base, label)) != sha256:
+        raise ValueError(f"{expected} {found[:12]}…; replace it")
+    if not path.exists() and label.split("/")[0] not in data.available():
+        raise FileNotFoundError(f"{expected} no file; copy it there, or set {STORE}")
 
 
 def _hash(content: Any) -> str:
