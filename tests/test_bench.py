@@ -124,6 +124,10 @@ def test_state_goes_through_json_and_gives_the_same(bench):
     bench.panels["model"].form.controls["method"].value = "gradient"
     bench.tabs.selected_index = 1
     settle(bench)
+    first = next(iter(bench.panels["patterns"].result.values))
+    bench.panels["patterns"].view.picked = {"name": f"layer:{first}", "x": 0.3, "y": 0.1, "turn": 1}
+    settle(bench)
+    assert bench.selection.layer == first
     state = json.loads(json.dumps(bench.state()))
     assert state["view"] == "attack"
     again = Bench.from_state(state)

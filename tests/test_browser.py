@@ -316,6 +316,14 @@ def test_the_model_panel_answers_clicks(page, server):
     panel.locator("text=Copy as code").click()
     assert "models.load" in panel.locator("pre").inner_text()
     shot(page, "panel_clicked")
+    panel.locator("text=Save as notebook or report").click()
+    panel.locator("button:text-is('Report')").click()
+    link = panel.locator("a:has-text('model-panel-1.html')")
+    link.wait_for(timeout=60_000)
+    shot(page, "panel_report")
+    answer = page.request.get(link.get_attribute("href"))
+    assert answer.ok
+    assert "Model panel: digits/" in answer.text()
     assert page.problems == []
 
 

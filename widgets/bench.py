@@ -238,7 +238,8 @@ class Bench:
         known = self.selection.state()
         changes: dict[str, dict[str, Any]] = {}
         for name, panel in self.panels.items():
-            own = {k: v for k, v in panel.state().items() if k not in known}
+            fields = panel.Params.model_fields
+            own = {k: v for k, v in panel.state().items() if k not in known or k in fields}
             if own:
                 changes[name] = json.loads(json.dumps(own))
         return {**known, "view": self.view, "layout": self.layout, "panels": changes}

@@ -165,12 +165,29 @@ def report(
         float, typer.Option(metavar="S", help="Seconds for the whole notebook.")
     ] = 600,
     cell_timeout: Annotated[float, typer.Option(metavar="S", help="Seconds for one cell.")] = 120,
+    grid: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=V1,V2", help="A run for each value; repeats, and combines."),
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Processes for --grid; by default one a core.")
+    ] = None,
+    dask: Annotated[
+        str | None, typer.Option(metavar="ADDRESS", help="A Dask scheduler for --grid.")
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Of --grid, do only what is missing.")
+    ] = False,
 ) -> None:
-    """Run a notebook into one HTML file, with results.json beside it."""
+    """Run a notebook into one HTML file, with results.json beside it; with --grid, many."""
     from workbench import reports, steps
 
     given = reports.load_parameters(parameters) if parameters else {}
     given = {**given, **assignments(parameter or ())}
+    if grid or workers or dask or resume:
+        limits = {"timeout": timeout, "cell_timeout": cell_timeout}
+        run_grid(notebook, values(grid or ()), output, workers, dask, given, resume, limits)
+        return
     result = steps.run(
         reports.steps(notebook, given, output, timeout=timeout, cell_timeout=cell_timeout)
     )
@@ -220,6 +237,25 @@ def gallery(
 
     with processes(workers) as pool:
         typer.echo(steps.run(courses.gallery(notebooks or courses.masters(), output, pool)))
+
+
+@app.command()
+def claim(
+    model: Annotated[str, typer.Argument(help="A model, such as mnist/cnn.")],
+    output: Annotated[Path | None, typer.Option(help="Folder; by default claims here.")] = None,
+    n: Annotated[int, typer.Option("-n", min=1, help="How many test images.")] = 200,
+    eps: Annotated[
+        float | None, typer.Option(help="L-infinity radius; by default the card's.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the sample and the attacks.")] = 0,
+    report: Annotated[Path | None, typer.Option(help="A report's page, to link to.")] = None,
+) -> None:
+    """Measure a model and write its claim card, as JSON and HTML."""
+    from workbench import reports
+
+    card = reports.claim(model, output, n=n, eps=eps, seed=seed, report=report)
+    typer.echo(card.frame().to_string(index=False))
+    typer.echo(card.html)
 
 
 @app.command()
@@ -311,6 +347,51 @@ def assignments(pairs: Sequence[str]) -> dict[str, str]:
         if "=" not in pair:
             raise ValueError(f"-p takes a name and a value, as in -p eps 0.1; got only {pair!r}")
     return dict(pair.split("=", 1) for pair in pairs)
+
+
+def values(grids: Sequence[str]) -> dict[str, list[str]]:
+    """`["eps=0.1,0.2"]` as `{"eps": ["0.1", "0.2"]}`; a list as a value stands in brackets."""
+    found: dict[str, list[str]] = {}
+    for text in grids:
+        name, equals, listed = text.partition("=")
+        if not (name and equals):
+            raise ValueError(f"--grid takes a name and values, as in eps=0.1,0.2; got {text!r:.99}")
+        parts, depth = found.setdefault(name, []), 0
+        for piece in listed.split(","):
+            if depth > 0:
+                parts[-1] += f",{piece}"
+            else:
+                parts.append(piece)
+            depth += piece.count("[") - piece.count("]")
+    return found
+
+
+def run_grid(
+    notebook: Path,
+    grid: dict[str, list[str]],
+    output: Path | None,
+    workers: int | None,
+    dask: str | None,
+    given: dict[str, Any],
+    resume: bool,
+    limits: dict[str, Any],
+) -> None:
+    """Run a grid; raise a RuntimeError at the end where a run failed."""
+    from functools import partial
+
+    from workbench import reports, steps
+
+    if workers and dask:
+        raise ValueError("expected --workers or --dask, got both: a cluster has its own workers")
+    executor = partial(reports.cluster, dask) if dask else None
+    executor = partial(reports.processes, workers) if workers else executor
+    options = {"parameters": given, "executor": executor, "resume": resume, **limits}
+    made = steps.run(reports.grid_steps(notebook, grid, output, **options))
+    typer.echo(made.page)
+    if not made.parquet:
+        typer.echo("no results.parquet: pip install 'dnn-workbench[cluster]' for it", err=True)
+    if failed := made.summary()["failed"]:
+        raise RuntimeError(f"{failed} of {len(made.table)} runs failed; {made.page} says why")
 
 
 def percent(rate: float | None) -> str:

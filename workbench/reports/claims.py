@@ -16,13 +16,12 @@ import pandas as pd
 
 from workbench import checks, data, models, robustness, steps
 from workbench.attacks import APGD, FGSM, PGD
-from workbench.reports.grid_page import PAGE
+from workbench.reports.grid_page import PAGE, html_table
 from workbench.reports.grids import _digest, labels
 from workbench.reports.runner import _versions, write
 from workbench.steps import Step
 
 ATTACKS = (FGSM(), PGD(), APGD(loss="margin"))  # the last is the one diagnosed
-TABLE: Any = {"index": False, "border": 0, "justify": "left", "na_rep": "not known"}
 DIAGNOSED = 100  # images for the indicators, which take some fifteen runs of the attack
 FIGURE = re.compile(
     r"""<figure aria-label=(["'])(.*?)\1[^>]*>\s*<div[^>]*>\s*<div[^>]*?id="(figure-\d+)"""
@@ -135,9 +134,9 @@ def to_html(content: dict[str, Any]) -> str:
     )
     figures = content["figures"].items()
     parts = {
-        "Accuracies, with 95% intervals": rates.to_html(**TABLE, float_format="{:.4f}".format),
-        "What the indicators say": found.to_html(**TABLE),
-        "To check it": facts.to_html(**TABLE, header=False),
+        "Accuracies, with 95% intervals": html_table(rates, index=False, na_rep="not known"),
+        "What the indicators say": html_table(found, index=False),
+        "To check it": html_table(facts, index=False, header=False),
         "Figures in the report": "".join(
             f'<p><a href="{escape(to)}">{escape(text)}</a></p>' for text, to in figures
         ),

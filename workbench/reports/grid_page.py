@@ -80,8 +80,7 @@ def to_html(table: pd.DataFrame, folder: Path, report: str, thumbnail: str) -> s
     said = f"<p>{failed or 'None'} failed. The same table: "
     said += ", ".join(f'<a href="{f.name}">{f.name}</a>' for f in sorted(folder.glob("results.*")))
     rows = shown.assign(run=links).set_index("run").rename_axis(columns="run", index=None)
-    with pd.option_context("display.max_colwidth", None):
-        html = rows.to_html(escape=False, na_rep="", border=0, justify="left")
+    html = html_table(rows, escape=False, na_rep="")
     return PAGE.format(title=escape(title), body=f"{said}.</p>\n{html}{SORT}")
 
 
@@ -89,3 +88,9 @@ def cell(value: Any) -> str:
     """One value as text, safe in HTML."""
     text = f"{value:.6g}" if isinstance(value, float) else str(value)
     return escape(text if len(text) <= LONGEST else f"{text[:LONGEST]}…")
+
+
+def html_table(frame: pd.DataFrame, **options: Any) -> str:
+    """A frame as an HTML table, whole; options: of `DataFrame.to_html`."""
+    with pd.option_context("display.max_colwidth", None):
+        return frame.to_html(border=0, justify="left", **options)

@@ -43,7 +43,6 @@ from workbench.steps import Step, run
 LARGEST = 100_000  # runs of a grid
 DEATHS = 3  # of the process under a run, after which the run counts as failed
 MANY = 1000  # runs that a cluster is handed at a time
-TICK = 1.0  # seconds between two signs of life
 MARK, RESULTS, FIRST, SCRATCH = "complete.txt", "results.json", "picture.png", ".run-"
 STORE = "WORKBENCH_STORE"  # the address of a data folder served by HTTP
 KINDS = ("file", "onnx", "state_dict", "folder")  # of names that are KIND:PATH
@@ -221,22 +220,20 @@ def _steps(jobs: list[Job], executor: Workers, resume: bool) -> Iterator[Step[Gr
             shutil.rmtree(left, ignore_errors=True)
         missing = [job for job in jobs if not (resume and _is_complete(job))]
         errors: dict[Path, str] = {}
-        total, done = len(missing) + 1, 0
+        total = len(missing) + 1
         said = f"{len(jobs) - len(missing)} of {len(jobs)} runs are complete already"
         with closing(_outcomes(missing, executor)) as outcomes:
             yield Step(0, total, said if resume else "")
-            for ended in outcomes:
-                if ended:
-                    done += 1
-                    _save(*ended)
-                    if error := ended[1][1]:
-                        errors[ended[0].folder] = error
+            for done, (job, outcome) in enumerate(outcomes, 1):
+                _save(job, outcome)
+                if outcome[1]:
+                    errors[job.folder] = outcome[1]
                 yield Step(done, total, f"{len(errors)} failed" if errors else "")
         yield Step(total, total, "index written", _summarise(jobs, errors))
 
 
-def _outcomes(jobs: Iterable[Job], executor: Workers) -> Generator[tuple[Job, Outcome] | None]:
-    """Each job with its outcome, as they end, and None as a sign of life.
+def _outcomes(jobs: Iterable[Job], executor: Workers) -> Generator[tuple[Job, Outcome]]:
+    """Each job with its outcome, as they end.
 
     A process that dies breaks its pool, and with it every run under way. These are done
     again one by one, so that a run that kills its process takes no other with it.
@@ -257,9 +254,7 @@ def _outcomes(jobs: Iterable[Job], executor: Workers) -> Generator[tuple[Job, Ou
                         lost.append(waiting.popleft())
                         break
                     waiting.popleft()
-                ended = futures.wait(running, TICK, futures.FIRST_COMPLETED).done
-                if not ended:
-                    yield None
+                ended = futures.wait(running, return_when=futures.FIRST_COMPLETED).done
                 if lost or any(map(_is_lost, ended)):
                     ended = futures.wait(running, 5).done  # the others fail now, or just ended
                 for future in ended:

@@ -1,0 +1,266 @@
+"""Copies for students and nbgrader, what a verifier finds in masters, sets and galleries."""
+
+import json
+import re
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+from typer.testing import CliRunner
+
+from workbench import cli, courses, steps
+
+NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
+MASTERS = sorted(NOTEBOOKS.glob("*.ipynb"))
+HEAD = (
+    "# Sums & <such>\n\n**Goal:** add *two* [numbers](x.ipynb).\n\n**Time:** 1 minute. **Needs:** -"
+)
+STUB = "total: int = 0\n\n\ndef double(x):\n    return x\n"
+SOLUTION = "total = sum(numbers)\n\n\ndef double(x):\n    return x * 2"
+CHECK = (
+    'assert total == 7, f"{total} is not the sum of the numbers"\n'
+    'assert double(2) == 4, "double(2) should be 4"'
+)
+PNG = "iVBORw0KGgoAAAANSUhEUgAAAAIAAAACCAAAAABX3VL4AAAADklEQVR4AWNgYGhgYPgPAAMFAYBM5fnCAAAAAElFTkSuQmCC"
+
+
+def master(*, stub=STUB, solution=SOLUTION, check=CHECK, hint="*Hint:* there is a built-in."):
+    """A notebook with one exercise in its sixth cell."""
+    cells = [
+        new_markdown_cell(HEAD),
+        new_code_cell("start: int = 3  # the first", metadata={"tags": ["parameters"]}),
+        new_code_cell(f"numbers = [start, 4]\ndot = 1"),
+        new_markdown_cell(hint),
+        new_code_cell("secret = 'for teachers'", metadata={"tags": ["solution"]}),
+        new_code_cell(f"{stub}# solution\n{solution}", metadata={"tags": ["solution", "mine"]}),
+        new_code_cell(check),
+        new_markdown_cell("## Next\n\n[the other](two.ipynb)"),
+    ]
+    for cell in cells:
+        if cell.cell_type == "code":
+            cell.outputs, cell.execution_count = [new_output("stream", text="seven\n")], 1
+    return new_notebook(cells=cells)
+
+
+def sources(notebook):
+    return [cell.source for cell in notebook.cells]
+
+
+def write(path, notebook):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nbformat.write(notebook, path)
+    return path
+
+
+@pytest.fixture
+def pool():
+    with ThreadPoolExecutor(2) as pool:
+        yield pool
+
+
+# --- one notebook -------------------------------------------------------------------------
+
+
+def test_students_get_the_stub_the_hint_and_the_check_and_no_more():
+    whole = master()
+    before = nbformat.writes(whole)
+    made = courses.student(whole)
+    nbformat.validate(made)
+    assert nbformat.writes(whole) == before, "the master must stay as it was"
+    assert sources(made)[4] == f"{STUB.strip()}\n\n# Your code goes here."
+    assert sources(made)[5] == CHECK
+    assert sources(made)[3] == "*Hint:* there is a built-in."
+    assert not any("secret" in text or "sum(numbers)" in text for text in sources(made))
+    assert made.cells[4].metadata.tags == ["mine", "exercise-1", "raises-exception"]
+    assert made.cells[5].metadata.tags == ["check-1", "raises-exception"]
+    assert not any(cell.get("outputs") or cell.get("execution_count") for cell in made.cells)
+
+
+def test_outputs_are_kept_where_they_give_nothing_away():
+    made = courses.student(master(), outputs=True)
+    shown = [bool(cell.get("outputs")) for cell in made.cells]
+    assert shown == [False, True, True, False, False, False, False]
+
+
+def test_nbgrader_gets_its_marks_and_its_metadata():
+    made = courses.nbgrader(master())
+    nbformat.validate(made)
+    exercise, check = made.cells[4:6]
+    assert exercise.source == (
+        f"{STUB.strip()}\n\n### BEGIN SOLUTION\n{SOLUTION}\n### END SOLUTION"
+    )
+    assert exercise.metadata.nbgrader.solution
+    assert not exercise.metadata.nbgrader.grade
+    assert check.metadata.nbgrader.grade
+    assert check.metadata.nbgrader.points == 1
+    assert check.metadata.nbgrader.locked
+    assert exercise.metadata.nbgrader.grade_id != check.metadata.nbgrader.grade_id
+    assert "secret" not in nbformat.writes(made)
+
+
+def test_a_good_exercise_has_no_problems():
+    assert courses.problems(master()) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"stub": "totl: int = 0\n"}, "the check reads 'total'"),
+        ({"stub": "totl: int = 0\n"}, "binds no name of the stub"),
+        ({"stub": ""}, "the check reads 'double'"),
+        ({"stub": STUB.replace("(x)", "(x, y)")}, r"stub has double\(x, y\), the solution double"),
+        ({"stub": "total = \n"}, "not Python"),
+        ({"check": "print(total)"}, "no cell with an assert follows"),
+        ({"check": "assert total == 7"}, "`assert total == 7` does not say what is wrong"),
+        ({"stub": STUB + "# Solution\nx = 1\n"}, "`# Solution` cuts nothing"),
+        ({"stub": STUB + "    # solution: sum them\n"}, "cuts nothing"),
+        ({"hint": f"Try `total = sum(numbers)` and\n{SOLUTION}"}, "students see the solution in"),
+        ({"check": f"{CHECK}\n{SOLUTION}"}, "students see the solution in `assert total"),
+        ({"stub": "power = 57\n", "solution": "power = 57  # digits"}, "students see the solution"),
+    ],
+)
+def test_a_broken_stub_and_a_leaked_solution_are_found(change, said):
+    found = courses.problems(master(**change))
+    assert any(re.search(said, text) for text in found), found
+
+
+@pytest.mark.parametrize("path", MASTERS, ids=lambda path: path.stem)
+def test_every_master_is_in_order(path):
+    notebook = nbformat.read(path, as_version=4)
+    assert courses.exercises(notebook)
+    assert courses.problems(notebook) == []
+    for made in (courses.student(notebook), courses.nbgrader(notebook)):
+        nbformat.validate(made)
+        assert "# solution" not in nbformat.writes(made)
+
+
+# --- a course for a class -----------------------------------------------------------------
+
+
+def test_a_course_holds_every_notebook_and_the_plan(tmp_path):
+    folder = courses.new_course(tmp_path / "autumn" / "class")
+    assert sorted(path.name for path in folder.iterdir()) == sorted(
+        ["README.md", *(path.name for path in MASTERS)]
+    )
+    text = (folder / "00_start_here.ipynb").read_text()
+    assert "confidence.argmin()" not in text
+    assert [path.name for path in folder.parent.iterdir()] == ["class"]
+
+
+def test_a_course_is_never_written_over(tmp_path):
+    (tmp_path / "taken").write_text("mine")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "note").write_text("mine")
+    for name in ("taken", "full"):
+        result = CliRunner().invoke(cli.app, ["course", "new", str(tmp_path / name)])
+        assert result.exit_code == 1
+        assert f"{name} is there already" in result.stderr
+    assert (tmp_path / "taken").read_text() == (tmp_path / "full" / "note").read_text() == "mine"
+    (tmp_path / "empty").mkdir()
+    assert CliRunner().invoke(cli.app, ["course", "new", str(tmp_path / "empty")]).exit_code == 0
+
+
+def test_a_course_that_fails_leaves_nothing(tmp_path):
+    broken = write(tmp_path / "one.ipynb", master(stub=""))
+    with pytest.raises(ValueError, match=r"one\.ipynb: exercise .*the check reads"):
+        courses.new_course(tmp_path / "class", [broken])
+    assert [path.name for path in tmp_path.iterdir()] == ["one.ipynb"]
+
+
+def test_without_notebooks_it_is_said_what_to_do(tmp_path, monkeypatch):
+    monkeypatch.setattr("workbench.__file__", str(tmp_path / "a" / "b" / "__init__.py"))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FileNotFoundError, match="run this in a copy of the repository"):
+        courses.masters()
+    here = write(tmp_path / "notebooks" / "01_sums.ipynb", master())
+    assert courses.masters() == [here]
+
+
+def test_the_plan_names_every_notebook_and_ten_lessons():
+    plan = (NOTEBOOKS / "README.md").read_text()
+    named = set(re.findall(r"\]\((\w+)\.ipynb\)", plan))
+    assert named == {path.stem for path in MASTERS}
+    assert re.findall(r"^## (\d+)\.", plan, re.MULTILINE) == [str(n) for n in range(1, 11)]
+
+
+# --- sets and galleries, run --------------------------------------------------------------
+
+
+@pytest.mark.notebook
+def test_masters_pass_and_students_copies_fail_only_in_their_checks(tmp_path, pool):
+    good = write(tmp_path / "good.ipynb", master())
+    easy = write(tmp_path / "easy.ipynb", master(check='assert total >= 0, "a sum is not below 0"'))
+    bad = master(check='assert total == 7, ""\nassert double(1) / total == 2 / 7, "halve"')
+    bad = write(tmp_path / "bad.ipynb", bad)
+    wrong = write(tmp_path / "wrong.ipynb", master(solution="total = 8\ndouble = abs"))
+    work = courses.student_set([good, easy, bad, wrong], tmp_path / "out", pool, verify=True)
+    with pytest.raises(RuntimeError, match="notebooks that failed: 3") as caught:
+        steps.run(work, progress=False)
+    _, *lines = str(caught.value).splitlines()
+    assert "bad.ipynb: students' copy: check-1 ends in AssertionError: not a word" in lines[0]
+    assert "easy.ipynb: students' copy: check-1 passes before the exercise is done" in lines[1]
+    assert lines[2].startswith("wrong.ipynb: cell 7 `assert total == 7")
+    assert "8 is not the sum" in lines[2]
+    teacher = nbformat.read(tmp_path / "out" / "teacher" / "good.ipynb", as_version=4)
+    assert teacher.cells[6].execution_count
+    assert "sum(numbers)" in teacher.cells[5].source
+    assert "<h1" in (tmp_path / "out" / "teacher" / "good.html").read_text()
+    assert "sum(numbers)" not in (tmp_path / "out" / "student" / "good.ipynb").read_text()
+    assert (tmp_path / "out" / "nbgrader" / "source" / "good" / "good.ipynb").is_file()
+    assert sorted(p.name for p in (tmp_path / "out" / "student").iterdir()) == sorted(
+        path.name for path in (good, easy, bad, wrong)
+    )
+
+
+def test_masters_are_never_written_over(tmp_path, pool):
+    one = write(tmp_path / "student" / "one.ipynb", master())
+    before = one.read_text()
+    for work in (
+        courses.student_set([one], tmp_path, pool),
+        courses.gallery([one], one.parent, pool),
+    ):
+        with pytest.raises(ValueError, match="holds the notebooks themselves"):
+            steps.run(work, progress=False)
+    assert one.read_text() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["student"]
+
+
+@pytest.mark.notebook
+def test_a_gallery_shows_results_and_no_solutions_and_stays_offline(tmp_path, pool):
+    picture = f'from IPython.display import HTML\nHTML(\'<img alt="a &lt; dot" src="data:image/png;base64,{PNG}">\')'
+    two = new_notebook(cells=[new_markdown_cell("# Two"), new_code_cell(picture)])
+    paths = [write(tmp_path / "one.ipynb", master()), write(tmp_path / "two.ipynb", two)]
+    ticks = list(courses.gallery(paths, tmp_path / "site", pool))
+    assert [tick.done for tick in ticks] == [1, 2, 2]
+    site = tmp_path / "site"
+    assert {path.name for path in site.iterdir()} == {
+        *("index.html", "gallery.css", "one.html", "two.html", "one.ipynb", "two.ipynb")
+    }
+    index, page = ticks[-1].value.read_text(), (site / "one.html").read_text()
+    assert '<a href="one.html">Sums &amp; &lt;such&gt;</a>' in index
+    assert "<p>add two numbers.</p>" in index
+    assert "1 minute." in index
+    assert f'<img alt="a &lt; dot" src="data:image/png;base64,{PNG}">' in index
+    for address in re.findall(r'(?:href|src)="([^"]*)"', index):
+        assert address.startswith("data:") or (site / address).is_file(), address
+    assert not re.search(r"https?://", index + (site / "gallery.css").read_text())
+    assert 'href="two.html"' in page
+    assert 'href="index.html"' in page
+    for text in (page, (site / "one.ipynb").read_text()):
+        assert "sum(numbers)" not in re.sub(r"<[^>]*>", "", text)
+        assert "for teachers" not in text
+    assert "outputs" in json.loads((site / "one.ipynb").read_text())["cells"][1]
+
+
+@pytest.mark.slow
+@pytest.mark.notebook
+def test_two_notebooks_of_the_suite_are_verified_by_the_command(tmp_path):
+    chosen = [str(NOTEBOOKS / f"{name}.ipynb") for name in ("01_models", "90_atlas")]
+    words = ["student", *chosen, "--verify", "--workers", "1", "--output", str(tmp_path)]
+    result = CliRunner().invoke(cli.app, words)
+    assert result.exit_code == 0, result.output
+    assert {path.name for path in (tmp_path / "teacher").iterdir()} == {
+        *("01_models.ipynb", "01_models.html", "90_atlas.ipynb", "90_atlas.html")
+    }
