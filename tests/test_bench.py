@@ -134,7 +134,7 @@ def test_state_goes_through_json_and_gives_the_same(bench):
     bench.run()
     again.run()
     assert again.to_html() == bench.to_html()
-    text = Bench(selection=Selection("digits"), panels=json.dumps(state["panels"]))
+    text = Bench("digits", "digits/prototypes", panels=json.dumps(state["panels"]))
     assert text.panels["model"].params.method == "gradient"
 
 

@@ -23,7 +23,7 @@ CHECK = (
     'assert total == 7, f"{total} is not the sum of the numbers"\n'
     'assert double(2) == 4, "double(2) should be 4"'
 )
-PNG = "iVBORw0KGgoAAAANSUhEUgAAAAIAAAACCAAAAABX3VL4AAAADklEQVR4AWNgYGhgYPgPAAMFAYBM5fnCAAAAAElFTkSuQmCC"
+PNG = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNgAAAAAgABSK+kcQAAAABJRU5ErkJggg=="
 
 
 def master(*, stub=STUB, solution=SOLUTION, check=CHECK, hint="*Hint:* there is a built-in."):
@@ -31,7 +31,7 @@ def master(*, stub=STUB, solution=SOLUTION, check=CHECK, hint="*Hint:* there is 
     cells = [
         new_markdown_cell(HEAD),
         new_code_cell("start: int = 3  # the first", metadata={"tags": ["parameters"]}),
-        new_code_cell(f"numbers = [start, 4]\ndot = 1"),
+        new_code_cell("numbers = [start, 4]"),
         new_markdown_cell(hint),
         new_code_cell("secret = 'for teachers'", metadata={"tags": ["solution"]}),
         new_code_cell(f"{stub}# solution\n{solution}", metadata={"tags": ["solution", "mine"]}),
@@ -229,8 +229,9 @@ def test_masters_are_never_written_over(tmp_path, pool):
 
 @pytest.mark.notebook
 def test_a_gallery_shows_results_and_no_solutions_and_stays_offline(tmp_path, pool):
-    picture = f'from IPython.display import HTML\nHTML(\'<img alt="a &lt; dot" src="data:image/png;base64,{PNG}">\')'
-    two = new_notebook(cells=[new_markdown_cell("# Two"), new_code_cell(picture)])
+    picture = f'<img alt="a &lt; dot" src="data:image/png;base64,{PNG}">'
+    code = f"from IPython.display import HTML\nHTML({picture!r})"
+    two = new_notebook(cells=[new_markdown_cell("# Two"), new_code_cell(code)])
     paths = [write(tmp_path / "one.ipynb", master()), write(tmp_path / "two.ipynb", two)]
     ticks = list(courses.gallery(paths, tmp_path / "site", pool))
     assert [tick.done for tick in ticks] == [1, 2, 2]
@@ -242,7 +243,7 @@ def test_a_gallery_shows_results_and_no_solutions_and_stays_offline(tmp_path, po
     assert '<a href="one.html">Sums &amp; &lt;such&gt;</a>' in index
     assert "<p>add two numbers.</p>" in index
     assert "1 minute." in index
-    assert f'<img alt="a &lt; dot" src="data:image/png;base64,{PNG}">' in index
+    assert picture in index
     for address in re.findall(r'(?:href|src)="([^"]*)"', index):
         assert address.startswith("data:") or (site / address).is_file(), address
     assert not re.search(r"https?://", index + (site / "gallery.css").read_text())
