@@ -6,7 +6,6 @@ import os
 import socket
 import sys
 from collections.abc import Sequence
-from concurrent.futures import Executor
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,6 +13,8 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 START = "00_start_here.ipynb"
+# What a page may load: voila's template would ask the network for a font.
+POLICY = "default-src 'self' data: blob: 'unsafe-inline' 'unsafe-eval'; connect-src 'self' ws:"
 FAILURES = (ValueError, TypeError, OSError, ImportError, RuntimeError)
 
 
@@ -87,6 +88,52 @@ def lab(
     arguments = [f"--{name}={value}" for name, value in options.items()]
     # JupyterLab takes this process's place: Ctrl-C and signals reach it directly.
     os.execv(sys.executable, [sys.executable, "-m", "jupyterlab", *arguments])
+
+
+@app.command("app")
+def serve(
+    dataset: Annotated[str | None, typer.Option(help="Images: a name, or folder:PATH.")] = None,
+    model: Annotated[str | None, typer.Option(help="A model that takes them.")] = None,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port on 127.0.0.1.")] = 8866,
+    browser: Annotated[bool, typer.Option(help="Open a browser window.")] = True,
+) -> None:
+    """Serve the bench as a page of its own; what one saves there comes into this folder."""
+    try:
+        from voila.app import Voila
+    except ImportError:
+        raise ImportError("the page needs voila: pip install 'dnn-workbench[app]'") from None
+    import secrets
+    import tempfile
+    import threading
+    import webbrowser
+
+    import nbformat
+
+    from workbench import data, models
+
+    require_free(port)
+    if dataset is None and model is None:
+        model = "digits/prototypes"  # it fits all views
+    if dataset is not None and ":" not in dataset:
+        data.info(dataset)
+    if model is not None and ":" not in model:
+        models.card(model)
+    lines = "import os", f"os.chdir({os.getcwd()!r})", "from workbench.widgets import Bench"
+    cell = nbformat.v4.new_code_cell("\n".join([*lines, f"Bench({dataset!r}, {model!r})"]))
+    token = secrets.token_hex(16)
+    url = f"http://127.0.0.1:{port}/?token={token}"
+    with tempfile.TemporaryDirectory(prefix="workbench-app-") as folder:
+        page = f"{folder}/bench.ipynb"
+        nbformat.write(nbformat.v4.new_notebook(cells=[cell], metadata={"title": "Bench"}), page)
+        typer.echo(f"the bench: {url}\nCtrl-C ends it")
+        if browser:  # by then the server listens
+            threading.Timer(2, webbrowser.open, [url]).start()
+        Voila.launch_instance(
+            [page, "--show_tracebacks=True"],
+            **{"ip": "127.0.0.1", "port": port, "port_retries": 0, "token": token},
+            **{"open_browser": False, "log_level": "ERROR"},
+            tornado_settings={"headers": {"Content-Security-Policy": POLICY}},
+        )
 
 
 @app.command()
@@ -210,9 +257,9 @@ def student(
     workers: Workers = 2,
 ) -> None:
     """Write the copies for students (no solutions), nbgrader and teachers (executed)."""
-    from workbench import courses, steps
+    from workbench import courses, reports, steps
 
-    with processes(workers) as pool:
+    with reports.processes(workers) as pool:
         masters = notebooks or courses.masters()
         made = steps.run(courses.student_set(masters, output, pool, verify=verify))
     typer.echo(made)
@@ -233,9 +280,9 @@ def gallery(
     workers: Workers = 2,
 ) -> None:
     """Run the notebooks into a web site that needs no server and no network."""
-    from workbench import courses, steps
+    from workbench import courses, reports, steps
 
-    with processes(workers) as pool:
+    with reports.processes(workers) as pool:
         typer.echo(steps.run(courses.gallery(notebooks or courses.masters(), output, pool)))
 
 
@@ -285,16 +332,6 @@ def doctor() -> None:
         raise typer.Exit(1)
 
 
-def processes(workers: int) -> Executor:
-    """So many fresh processes; the kernels under them share the cores, a thread each."""
-    from concurrent.futures import ProcessPoolExecutor
-    from multiprocessing import get_context
-
-    if workers > 1:
-        os.environ.setdefault("OMP_NUM_THREADS", "1")
-    return ProcessPoolExecutor(workers, get_context("spawn"))
-
-
 def require_free(port: int) -> None:
     """Raise an OSError unless a server can listen on 127.0.0.1:`port`."""
     with socket.socket() as probe:
@@ -306,8 +343,8 @@ def require_free(port: int) -> None:
             other = port + 1 if port < 65535 else 8888
             raise OSError(
                 f"port {port} on 127.0.0.1 cannot be used ({error.strerror or error}). "
-                f"Is a bench already open there? Else choose another port: "
-                f"make lab PORT={other}, or workbench lab --port {other}"
+                f"Is a bench already open there? Else choose another port: --port {other}, "
+                f"or make lab PORT={other}"
             ) from None
 
 

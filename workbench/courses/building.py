@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+from base64 import b64decode
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Executor, as_completed
 from html import escape
@@ -14,6 +15,8 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import nbformat
+import numpy as np
+import pandas as pd
 from nbformat import NotebookNode
 
 import workbench
@@ -26,6 +29,7 @@ NAMED = re.compile(r"(exercise|check)-\d+$")  # tags in students' copies
 UNSOLVED = ("NotImplementedError", "AssertionError")
 HEAD = (r"# (.+)", r"\*\*Goal:\*\* *(.+)", r"\*\*Time:\*\* *([^*\n]+)")  # of a notebook
 PICTURE = re.compile(r'(<img alt="[^"]*" src="data:image/png;base64,([^"]+)")')
+PLOTLY = "application/vnd.plotly.v1+json"
 MARKUP = re.compile(r"[*`]|\[([^]]*)\]\([^)]*\)")
 STYLE = Path(__file__).with_name("gallery.css")
 
@@ -195,18 +199,42 @@ def _shown(path: Path, folder: Path, names: list[str]) -> str:
         page = page.replace(f'href="{name}.ipynb', f'href="{name}.html')
     download = f'<a href="{path.name}" download>Notebook</a>'
     links = f'<a href="index.html">All notebooks</a> · {download}'
-    page = page.replace("<main>", f'<nav style="padding: 0.5em">{links}</nav>\n<main>', 1)
+    page = page.replace("<main>", f'<main>\n<nav class="jp-RenderedHTMLCommon">{links}</nav>', 1)
     reports.write(folder / f"{path.stem}.html", page)
     _write(folder / path.name, student(executed))
     title, goal, time = (
         escape(MARKUP.sub(r"\1", found[1]).strip()) if found else ""
         for found in (re.search(f"^{line}", executed.cells[0].source, re.M) for line in HEAD)
     )
-    found = {data: tag for tag, data in PICTURE.findall(page)}
-    pictures = [f"{found[data]}>" for data in sorted(found, key=len)[:-5:-1]]  # with most in them
+    different = {data: tag for tag, data in PICTURE.findall(page)}
+    pictures = [f"{tag}>" for tag in list(different.values())[:4]]
+    outputs = [output for cell in executed.cells for output in cell.get("outputs", [])]
+    charts = [_sketch(out.data[PLOTLY]) for out in outputs if PLOTLY in out.get("data", {})]
+    pictures.insert(0, next(filter(None, charts), ""))
     link = f'<a href="{path.stem}.html">'
     return (
         f"<li><h2>{link}{title or escape(path.stem)}</a></h2>\n"
         f'<div class="pictures">{"".join(pictures)}</div>\n<p>{goal}</p>\n'
         f'<p class="links">{time} {link}Page</a> {download}</p></li>'
     )
+
+
+def _sketch(figure: dict[str, Any]) -> str:
+    """The lines of a plotly figure as a small drawing; "" where it has none."""
+    lines = []
+    for trace in figure["data"]:
+        y = trace.get("y", [])
+        if isinstance(y, dict):  # an array's bytes
+            y = np.frombuffer(b64decode(y["bdata"]), y["dtype"])
+        numbers = pd.to_numeric(pd.Series(y), errors="coerce").dropna()
+        if "lines" in (trace.get("mode") or "") and len(numbers) > 1:
+            lines.append(numbers)
+    if not lines:
+        return ""
+    low, high = min(y.min() for y in lines), max(y.max() for y in lines)
+    drawn = ""
+    for y in lines:
+        across, down = np.linspace(2, 118, len(y)), 78 - 76 * (y - low) / (high - low or 1)
+        points = " ".join(f"{a:.0f},{b:.0f}" for a, b in zip(across, down, strict=True))
+        drawn += f'<polyline points="{points}"/>'
+    return f'<svg viewBox="0 0 120 80" role="img" aria-label="a chart inside">{drawn}</svg>'

@@ -18,6 +18,7 @@ from nbformat import NotebookNode
 
 MARKER = re.compile(r"^# solution[ \t]*$\n?", re.MULTILINE)
 NEAR_MARKER = re.compile(r"^[ \t]*#+[ \t]*(?:begin |end )?solution\b.*", re.MULTILINE | re.I)
+FUNCTION = re.compile(r"^def (\w+)\(.*", re.MULTILINE)
 PLACE = "# Your code goes here."
 GOES_ON = "raises-exception"  # a tag: JupyterLab and reports go on behind an unsolved exercise
 
@@ -102,32 +103,33 @@ def problems(notebook: NotebookNode) -> list[str]:
     for cell in shown:
         if cell.cell_type == "code" and (near := NEAR_MARKER.search(cell.source)):
             found.append(f"`{near[0]}` cuts nothing: a solution begins with the line `# solution`")
-    for exercise in exercises(notebook):
-        where = f"exercise `{_first(exercise.stub)}`"
+    for number, exercise in enumerate(exercises(notebook), 1):
         check = notebook.cells[exercise.check].source if exercise.check is not None else ""
         try:
-            found += [f"{where}: {text}" for text in _mismatches(exercise, check)]
+            found += [f"exercise {number}: {text}" for text in _mismatches(exercise, check)]
         except SyntaxError as error:
-            found.append(f"{where}: not Python: {error}")
+            found.append(f"exercise {number}: not Python: {error}")
         lines = {line.partition("  #")[0].strip() for line in exercise.solution.splitlines()} - {""}
         for cell in shown:
             if sum(line in cell.source for line in lines) > len(lines) / 2:
-                found.append(f"{where}: students see the solution in `{_first(cell.source)}`")
+                place = cell.source.partition("\n")[0][:60]
+                found.append(f"exercise {number}: students see the solution in `{place}`")
     return found
 
 
 def _mismatches(exercise: Exercise, check: str) -> Iterator[str]:
     """How stub, solution and check do not fit; raises a SyntaxError where one is not Python."""
-    stub, solution, checking = map(ast.parse, (exercise.stub, exercise.solution, check))
+    checking = ast.parse(check)
     given, wanted = _bound(exercise.stub), _bound(exercise.solution)
     read = {node.id for node in ast.walk(checking) if isinstance(node, ast.Name)}
     for name in sorted(wanted & read - given - _bound(check)):
         yield f"the check reads {name!r}, which the solution binds and the stub does not"
     if not wanted & given:
         yield "the solution binds no name of the stub: what is to be filled in?"
-    for name, signature in _signatures(solution).items():
-        if (other := _signatures(stub).get(name, signature)) != signature:
-            yield f"the stub has {other}, the solution {signature}"
+    defined = {found[1]: found[0] for found in FUNCTION.finditer(exercise.solution)}
+    for found in FUNCTION.finditer(exercise.stub):
+        if (line := defined.get(found[1], found[0])) != found[0]:
+            yield f"the stub has `{found[0]}`, the solution `{line}`"
     asserts = [node for node in ast.walk(checking) if isinstance(node, ast.Assert)]
     if not asserts:
         yield "no cell with an assert follows"
@@ -139,15 +141,6 @@ def _bound(source: str) -> set[str]:
     """Names that code binds at its top level."""
     symbols = symtable.symtable(source, "cell", "exec").get_symbols()
     return {s.get_name() for s in symbols if s.is_assigned() or s.is_imported()}
-
-
-def _signatures(tree: ast.Module) -> dict[str, str]:
-    functions = [node for node in tree.body if isinstance(node, ast.FunctionDef)]
-    return {node.name: f"{node.name}({ast.unparse(node.args)})" for node in functions}
-
-
-def _first(source: str) -> str:
-    return source.strip().partition("\n")[0][:60]
 
 
 def _tags(cell: NotebookNode) -> list[str]:
