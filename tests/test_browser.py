@@ -161,7 +161,9 @@ def run_all(page, server, name):
     page.wait_for_function(
         """() => {
             const prompts = [...document.querySelectorAll('.jp-CodeCell .jp-InputPrompt')];
-            return prompts.length && prompts.every(p => /\\[\\d+\\]/.test(p.textContent));
+            const failed = '[data-mime-type="application/vnd.jupyter.error"]';
+            return document.querySelector(failed)
+                || prompts.length && prompts.every(p => /\\[\\d+\\]/.test(p.textContent));
         }""",
         timeout=180_000,
     )
@@ -213,7 +215,7 @@ def test_the_bench_is_turned_drawn_on_saved_and_run_again(page, server):
     turn("attack")
     bench.locator("text=Perturbation").first.wait_for(timeout=60_000)
     steps = bench.locator(".widget-text:has-text('n steps') input").first
-    steps.fill("100000")
+    steps.fill("10000")
     steps.press("Enter")
     bench.locator("label:has-text('exhaustive') input").check()
     bench.locator("button:has-text('Launch')").click()

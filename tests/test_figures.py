@@ -244,7 +244,7 @@ def test_confidences_are_told_in_order_and_with_the_true_class(weights, top, at)
 def test_confidence_table_is_a_table_with_headers():
     table = figures.confidence_table([0.05, 0.65, 0.3], ["a", "b", "c"], label=2, top=1)
     page = Page(table.html)
-    assert [head.get("scope") for head in page.all("th")] == ["col"] * 3 + ["row"] * 2
+    assert [head.get("scope") for head in page.all("th")] == ["col"] * 2 + ["row"] * 2
     assert len(page.all("caption")) == 1
     assert "Predicted b with confidence 65%, but it is c" in page.text
     assert "◀ predicted" in page.text

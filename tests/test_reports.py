@@ -288,7 +288,7 @@ def test_the_page_is_one_file_with_everything_inside(good):
     assert "https://example.org" in html
     assert len(re.findall(r'Plotly.newPlot\(\s*"figure-', html)) == 2
     assert html.count("* plotly.js v") == 1
-    labels = re.findall(r"""<figure aria-label=(["'])(.*?)\1 role="img">""", html)
+    labels = re.findall(r"""<figure aria-label=(["'])(.*?)\1>""", html)
     assert [unescape(label) for _, label in labels] == ['A curve that "peaks" <at> 3', "Bars"]
     assert "vnd.workbench.record" not in html
     assert "cdn" not in html.split("<body")[0].split("* plotly.js v")[0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import json
+import time
 from collections.abc import Iterator
 from functools import partial
 from typing import Any, ClassVar, Literal
@@ -36,6 +37,7 @@ PANELS: dict[str, type[Panel[Any, Any]]] = {
     "patterns": PatternPanel,
 }
 COLUMNS = "repeat(auto-fit, minmax(30em, 1fr))"
+PAUSE = 0.4  # seconds without another image, or a stroke of the pen, before slow parts start
 MEANT = "what the model says"
 
 
@@ -126,6 +128,8 @@ class Bench:
         return filled and all(panel.wait(timeout) for panel in self.panels.values())
 
     def _fill(self) -> Iterator[Step[None]]:
+        time.sleep(PAUSE)
+        yield Step(0, len(self.panels), "waiting")
         for panel in self.panels.values():
             panel.wait()
         names = [self.view, *(name for name in self.panels if name != self.view)]

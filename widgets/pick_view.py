@@ -12,6 +12,11 @@ export default {
       const held = el.contains(document.activeElement) && document.activeElement.dataset.pick;
       el.innerHTML = model.get("value");
       if (held) el.querySelector(`[data-pick="${CSS.escape(held)}"]`)?.focus();
+      // The handles of ipywidgets' sliders have no name that a screen reader could say.
+      for (const handle of document.querySelectorAll(".noUi-handle:not([aria-label])")) {
+        const label = handle.closest(".widget-slider")?.querySelector("label");
+        if (label) handle.setAttribute("aria-label", label.textContent);
+      }
     };
     const tell = (node, what) => {
       model.set("picked", { name: node.dataset.pick, ...what, turn: Date.now() });

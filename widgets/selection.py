@@ -50,6 +50,7 @@ class Selection(traitlets.HasTraits):
         self._own: set[str] = set()
         self._datasets: dict[str, ImageDataset] = {}
         self._models: dict[str, Classifier] = {}
+        self._cards: dict[str, models.ModelCard] = {}
         self._origins: dict[str, str] = {}
         self.trainings: dict[str, ImageDataset] = {}
         chosen = self.add(model) if model is not None else None
@@ -157,7 +158,11 @@ class Selection(traitlets.HasTraits):
 
     def card(self, name: str) -> models.ModelCard:
         """The card of a model, one's own included."""
-        return self._models[name].card if name in self._models else models.card(name)
+        if name in self._models:
+            return self._models[name].card
+        if name not in self._cards:  # read from files; asked for at every change
+            self._cards[name] = models.card(name)
+        return self._cards[name]
 
     def dataset_names(self) -> list[str]:
         """Every data set to choose from: one's own first, then those that are there."""

@@ -69,7 +69,7 @@ def confidence_table(
         '<table style="border-collapse:collapse;font-family:system-ui,sans-serif;font-size:13px">'
         '<caption style="caption-side:top;text-align:left;padding:4px 0">'
         f"{escape(told.verdict)}</caption>"
-        f"<thead><tr>{head}class</th>{head}confidence</th>{head}</th></tr></thead>"
+        f"<thead><tr>{head}class</th>{head}confidence</th><td></td></tr></thead>"
         f"<tbody>{rows}</tbody></table>"
     )
     return Picture(table, told.alt)

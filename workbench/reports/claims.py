@@ -129,9 +129,8 @@ def to_html(content: dict[str, Any]) -> str:
     """The page of a card's content."""
     rates = pd.DataFrame(content["accuracies"]).drop(columns="failed")
     found = pd.DataFrame(content["indicators"])[["name", "level", "says", "why"]]
-    facts = pd.DataFrame(
-        [(k, json.dumps(v)) for k, v in content.items() if k not in ("accuracies", "indicators")]
-    )
+    shown = ("accuracies", "indicators", "figures")
+    facts = pd.DataFrame([(k, json.dumps(v)) for k, v in content.items() if k not in shown])
     figures = content["figures"].items()
     parts = {
         "Accuracies, with 95% intervals": html_table(rates, index=False, na_rep="not known"),

@@ -20,11 +20,12 @@ PAGE = """\
   body {{ font: 15px/1.4 system-ui, sans-serif; margin: 1.5em; color: #1b1b1b; }}
   table {{ border-collapse: collapse; margin: 1em 0; }}
   th, td {{ padding: .3em .7em; border-bottom: 1px solid #ccc; text-align: left; }}
-  td {{ font-variant-numeric: tabular-nums; overflow-wrap: anywhere; max-width: 40em; }}
-  th button {{ font: inherit; background: none; border: 0; padding: 0; cursor: pointer; }}
-  th button::after {{ content: " \\2195"; }}
-  th[aria-sort=ascending] button::after {{ content: " \\2191"; }}
-  th[aria-sort=descending] button::after {{ content: " \\2193"; }}
+  td {{ font-variant-numeric: tabular-nums; overflow-wrap: break-word; max-width: 40em; }}
+  th button {{ font: inherit; background: none; border: 0; padding: 0; cursor: pointer;
+    white-space: nowrap; }}
+  th button::after {{ content: " \\2195" / ""; }}
+  th[aria-sort=ascending] button::after {{ content: " \\2191" / ""; }}
+  th[aria-sort=descending] button::after {{ content: " \\2193" / ""; }}
   button:focus-visible, a:focus-visible {{ outline: 3px solid #0072b2; }}
   img {{ max-height: 60px; max-width: 120px; display: block; }}
 </style></head>
@@ -33,7 +34,6 @@ PAGE = """\
 </main></body></html>
 """
 SORT = """
-<p id="order" role="status">A heading sorts the runs by its column.</p>
 <script>
 const heads = [...document.querySelectorAll("thead th")], body = document.querySelector("tbody");
 heads.forEach((head, at) => {
@@ -81,7 +81,8 @@ def to_html(table: pd.DataFrame, folder: Path, report: str, thumbnail: str) -> s
     said += ", ".join(f'<a href="{f.name}">{f.name}</a>' for f in sorted(folder.glob("results.*")))
     rows = shown.assign(run=links).set_index("run").rename_axis(columns="run", index=None)
     html = html_table(rows, escape=False, na_rep="")
-    return PAGE.format(title=escape(title), body=f"{said}.</p>\n{html}{SORT}")
+    said += '.</p>\n<p id="order" role="status">A heading sorts the runs by its column.</p>\n'
+    return PAGE.format(title=escape(title), body=said + html + SORT)
 
 
 def cell(value: Any) -> str:

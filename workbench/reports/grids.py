@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from functools import cache, partial
 from importlib.util import find_spec
 from itertools import product
-from math import prod
+from math import nan, prod
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -47,7 +47,7 @@ MARK, RESULTS, FIRST, SCRATCH = "complete.txt", "results.json", "picture.png", "
 STORE = "WORKBENCH_STORE"  # the address of a data folder served by HTTP
 KINDS = ("file", "onnx", "state_dict", "folder")  # of names that are KIND:PATH
 LITERAL = re.compile(r"""["']([^"'\n]{1,200})["']""")
-PICTURE = re.compile(r"<img\s[^>]*?data:image/png;base64,([A-Za-z0-9+/=]+)")
+PICTURE = re.compile(r"<img\s[^>]*?data:image/png;base64,([A-Za-z0-9+/=]{2000,})")  # no icons
 Workers = Callable[[], AbstractContextManager[futures.Executor]]
 Outcome = tuple[dict[str, bytes], str]  # the files of a report, compressed; the error or ""
 
@@ -62,15 +62,19 @@ class Job:
 
     source: Path
     text: bytes
-    sha256: str
     version: str
     store: str
     limits: dict[str, float]
     output: Path
-    folder: Path
+    place: str
     given: dict[str, Any]
     needs: dict[str, str]
     key: str
+
+    @property
+    def folder(self) -> Path:
+        """Where the report goes."""
+        return self.output / self.place
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,16 +128,15 @@ def grid_steps(
     """
     source = Path(notebook).absolute()
     chosen = combinations(inputs.parameters(source), values, parameters or {})
-    text, folder = source.read_bytes(), Path(output or f"reports/{source.stem}-grid").absolute()
+    text, version = source.read_bytes(), workbench.__version__
     job = partial(
         Job,
         source=source,
         text=zlib.compress(text),
-        sha256=hashlib.sha256(text).hexdigest(),
-        version=workbench.__version__,
+        version=version,
         store=os.environ.get(STORE, ""),
         limits={"cell_timeout": cell_timeout, "timeout": timeout},
-        output=folder,
+        output=Path(output or f"reports/{source.stem}-grid").absolute(),
     )
     code = [c.source for c in inputs.read_notebook(source).cells if c.cell_type == "code"]
     written = LITERAL.findall("\n".join(code))
@@ -142,9 +145,9 @@ def grid_steps(
     for given in chosen:
         names = [*written, *LITERAL.findall(json.dumps(given, ensure_ascii=False))]
         needs = {label: digest(label) for name in names for label in known(name)}
-        key = _hash([hashlib.sha256(text).hexdigest(), workbench.__version__, given, needs])
-        place = folder / folder_name(source.stem, given, values)
-        jobs.append(job(folder=place, given=given, needs=needs, key=key))
+        key = _hash([hashlib.sha256(text).hexdigest(), version, given, needs])
+        place = folder_name(source.stem, given, values)
+        jobs.append(job(place=place, given=given, needs=needs, key=key))
     return _steps(jobs, executor or partial(processes, os.cpu_count() or 1), resume)
 
 
@@ -216,8 +219,6 @@ def _steps(jobs: list[Job], executor: Workers, resume: bool) -> Iterator[Step[Gr
     except Timeout:
         raise RuntimeError(f"output: another grid is writing into {folder}") from None
     with lock:
-        for left in folder.glob(f"{SCRATCH}*"):  # by processes that were killed
-            shutil.rmtree(left, ignore_errors=True)
         missing = [job for job in jobs if not (resume and _is_complete(job))]
         errors: dict[Path, str] = {}
         total = len(missing) + 1
@@ -225,11 +226,24 @@ def _steps(jobs: list[Job], executor: Workers, resume: bool) -> Iterator[Step[Gr
         with closing(_outcomes(missing, executor)) as outcomes:
             yield Step(0, total, said if resume else "")
             for done, (job, outcome) in enumerate(outcomes, 1):
-                _save(job, outcome)
+                with _writing(folder):
+                    _save(job, outcome)
                 if outcome[1]:
                     errors[job.folder] = outcome[1]
                 yield Step(done, total, f"{len(errors)} failed" if errors else "")
-        yield Step(total, total, "index written", _summarise(jobs, errors))
+        for left in folder.glob(f"{SCRATCH}*"):  # by processes that were killed
+            shutil.rmtree(left, ignore_errors=True)
+        with _writing(folder):
+            result = _summarise(jobs, errors)
+        yield Step(total, total, "index written", result)
+
+
+@contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise OSError(f"{folder} cannot be written: {error}; what is complete stays") from None
 
 
 def _outcomes(jobs: Iterable[Job], executor: Workers) -> Generator[tuple[Job, Outcome]]:
@@ -306,14 +320,16 @@ def _summarise(jobs: list[Job], errors: Mapping[Path, str]) -> Grid:
     for job in jobs:
         error = errors.get(job.folder, "")
         content = {} if error else json.loads((job.folder / RESULTS).read_text())
-        row = {"run": job.folder.name, "seconds": content.get("seconds"), "error": error}
+        row = {"run": job.folder.name, "seconds": content.get("seconds", nan), "error": error}
         for kind, found in (("parameter", job.given), ("recorded", content.get("results", {}))):
             for name, value in pd.json_normalize(found).items():
-                row[f"{name} ({kind})" if name in row else str(name)] = value[0]
+                if name not in row or row[name] != value[0]:
+                    row[f"{name} ({kind})" if name in row else str(name)] = value[0]
         rows.append(row)
     table = pd.DataFrame(rows).convert_dtypes()
+    as_json = partial(json.dumps, default=lambda number: number.item())
     for name in table.select_dtypes("object"):  # lists, and values of several types
-        table[name] = table[name].map(json.dumps, na_action="ignore").astype("string")
+        table[name] = table[name].map(as_json, na_action="ignore").astype("string")
     last = ["seconds", "error"]
     table = table[[*(name for name in table if name not in last), *last]]
     write(folder / "results.csv", table.to_csv(index=False))
@@ -359,12 +375,13 @@ def work(job: Job) -> Outcome:
 
 def _notebook(job: Job, scratch: Path) -> Path:
     """The notebook as it was when the grid began: this machine's own, else a copy of it."""
+    text = zlib.decompress(job.text)
     with suppress(OSError):
-        if hashlib.sha256(job.source.read_bytes()).hexdigest() == job.sha256:
+        if job.source.read_bytes() == text:
             return job.source
     copy = scratch / "notebook" / job.source.name
     copy.parent.mkdir()
-    copy.write_bytes(zlib.decompress(job.text))
+    copy.write_bytes(text)
     return copy
 
 
@@ -375,7 +392,7 @@ def labels(base: Path, name: str) -> list[str]:
     or KIND:PATH as it stands, with a path relative to `base`.
     """
     kind, _, path = name.partition(":")
-    if kind in KINDS:
+    if path and kind in KINDS:
         return [name] if os.path.exists(base / path) else []
     home = data.folder()
     if name in data.available():
@@ -392,7 +409,7 @@ def labels(base: Path, name: str) -> list[str]:
 def _path(base: Path, label: str) -> Path:
     """Where a label is on this machine; what is shipped wins, as in `models.load`."""
     kind, _, path = label.partition(":")
-    if kind in KINDS:
+    if path and kind in KINDS:
         return base / path
     shipped = Path(models.__file__).with_name("weights") / label.removeprefix("models/")
     return shipped if os.path.isfile(shipped) else data.folder() / label

@@ -36,7 +36,16 @@ TEMPLATE = """\
 {%- block jupyter_widgets -%}{%- endblock -%}
 {%- block html_head_css -%}
 <style>
+  body { /* contrasts of 4.5 and more, where JupyterLab's theme has less */
+    --jp-mirror-editor-comment-color: #2f6868;
+    --jp-mirror-editor-number-color: #060;
+    --jp-mirror-editor-operator-color: #81c;
+    --jp-mirror-editor-meta-color: #81c;
+    --jp-cell-prompt-not-active-font-color: #555;
+    --jp-cell-prompt-not-active-opacity: 1;
+  }
   main { max-width: 1000px; margin: 0 auto; padding: 1em; }
+  main .jp-RenderedHTMLCommon a:any-link { text-decoration: underline; }
   details.code > summary { color: #555; cursor: pointer; font-size: 85%; }
   figure { margin: 1em 0; }
   figcaption { color: #444; font-size: 90%; }
@@ -127,7 +136,7 @@ def _figure(figure: dict[str, Any], number: int) -> str:
         validate=False,
         div_id=f"figure-{number}",
     )
-    return f'<figure role="img" aria-label="{alt}">{drawing}<figcaption>{alt}</figcaption></figure>'
+    return f'<figure aria-label="{alt}">{drawing}<figcaption>{alt}</figcaption></figure>'
 
 
 class _Scan(HTMLParser):

@@ -1,0 +1,111 @@
+"""`workbench app`: the bench as a page of its own, and what is said when it cannot be."""
+
+import contextlib
+import re
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+from test_browser import chromium, page, shot  # noqa: F401
+from typer.testing import CliRunner
+
+from workbench import cli
+
+WORKBENCH = [sys.executable, "-c", "from workbench.cli import app; app()"]
+REFUSED = "Content Security Policy"  # a font that voila's template would load from the network
+
+
+def app(*words):
+    return CliRunner().invoke(cli.app, ["app", "--no-browser", *words])
+
+
+def test_without_voila_it_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "voila.app", None)
+    result = app()
+    assert result.exit_code == 1
+    assert "pip install 'dnn-workbench[app]'" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--dataset", "digit"], "unknown data set 'digit'"),
+        (["--model", "digits/cn"], "unknown model 'digits/cn'"),
+        (["--port", "0"], "--port"),
+    ],
+)
+def test_wrong_names_start_nothing(words, message):
+    pytest.importorskip("voila", reason="needs voila")
+    result = app(*words)
+    assert result.exit_code == 2
+    assert message in result.stderr
+
+
+def test_a_busy_port_is_said():
+    pytest.importorskip("voila", reason="needs voila")
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        server.listen()
+        port = server.getsockname()[1]
+        result = app("--port", str(port))
+    assert result.exit_code == 1
+    assert f"port {port} on 127.0.0.1 cannot be used" in result.stderr
+
+
+@contextlib.contextmanager
+def served(folder, *words):
+    """The address of the page, once it answers."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    with open(folder / "app.log", "w") as log:
+        command = [*WORKBENCH, "app", "--no-browser", "--port", str(port), *words]
+        process = subprocess.Popen(command, cwd=folder, stdout=log, stderr=subprocess.STDOUT)
+    try:
+        end = time.monotonic() + 60
+        while True:
+            assert process.poll() is None, (folder / "app.log").read_text()
+            assert time.monotonic() < end, "no answer"
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+                break
+            time.sleep(0.1)
+        yield re.search(r"http\S+", (folder / "app.log").read_text())[0]
+    finally:
+        process.terminate()
+        process.wait(20)
+
+
+@pytest.mark.browser
+@pytest.mark.slow
+@pytest.mark.xdist_group("browser")
+def test_the_page_draws_and_answers_a_click(page, tmp_path):  # noqa: F811
+    pytest.importorskip("voila", reason="needs voila")
+    outside = []
+
+    def answered(response):
+        if not re.match(r"data:|blob:|http://127\.0\.0\.1", response.url):
+            outside.append(response.url)
+
+    page.on("response", answered)
+    with served(tmp_path) as address:
+        refused = page.request.get(address.split("?")[0])
+        assert "Bench" not in refused.text(), "the page asks for the token"
+        page.goto(address, timeout=120_000)
+        image = page.locator("img[alt^='index ']").first
+        image.wait_for(timeout=60_000)
+        before = image.get_attribute("alt")
+        page.locator("button:has-text('next')").first.click()
+        page.wait_for_function(
+            "before => document.querySelector(`img[alt^='index ']`).alt !== before", arg=before
+        )
+        page.locator("li.lm-TabBar-tab:has-text('attack')").first.click()
+        page.locator("text=Perturbation").first.wait_for(timeout=60_000)
+        shot(page, "app")
+        page.locator("text=Save as notebook or report").last.click()
+        page.locator("button:text-is('Save as notebook')").last.click()
+        page.locator("text=Saved bench-1.ipynb").wait_for(timeout=20_000)
+        assert (tmp_path / "bench-1.ipynb").exists()
+    assert outside == []
+    assert [problem for problem in page.problems if REFUSED not in problem] == []

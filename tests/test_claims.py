@@ -1,0 +1,128 @@
+import json
+import re
+from itertools import pairwise
+
+import pytest
+from typer.testing import CliRunner
+
+from workbench import cli, data, models, reports, robustness
+from workbench.reports import claims, grids
+
+FIGURES = """
+<figure aria-label="Curve &lt;of&gt; 'x'" role="img"><div> <div id="figure-1"></div></div>
+</figure><figure aria-label='Bars' role="img"><div style="a">
+<div class="p" id="figure-2"></div></div></figure><figure><figcaption>none</figcaption></figure>
+"""
+
+
+@pytest.fixture(scope="module")
+def quick():
+    """Two indicators in place of twenty."""
+    few = {name: robustness.INDICATORS[name] for name in ("outputs are logits", "enough images")}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("workbench.robustness.diagnosis.INDICATORS", few)
+        yield
+
+
+@pytest.fixture(scope="module")
+def card(quick, tmp_path_factory):
+    home = tmp_path_factory.mktemp("claims")
+    (home / "a report.html").write_text(FIGURES)
+    return reports.claim("digits/mlp", home / "out", n=40, report=home / "a report.html")
+
+
+def test_clean_accuracy_and_its_interval_are_those_of_the_sample(card):
+    images = data.load("digits").sample(40, seed=0)
+    right = int((models.load("digits/mlp").predict(images.images).label == images.labels).sum())
+    clean = card.frame().iloc[0]
+    assert clean["rate"] == right / 40
+    assert (clean["low"], clean["high"]) == pytest.approx(robustness.wilson(right, 40))
+    assert card.content["sample"]["sha256"] == images.sha256()
+
+
+def test_robust_accuracies_are_those_of_evaluate_and_the_worst_case_is_the_lowest(card):
+    images = data.load("digits").sample(40, seed=0)
+    found = robustness.evaluate(models.load("digits/mlp"), images, claims.ATTACKS, eps=[0.1])
+    expected = found.curve()["robust_accuracy"].tolist()
+    rates = card.frame()["rate"].tolist()
+    assert rates[1:] == pytest.approx(expected)
+    assert rates[0] >= max(rates[1:])
+    assert min(rates) == rates[-1]
+    assert card.summary()["worst case"] == rates[-1]
+
+
+def test_the_json_names_all_it_takes_to_check(card):
+    content = json.loads(card.json.read_text())
+    assert content == json.loads(json.dumps(card.content))
+    assert content["model"]["name"] == "digits/mlp"
+    assert content["seed"] == 0
+    assert {row["name"] for row in content["indicators"]} == {"outputs are logits", "enough images"}
+    assert set(content["attacks"]) == {"FGSM", "PGD", "APGD"}
+    assert {"python", "workbench", "torch"} <= set(content["versions"])
+    weights = models.checkpoints.SHIPPED / "digits" / "mlp.safetensors"
+    label = "models/digits/mlp.safetensors"
+    assert content["files"] == {label: grids._digest(weights.parent, f"file:{weights}")}
+    assert card.json.name == "digits-mlp.json"
+
+
+def test_the_page_holds_the_figures_as_links_and_no_cut_text(card):
+    html = card.html.read_text()
+    links = re.findall(r'href="([^"]+)">([^<]+)<', html)
+    assert links == [
+        ("../a%20report.html#figure-1", "Curve &lt;of&gt; &#x27;x&#x27;"),
+        ("../a%20report.html#figure-2", "Bars"),
+    ]
+    assert "<h1>Claim: digits/mlp</h1>" in html
+    assert card.content["sample"]["sha256"] in html
+    assert "..." not in html
+    for row in card.content["indicators"]:
+        assert row["level"] in html
+    assert "http" not in html.replace("http-equiv", "")
+
+
+def test_a_run_that_raises_leaves_the_rate_unknown(quick, tmp_path, monkeypatch):
+    class Broken(claims.FGSM):
+        def search(self, problem):
+            raise ArithmeticError("no")
+            yield
+
+    monkeypatch.setattr(claims, "ATTACKS", (Broken(), claims.FGSM()))
+    card = reports.claim("digits/mlp", tmp_path, n=10)
+    assert card.summary()["Broken"] is None
+    assert "not known" in card.html.read_text()
+
+
+def test_steps_go_up_to_the_total(quick, tmp_path):
+    ticks = list(reports.claim_steps("digits/mlp", tmp_path, n=5, eps=0.02, seed=3))
+    done = [tick.done for tick in ticks]
+    assert all(a <= b for a, b in pairwise(done))
+    assert done[-1] == ticks[-1].total
+    assert ticks[-1].value.content["accuracies"][1]["eps"] == 0.02
+
+
+@pytest.mark.parametrize(
+    ("model", "options", "said"),
+    [
+        ("digits/ml", {}, "Did you mean 'digits/mlp'"),
+        ("digits/mlp", {"n": 100_000}, "has 360 images"),
+        ("digits/mlp", {"n": 0}, "n: expected a whole number"),
+        ("digits/mlp", {"eps": -1.0}, "eps"),
+    ],
+)
+def test_wrong_arguments_are_named_and_nothing_is_written(model, options, said, tmp_path):
+    with pytest.raises(ValueError, match=said):
+        reports.claim(model, tmp_path / "out", **options)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_report_that_is_not_there_is_said(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"gone\.html"):
+        reports.claim("digits/mlp", tmp_path / "out", report=tmp_path / "gone.html")
+
+
+def test_the_command_prints_the_table_and_the_page(quick, tmp_path):
+    words = ["claim", "digits/mlp", "-n", "10", "--output", str(tmp_path)]
+    result = CliRunner().invoke(cli.app, words)
+    assert result.exit_code == 0, result.output
+    assert result.stdout.splitlines()[-1] == str(tmp_path / "digits-mlp.html")
+    assert "worst case" in result.stdout
