@@ -56,6 +56,7 @@ def test_the_json_names_all_it_takes_to_check(card):
     assert content == json.loads(json.dumps(card.content))
     assert content["model"]["name"] == "digits/mlp"
     assert content["seed"] == 0
+    assert content["diagnosed"]["images"] == 40
     assert {row["name"] for row in content["indicators"]} == {"outputs are logits", "enough images"}
     assert set(content["attacks"]) == {"FGSM", "PGD", "APGD"}
     assert {"python", "workbench", "torch"} <= set(content["versions"])

@@ -133,7 +133,7 @@ def test_the_index_links_each_page_and_shows_its_picture(made):
     assert links
     assert all((made.page.parent / link).is_file() for link in links)
     assert html.count("<img ") == 2
-    assert html.count('alt="first picture of') == 2
+    assert html.count('alt="largest picture of') == 2
     assert "bad is bad" in html
     assert "(failed)" in html
 

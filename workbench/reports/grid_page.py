@@ -21,13 +21,14 @@ PAGE = """\
   table {{ border-collapse: collapse; margin: 1em 0; }}
   th, td {{ padding: .3em .7em; border-bottom: 1px solid #ccc; text-align: left; }}
   td {{ font-variant-numeric: tabular-nums; overflow-wrap: break-word; max-width: 40em; }}
+  td:last-child:not(:empty) {{ min-width: 20em; }}
   th button {{ font: inherit; background: none; border: 0; padding: 0; cursor: pointer;
     white-space: nowrap; }}
   th button::after {{ content: " \\2195" / ""; }}
   th[aria-sort=ascending] button::after {{ content: " \\2191" / ""; }}
   th[aria-sort=descending] button::after {{ content: " \\2193" / ""; }}
   button:focus-visible, a:focus-visible {{ outline: 3px solid #0072b2; }}
-  img {{ max-height: 60px; max-width: 120px; display: block; }}
+  img {{ height: 60px; max-width: 160px; object-fit: contain; image-rendering: pixelated; }}
 </style></head>
 <body><main><h1>{title}</h1>
 {body}
@@ -71,7 +72,7 @@ def to_html(table: pd.DataFrame, folder: Path, report: str, thumbnail: str) -> s
     for run, error in zip(table["run"], table["error"], strict=True):
         link, picture = f"{quote(run)}/{quote(report)}", f"{quote(run)}/{thumbnail}"
         links.append(f"{run} (failed)" if error else f'<a href="{link}">{run}</a>')
-        pictures.append(f'<img src="{picture}" alt="first picture of {run}" loading="lazy">')
+        pictures.append(f'<img src="{picture}" alt="largest picture of {run}" loading="lazy">')
         if not (folder / run / thumbnail).exists():
             pictures[-1] = ""
     if any(pictures):

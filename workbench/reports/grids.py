@@ -43,11 +43,11 @@ from workbench.steps import Step, run
 LARGEST = 100_000  # runs of a grid
 DEATHS = 3  # of the process under a run, after which the run counts as failed
 MANY = 1000  # runs that a cluster is handed at a time
-MARK, RESULTS, FIRST, SCRATCH = "complete.txt", "results.json", "picture.png", ".run-"
+MARK, RESULTS, SHOWN, SCRATCH = "complete.txt", "results.json", "picture.png", ".run-"
 STORE = "WORKBENCH_STORE"  # the address of a data folder served by HTTP
 KINDS = ("file", "onnx", "state_dict", "folder")  # of names that are KIND:PATH
 LITERAL = re.compile(r"""["']([^"'\n]{1,200})["']""")
-PICTURE = re.compile(r"<img\s[^>]*?data:image/png;base64,([A-Za-z0-9+/=]{2000,})")  # no icons
+PICTURE = re.compile(r"<img\s[^>]*?data:image/png;base64,([A-Za-z0-9+/=]+)")
 Workers = Callable[[], AbstractContextManager[futures.Executor]]
 Outcome = tuple[dict[str, bytes], str]  # the files of a report, compressed; the error or ""
 
@@ -304,7 +304,7 @@ def _save(job: Job, outcome: Outcome) -> None:
     """Write the files of a run; the mark that it is complete comes last."""
     files, error = outcome
     job.folder.mkdir(exist_ok=True)
-    for stale in (MARK, RESULTS, FIRST, job.source.with_suffix(".html").name):
+    for stale in (MARK, RESULTS, SHOWN, job.source.with_suffix(".html").name):
         (job.folder / stale).unlink(missing_ok=True)
     for name, packed in files.items():
         part = job.folder / f".{name}.part"
@@ -340,7 +340,7 @@ def _summarise(jobs: list[Job], errors: Mapping[Path, str]) -> Grid:
         table.to_parquet(part)
         os.replace(part, parquet)
     page, report = folder / "index.html", jobs[0].source.with_suffix(".html").name
-    write(page, grid_page.to_html(table, folder, report, FIRST))
+    write(page, grid_page.to_html(table, folder, report, SHOWN))
     return Grid(page, parquet if has_parquet else None, table)
 
 
@@ -363,8 +363,8 @@ def work(job: Job) -> Outcome:
             source = _notebook(job, Path(scratch))
             run(steps(source, job.given, report, **job.limits), progress=False)
             html = (report / source.with_suffix(".html").name).read_text("utf-8")
-            if found := PICTURE.search(html):
-                (report / FIRST).write_bytes(base64.b64decode(found[1]))
+            if found := PICTURE.findall(html):
+                (report / SHOWN).write_bytes(base64.b64decode(max(found, key=len)))
         except ReportError as raised:
             error = str(raised).replace(str(report), str(job.folder))
         except Exception as raised:  # of a damaged file, a full disk, a download
