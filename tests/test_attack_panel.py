@@ -155,7 +155,8 @@ def test_a_target_that_the_image_already_has_is_said(panel):
     panel.form.controls["target"].value = label
     panel.start()
     assert panel.wait(10)
-    assert "choose another target" in panel.message.value
+    assert f"The image is of class {label} already: choose another target." in panel.view.value
+    assert panel.result.result is None
 
 
 def test_showing_a_panel_attacks_nothing_by_itself():

@@ -89,7 +89,7 @@ def test_the_panel_in_view_comes_first_and_turning_to_one_completes_it():
 
 
 def test_a_panel_that_does_not_fit_says_so_and_offers_models():
-    bench = Bench("shapes", "shapes/vit", 3)
+    bench = Bench("shapes", "shapes/vit", 3, auto=False)
     bench._repr_mimebundle_()
     settle(bench)
     titles = [bench.tabs.get_title(i) for i in range(5)]

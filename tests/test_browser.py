@@ -411,8 +411,17 @@ def test_level_set_panel_runs_cancels_scrubs_and_is_clicked(page, server):
     page.keyboard.press("Home")  # the fewest points; runs again
     plane = panel.locator("svg[data-pick=plane]")
     plane.wait_for(timeout=30_000)
-    panel.locator(".widget-slider:has-text('step'):not([disabled])").last.wait_for()
-    cancel.wait_for(state="hidden", timeout=60_000)  # the path is whole
+    page.wait_for_function(  # the plane of 17 points is there: the path is whole
+        """async () => {
+            const picture = document.querySelector('svg[data-pick=plane] image');
+            if (!picture) return false;
+            const image = new Image();
+            image.src = picture.getAttribute('href');
+            await image.decode();
+            return image.naturalWidth === 17;
+        }""",
+        timeout=60_000,
+    )
     slider = panel.locator(".widget-slider:has-text('step') [role=slider]").last
     slider.focus()
     page.keyboard.press("Home")

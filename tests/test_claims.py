@@ -6,7 +6,7 @@ import pytest
 from typer.testing import CliRunner
 
 from workbench import cli, data, models, reports, robustness
-from workbench.reports import claims, grids
+from workbench.reports import claims, needs
 
 FIGURES = """
 <figure aria-label="Curve &lt;of&gt; 'x'" role="img"><div> <div id="figure-1"></div></div>
@@ -62,7 +62,7 @@ def test_the_json_names_all_it_takes_to_check(card):
     assert {"python", "workbench", "torch"} <= set(content["versions"])
     weights = models.checkpoints.SHIPPED / "digits" / "mlp.safetensors"
     label = "models/digits/mlp.safetensors"
-    assert content["files"] == {label: grids._digest(weights.parent, f"file:{weights}")}
+    assert content["files"] == {label: needs.digest(weights.parent, f"file:{weights}")}
     assert card.json.name == "digits-mlp.json"
 
 

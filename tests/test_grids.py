@@ -22,7 +22,7 @@ from nbformat.v4 import new_code_cell, new_notebook
 from typer.testing import CliRunner
 
 from workbench import cli, figures, reports
-from workbench.reports import grid_page, grids
+from workbench.reports import grid_page, grids, needs
 from workbench.steps import run
 
 DECLARED = "name: str = 'a'\neps: float = 0.1\nfew: list[int] = [1]\n"
@@ -495,39 +495,39 @@ def test_a_cluster_without_distributed_says_what_to_install(monkeypatch):
 def worker(monkeypatch, tmp_path):
     """The data folder of a worker, empty."""
     monkeypatch.setenv("WORKBENCH_DATA", str(tmp_path / "worker"))
-    grids._ensure.cache_clear()
+    needs.ensure.cache_clear()
     return tmp_path / "worker"
 
 
 def test_a_name_stands_for_its_files(worker, tmp_path):
-    assert grids.labels(tmp_path, "digits/cnn") == ["models/digits/cnn.safetensors"]
+    assert needs.labels(tmp_path, "digits/cnn") == ["models/digits/cnn.safetensors"]
     (tmp_path / "w.onnx").write_text("w")
-    assert grids.labels(tmp_path, "onnx:w.onnx") == ["onnx:w.onnx"]
+    assert needs.labels(tmp_path, "onnx:w.onnx") == ["onnx:w.onnx"]
     nothing = ("no/such", "../w", "x" * 100_000, "a\x00", "hf:some/net", "file:", "folder")
     for name in (*nothing, *HOSTILE):
-        assert grids.labels(tmp_path, name) == []
+        assert needs.labels(tmp_path, name) == []
 
 
 def test_a_folder_of_pictures_is_hashed_as_a_whole(tmp_path):
     for name in ("cats/1.png", "dogs/1.png"):
         (tmp_path / "pets" / name).parent.mkdir(parents=True)
         (tmp_path / "pets" / name).write_text(name)
-    before = grids._digest(tmp_path, "folder:pets")
-    assert before == grids._digest(tmp_path, f"folder:{tmp_path / 'pets'}")
+    before = needs.digest(tmp_path, "folder:pets")
+    assert before == needs.digest(tmp_path, f"folder:{tmp_path / 'pets'}")
     (tmp_path / "pets/cats/1.png").rename(tmp_path / "pets/cats/2.png")
-    assert grids._digest(tmp_path, "folder:pets") != before
+    assert needs.digest(tmp_path, "folder:pets") != before
 
 
 def test_a_worker_with_other_weights_or_none_says_so(worker, tmp_path):
     label = "models/my/net.safetensors"
     with pytest.raises(FileNotFoundError, match=r"my/net\.safetensors.*WORKBENCH_STORE"):
-        grids._ensure(tmp_path, label, "0" * 64, "")
+        needs.ensure(tmp_path, label, "0" * 64, "")
     (worker / label).parent.mkdir(parents=True)
     (worker / label).write_bytes(b"weights")
     with pytest.raises(ValueError, match="with sha256 000000000000"):
-        grids._ensure(tmp_path, label, "0" * 64, "")
-    grids._ensure(tmp_path, label, grids._digest(tmp_path, label), "")
-    grids._ensure(tmp_path, "mnist/absent.gz", "0" * 64, "")  # data.load fetches it
+        needs.ensure(tmp_path, label, "0" * 64, "")
+    needs.ensure(tmp_path, label, needs.digest(tmp_path, label), "")
+    needs.ensure(tmp_path, "mnist/absent.gz", "0" * 64, "")  # data.load fetches it
 
 
 def test_absent_weights_come_from_the_store_by_their_hash(worker, tmp_path):
@@ -535,7 +535,7 @@ def test_absent_weights_come_from_the_store_by_their_hash(worker, tmp_path):
     stored = tmp_path / "store" / label
     stored.parent.mkdir(parents=True)
     stored.write_bytes(b"weights")
-    sha256 = grids._digest(tmp_path, f"file:{stored}")
+    sha256 = needs.digest(tmp_path, f"file:{stored}")
 
     class Quiet(SimpleHTTPRequestHandler):
         def log_message(self, *_):
@@ -546,9 +546,9 @@ def test_absent_weights_come_from_the_store_by_their_hash(worker, tmp_path):
         threading.Thread(target=server.serve_forever, daemon=True).start()
         store = f"http://127.0.0.1:{server.server_port}"
         with pytest.raises(ValueError, match="hash"):
-            grids._ensure(tmp_path, label, "0" * 64, store)
+            needs.ensure(tmp_path, label, "0" * 64, store)
         assert not (worker / label).exists()
-        grids._ensure(tmp_path, label, sha256, store)
+        needs.ensure(tmp_path, label, sha256, store)
         server.shutdown()
     assert (worker / label).read_bytes() == b"weights"
 

@@ -1,6 +1,7 @@
 """Every notebook through papermill, as a report: the defaults, and one other set."""
 
 import json
+import os
 from pathlib import Path
 
 import nbformat
@@ -71,6 +72,8 @@ OTHERS = {
         **{"eps": 0.05, "seed": 1},
     },
 }
+# Their second runs take a minute and more of a suite that people wait for.
+LONG = ("08_linear_regions", "12_concepts", "13_pruning_by_explaining", "17_shape_and_texture")
 NAMES = sorted(path.stem for path in NOTEBOOKS.glob("*.ipynb"))
 
 
@@ -79,6 +82,8 @@ NAMES = sorted(path.stem for path in NOTEBOOKS.glob("*.ipynb"))
 @pytest.mark.parametrize("name", NAMES)
 def test_notebook_runs_as_a_report(name, which, tmp_path, monkeypatch):
     monkeypatch.setenv("WORKBENCH_DATA", str(tmp_path / "nothing here"))
+    if which == "others" and name in LONG and not os.environ.get("WORKBENCH_THOROUGH"):
+        pytest.skip("takes long; WORKBENCH_THOROUGH=1 runs it")
     values = OTHERS[name] if which == "others" else {}
     report = reports.execute(NOTEBOOKS / f"{name}.ipynb", values, tmp_path / "report", timeout=120)
     html = report.html.read_text()

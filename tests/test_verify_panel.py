@@ -41,8 +41,9 @@ def test_a_counterexample_is_shown_and_is_one():
 
 
 def test_copied_code_gives_the_same_answer():
-    panel = VerifyPanel("digits", "digits/mlp", 3, eps=0.3, pattern=True, delta=0.9)
+    panel = VerifyPanel("digits", "digits/mlp", 3, eps=0.05, pattern=True, delta=0.9)
     answer = panel.run().answer
+    assert answer.verdict != "unknown"
     names = {}
     exec(panel.code(), names)
     assert names["answer"].verdict == answer.verdict

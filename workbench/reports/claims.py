@@ -17,8 +17,8 @@ import pandas as pd
 from workbench import checks, data, models, robustness, steps
 from workbench.attacks import APGD, FGSM, PGD
 from workbench.reports.grid_page import PAGE, html_table
-from workbench.reports.grids import _digest, labels
-from workbench.reports.runner import _versions, write
+from workbench.reports.needs import digest, labels
+from workbench.reports.runner import versions, write
 from workbench.steps import Step
 
 ATTACKS = (FGSM(), PGD(), APGD(loss="margin"))  # the last is the one diagnosed
@@ -102,8 +102,8 @@ def claim_steps(
         "seed": seed,
         "sample": {"data": images.name, "split": images.split, "sha256": images.sha256()},
         "diagnosed": {"attack": diagnosis.attack, "images": len(few), "sha256": few.sha256()},
-        "files": {label: _digest(Path(), label) for label in labels(Path(), model)},
-        "versions": _versions(),
+        "files": {label: digest(Path(), label) for label in labels(Path(), model)},
+        "versions": versions(),
         "figures": figures,
     }
     folder.mkdir(parents=True, exist_ok=True)

@@ -34,9 +34,9 @@ import pandas as pd
 from filelock import FileLock, Timeout
 
 import workbench
-from workbench import data, models
 from workbench.reports import grid_page, inputs
 from workbench.reports.kernel import ReportError
+from workbench.reports.needs import STORE, digest, ensure, hashed, labels
 from workbench.reports.runner import steps, write
 from workbench.steps import Step, run
 
@@ -44,8 +44,6 @@ LARGEST = 100_000  # runs of a grid
 DEATHS = 3  # of the process under a run, after which the run counts as failed
 MANY = 1000  # runs that a cluster is handed at a time
 MARK, RESULTS, SHOWN, SCRATCH = "complete.txt", "results.json", "picture.png", ".run-"
-STORE = "WORKBENCH_STORE"  # the address of a data folder served by HTTP
-KINDS = ("file", "onnx", "state_dict", "folder")  # of names that are KIND:PATH
 LITERAL = re.compile(r"""["']([^"'\n]{1,200})["']""")
 PICTURE = re.compile(r"<img\s[^>]*?data:image/png;base64,([A-Za-z0-9+/=]+)")
 Workers = Callable[[], AbstractContextManager[futures.Executor]]
@@ -140,12 +138,12 @@ def grid_steps(
     )
     code = [c.source for c in inputs.read_notebook(source).cells if c.cell_type == "code"]
     written = LITERAL.findall("\n".join(code))
-    known, digest = cache(partial(labels, source.parent)), cache(partial(_digest, source.parent))
+    known, sha256 = cache(partial(labels, source.parent)), cache(partial(digest, source.parent))
     jobs = []
     for given in chosen:
         names = [*written, *LITERAL.findall(json.dumps(given, ensure_ascii=False))]
-        needs = {label: digest(label) for name in names for label in known(name)}
-        key = _hash([hashlib.sha256(text).hexdigest(), version, given, needs])
+        needs = {label: sha256(label) for name in names for label in known(name)}
+        key = hashed([hashlib.sha256(text).hexdigest(), version, given, needs])
         place = folder_name(source.stem, given, values)
         jobs.append(job(place=place, given=given, needs=needs, key=key))
     return _steps(jobs, executor or partial(processes, os.cpu_count() or 1), resume)
@@ -161,14 +159,14 @@ def combinations(declared: Any, values: Mapping[str, Sequence[object]], fixed: A
     if not 1 <= count <= LARGEST:
         raise ValueError(f"grid: expected 1 to {LARGEST:,} combinations, got {count:,}")
     every = (same | dict(zip(lists, each, strict=True)) for each in product(*lists.values()))
-    return list({_hash(each): each for each in every}.values())
+    return list({hashed(each): each for each in every}.values())
 
 
 def folder_name(stem: str, given: Mapping[str, Any], shown: Iterable[str]) -> str:
     """A short name, safe on any file system and the run's own: a readable part and a hash."""
     readable = "_".join(str(given[name])[:40] for name in shown)
     readable = re.sub(r"[^A-Za-z0-9._]+", "-", readable)[:60].strip("-._")
-    return f"{readable or 'run'}-{_hash([stem, given])[:10]}"
+    return f"{readable or 'run'}-{hashed([stem, given])[:10]}"
 
 
 @contextmanager
@@ -359,7 +357,7 @@ def work(job: Job) -> Outcome:
             if job.version != workbench.__version__:
                 raise ValueError(f"{platform.node()} has workbench {workbench.__version__}")
             for label, sha256 in job.needs.items():
-                _ensure(job.source.parent, label, sha256, job.store)
+                ensure(job.source.parent, label, sha256, job.store)
             source = _notebook(job, Path(scratch))
             run(steps(source, job.given, report, **job.limits), progress=False)
             html = (report / source.with_suffix(".html").name).read_text("utf-8")
@@ -383,66 +381,3 @@ def _notebook(job: Job, scratch: Path) -> Path:
     copy.parent.mkdir()
     copy.write_bytes(text)
     return copy
-
-
-def labels(base: Path, name: str) -> list[str]:
-    """The files that a name of a model or a data set stands for; none if it is neither.
-
-    A label is a path in the data folder (models/mnist/cnn.safetensors, which may be shipped),
-    or KIND:PATH as it stands, with a path relative to `base`.
-    """
-    kind, _, path = name.partition(":")
-    if path and kind in KINDS:
-        return [name] if os.path.exists(base / path) else []
-    home = data.folder()
-    if name in data.available():
-        found = (path for path in (home / name).rglob("[!.]*") if path.is_file())
-        return sorted(path.relative_to(home).as_posix() for path in found)
-    label = f"models/{name}.safetensors"
-    if ".." in name or not os.path.isfile(_path(base, label)):
-        return []
-    with suppress(ValueError):  # a damaged card, which the run itself reports
-        return [label, *labels(base, models.card(name).dataset)]
-    return [label]
-
-
-def _path(base: Path, label: str) -> Path:
-    """Where a label is on this machine; what is shipped wins, as in `models.load`."""
-    kind, _, path = label.partition(":")
-    if path and kind in KINDS:
-        return base / path
-    shipped = Path(models.__file__).with_name("weights") / label.removeprefix("models/")
-    return shipped if os.path.isfile(shipped) else data.folder() / label
-
-
-def _digest(base: Path, label: str) -> str:
-    """sha256 of a file, or of the names and hashes of the pictures in a folder."""
-    path = _path(base, label)
-    if path.is_dir():
-        inside = sorted(file for file in path.glob("[!.]*/[!.]*") if file.is_file())
-        return _hash([(str(p.relative_to(path)), _digest(path, f"file:{p}")) for p in inside])
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-@cache
-def _ensure(base: Path, label: str, sha256: str, store: str) -> None:
-    """Have what a label names on this machine, by its hash; a process asks once.
-
-    What is absent comes from the store, if there is one. A data set may stay absent, since
-    `data.load` fetches it, by the hash that is published.
-    """
-    path = _path(base, label)
-    if store and not path.exists() and ":" not in label:
-        import pooch
-
-        pooch.retrieve(f"{store}/{label}", f"sha256:{sha256}", path.name, path.parent)
-    expected = f"expected {path} on {platform.node()} with sha256 {sha256[:12]}…, got"
-    if path.exists() and (found := _digest(base, label)) != sha256:
-        raise ValueError(f"{expected} {found[:12]}…; replace it")
-    if not path.exists() and label.split("/")[0] not in data.available():
-        raise FileNotFoundError(f"{expected} no file; copy it there, or set {STORE}")
-
-
-def _hash(content: Any) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

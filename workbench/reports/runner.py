@@ -128,7 +128,7 @@ def _steps(client: Client, values: dict[str, Any]) -> Iterator[Step[Report]]:
         "notebook": executed.name,
         "parameters": values,
         "results": client.records,
-        "versions": _versions(),
+        "versions": versions(),
         "seconds": seconds,
     }
     write(results, json.dumps(content, indent=2, allow_nan=False) + "\n")
@@ -136,7 +136,7 @@ def _steps(client: Client, values: dict[str, Any]) -> Iterator[Step[Report]]:
     yield Step(len(client.nb.cells), len(client.nb.cells), "report written", report)
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
     """Versions of Python, workbench and what its results rest on."""
     found = {"python": platform.python_version(), "workbench": workbench.__version__}
     for package in PACKAGES:
