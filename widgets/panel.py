@@ -167,12 +167,12 @@ class Panel(Generic[P, R]):
             if self._job is not None:
                 self._job.cancel()
             token = self._current = object()
-            self.whole = work is None
             self._job = Job(
                 self.steps() if work is None else work,
                 on_step=lambda step: self._tick(token, step),
                 on_end=lambda job: self._end(token, job),
             )
+            self.whole = work is None
 
     def cancel(self) -> None:
         """Stop the work at its next step; the last picture stays."""
