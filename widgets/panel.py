@@ -65,6 +65,7 @@ class Panel(Generic[P, R]):
         own = {name: self._named(value) for name, value in parameters.items()}
         self.params = cast("P", self.Params(**own))
         self.picker: Picker | None = None
+        self._shares_picker = False  # with panels beside it; then another brings it into line
         self.result: R | None = None
         self._job: Job | None = None
         self._current: object = None
@@ -202,14 +203,15 @@ class Panel(Generic[P, R]):
 
     def _controls(self) -> ipw.Widget:
         """The panel's own controls beside the picker; without it where panels share one."""
-        if self.picker is not None:
+        self._shares_picker = self.picker is not None
+        if self._shares_picker:
             return self.controls()
         self.picker = picker = Picker(self.selection, partial(guarded, self))
         shown = picker.widget if "index" in self.follows else ipw.VBox([picker.data, picker.model])
         return ipw.HBox([shown, self.controls()], layout={"flex_flow": "row wrap"})
 
     def _follow(self, change: Any) -> None:
-        if self.picker is not None:
+        if self.picker is not None and not self._shares_picker:
             self.picker.sync()
         self.followed(change)
 
