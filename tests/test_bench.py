@@ -284,3 +284,11 @@ def test_ones_own_cannot_be_saved_by_name(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="dataset: 'mine' is your own"):
         panel.saver.save()
     assert not list(tmp_path.iterdir())
+
+
+def test_code_that_is_unfolded_follows(bench):
+    bench.below.selected_index = 0
+    assert "images.images[3:4]" in bench.code_view.value
+    bench.selection.index = 8
+    settle(bench)
+    assert "images.images[8:9]" in bench.code_view.value

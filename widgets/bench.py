@@ -18,7 +18,7 @@ from workbench.steps import Step
 
 from .attack_panel import AttackPanel
 from .draw_pad import DrawPad
-from .form import choose_from
+from .form import bundle, choose_from
 from .job import Job
 from .level_set_panel import LevelSetPanel
 from .model_panel import ModelPanel
@@ -185,12 +185,12 @@ class Bench:
             left = ipw.VBox([picker.widget, ipw.HBox([self.draw, self.brush, self.meant])])
             top = ipw.HBox([left, self.easel], layout={"flex_flow": "row wrap"})
             self.saver = Saver(self)
-            below = ipw.Accordion(
+            self.below = ipw.Accordion(
                 [self.code_view, self.saver.widget],
                 titles=["Copy the bench as code", "Save as notebook or report"],
             )
-            below.observe(guarded(self, lambda _: self._show_code()), "selected_index")
-            self._widget = ipw.VBox([top, self.message, panels, below])
+            self.below.observe(guarded(self, lambda _: self._show_code()), "selected_index")
+            self._widget = ipw.VBox([top, self.message, panels, self.below])
             self._sync()
         return self._widget
 
@@ -207,7 +207,9 @@ class Bench:
         self._show_code()
 
     def _show_code(self) -> None:
-        self.code_view.value = code_block(self.code())
+        """Show the code, where it is unfolded: it is not made anew at every stroke of a pen."""
+        if self.below.selected_index == 0:
+            self.code_view.value = code_block(self.code())
 
     def _turned(self, change: Any) -> None:
         """Another panel is in view: its slow part does not wait for the others."""
@@ -251,9 +253,8 @@ class Bench:
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> Bench:
         """A bench as `state()` described it."""
-        own = {name: value for name, value in state.items() if name in SELECTED}
         rest = {name: value for name, value in state.items() if name not in SELECTED}
-        return cls(selection=Selection(**own), **rest)
+        return cls(selection=Selection.from_state(state), **rest)
 
     def code(self) -> str:
         """The calls that give what each panel shows, one after the other."""
@@ -272,14 +273,10 @@ class Bench:
         for panel in self.panels.values():
             if panel.result is None:
                 panel.look()
-        view = {"version_major": 2, "version_minor": 0, "model_id": self.widget.model_id}
+        widget = self.widget
         if self.auto:
             self.start()
-        return {
-            "application/vnd.jupyter.widget-view+json": view,
-            "text/html": self.to_html(),
-            "text/plain": f"Bench({self.state()})",
-        }
+        return bundle(widget, self.to_html(), f"Bench({self.state()})")
 
 
 def read(panels: dict[str, dict[str, Any]] | str) -> dict[str, dict[str, Any]]:

@@ -15,7 +15,7 @@ from torch.nn.functional import avg_pool2d
 
 from workbench import checks, data, figures
 
-from .panel import told
+from .form import bundle, told
 
 logger = logging.getLogger(__name__)
 
@@ -127,9 +127,7 @@ class DrawPad(anywidget.AnyWidget):
         return f'<figure style="margin:0">{picture}<figcaption>{said}</figcaption></figure>'
 
     def _repr_mimebundle_(self, **_: object) -> dict[str, Any]:  # type: ignore[override]
-        view = {"version_major": 2, "version_minor": 0, "model_id": self.model_id}
-        kind = "application/vnd.jupyter.widget-view+json"
-        return {kind: view, "text/html": self.to_html(), "text/plain": f"DrawPad({self.shape})"}
+        return bundle(self, self.to_html(), f"DrawPad({self.shape})")
 
 
 def _levels(image: torch.Tensor | None, shape: tuple[int, ...], grain: int) -> bytes:

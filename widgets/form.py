@@ -174,6 +174,13 @@ def told(error: BaseException | None) -> str:
     return str(error) if ours else f"{type(error).__name__}: {error}"
 
 
+def bundle(widget: ipw.Widget, static: str, text: str) -> dict[str, Any]:
+    """What a cell shows: the widget where there is a kernel, else HTML, else text."""
+    view = {"version_major": 2, "version_minor": 0, "model_id": widget.model_id}
+    kind = "application/vnd.jupyter.widget-view+json"
+    return {kind: view, "text/html": static, "text/plain": text}
+
+
 def alert(message: str) -> str:
     """An error as HTML that screen readers announce."""
     import html

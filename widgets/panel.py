@@ -16,7 +16,7 @@ from workbench.models import Classifier
 from workbench.params import Parameters
 from workbench.steps import Step
 
-from .form import alert, told
+from .form import alert, bundle, told
 from .job import Job
 from .picker import Picker
 from .saver import Saver
@@ -228,10 +228,9 @@ class Panel(Generic[P, R]):
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> Panel[P, R]:
         """A panel as `state()` described it."""
-        own = {name: value for name, value in state.items() if name in SELECTED}
         fields = cls.Params.model_fields
         rest = {n: value for n, value in state.items() if n not in SELECTED or n in fields}
-        return cls(selection=Selection(**own), **rest)
+        return cls(selection=Selection.from_state(state), **rest)
 
     def to_html(self) -> str:
         """The present view without widgets, for reports: works with no kernel."""
@@ -249,12 +248,7 @@ class Panel(Generic[P, R]):
         if self.result is None:
             self.look()
         static = self.to_html()
-        view = {"version_major": 2, "version_minor": 0, "model_id": self.widget.model_id}
-        return {
-            "application/vnd.jupyter.widget-view+json": view,
-            "text/html": static,
-            "text/plain": f"{type(self).__name__}({self.state()})",
-        }
+        return bundle(self.widget, static, f"{type(self).__name__}({self.state()})")
 
     def _show(self, token: object, result: R) -> None:
         with self._lock:

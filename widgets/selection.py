@@ -120,6 +120,11 @@ class Selection(traitlets.HasTraits):
         """Whether a data set or a model was given as an object: its name loads nothing."""
         return name in self._own
 
+    @classmethod
+    def from_state(cls, state: dict[str, Any]) -> Selection:
+        """A selection as `state()` described it; names that are not its own are left out."""
+        return cls(**{name: value for name, value in state.items() if name in SELECTED})
+
     def state(self) -> dict[str, Any]:
         """What `Selection(**state)` needs to be the same again; plain values."""
         found = {"dataset": self.origin, "model": self.model, "index": self.index}
