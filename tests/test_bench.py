@@ -292,3 +292,4 @@ def test_code_that_is_unfolded_follows(bench):
     bench.selection.index = 8
     settle(bench)
     assert "images.images[8:9]" in bench.code_view.value
+    assert "[3:4]" not in bench.code_view.value

@@ -148,6 +148,8 @@ class Bench:
     def _ended(self, job: Job) -> None:
         if job.state == "failed":
             self.message.value = section(html.escape(str(job.error)))
+        elif self._widget is not None:
+            self._show_code()  # of what the panels show by now
 
     def _followed(self, change: Any) -> None:
         """The selection changed; the panels have started on it by themselves."""
