@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
-from typing import TYPE_CHECKING
+from numbers import Integral
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import torch
@@ -59,8 +61,15 @@ def images(
     return x.clamp(0, 1) if low < 0 or high > 1 else x
 
 
-def labels(y: torch.Tensor, n_classes: int, n: int | None = None, *, name: str = "labels") -> None:
-    """Check `y` is int64 `(N,)` with values in [0, n_classes).
+def labels(
+    y: torch.Tensor,
+    n_classes: int,
+    n: int | None = None,
+    *,
+    name: str = "labels",
+    unknown: bool = False,
+) -> None:
+    """Check `y` is int64 `(N,)` with values in [0, n_classes), or -1 too where `unknown`.
 
     Raises:
         TypeError: not a tensor, or not int64.
@@ -79,8 +88,71 @@ def labels(y: torch.Tensor, n_classes: int, n: int | None = None, *, name: str =
     if len(y) == 0:
         return
     low, high = int(y.min()), int(y.max())
-    if low < 0 or high >= n_classes:
-        raise ValueError(f"{name}: expected values in 0..{n_classes - 1}, got {low}..{high}")
+    if low < -int(unknown) or high >= n_classes:
+        or_none = ", or -1 where the class is not known" if unknown else ""
+        raise ValueError(
+            f"{name}: expected values in 0..{n_classes - 1}{or_none}, got {low}..{high}"
+        )
+
+
+def class_names(classes: Any, n: int | None = None) -> tuple[str, ...]:
+    """The names of classes by number.
+
+    classes: names in order; or a mapping, from numbers to names (`id2label`) or from names
+    to numbers (`class_to_idx`). n: how many there have to be, where that is known.
+
+    Raises:
+        TypeError: text, a set, or something else without an order.
+        ValueError: another count than `n`, numbers other than 0 to K - 1, a name twice.
+    """
+    if isinstance(classes, (str, bytes, set, frozenset)) or not isinstance(classes, Iterable):
+        why = "; a set has no order" if isinstance(classes, (set, frozenset)) else ""
+        raise TypeError(f"classes: expected names in order, got {classes!r}{why}")
+    names = by_number(classes) if isinstance(classes, Mapping) else list(classes)
+    names = [name.decode() if isinstance(name, bytes) else str(plain(name)) for name in names]
+    if n is not None and len(names) != n:
+        some = ", ".join(map(repr, names[:5])) + (", …" if len(names) > 5 else "")
+        raise ValueError(
+            f"classes: expected {n} names, one an output of the module, got {len(names)}: {some}"
+        )
+    for name, times in Counter(names).items():
+        if times > 1:
+            first, second = [k for k, other in enumerate(names) if other == name][:2]
+            raise ValueError(
+                f"classes: expected a name of its own for each class, got {name!r} for {first} "
+                f"and for {second}; call them '{name} ({first})' and '{name} ({second})', say"
+            )
+    return tuple(names)
+
+
+def by_number(classes: Mapping[Any, Any]) -> list[Any]:
+    """The names of a mapping between names and numbers, whichever way it goes, by number."""
+    pairs = [(plain(key), plain(value)) for key, value in classes.items()]
+    if all(isinstance(k, str) and isinstance(v, Integral) for k, v in pairs):  # class_to_idx
+        pairs = [(number, name) for name, number in pairs]
+    try:
+        numbered = {int(number): name for number, name in pairs}
+    except (TypeError, ValueError):
+        numbered = {}
+    if len(numbered) != len(pairs) or sorted(numbered) != list(range(len(pairs))):
+        numbers = ", ".join(str(number) for number, _ in pairs[:12])
+        raise ValueError(
+            f"classes: expected the numbers 0 to {len(pairs) - 1}, each with one name, got "
+            f"{numbers}{', …' if len(pairs) > 12 else ''}"
+        )
+    return [numbered[k] for k in range(len(numbered))]
+
+
+def plain(value: Any) -> Any:
+    """A single value of numpy or torch as Python's own; anything else as it is."""
+    return value.item() if getattr(value, "ndim", None) == 0 else value
+
+
+def numbered(names: Iterable[str]) -> tuple[str, ...]:
+    """Names, with its number behind each that occurs twice: for lists that are not one's own."""
+    listed = list(names)
+    counts = Counter(listed)
+    return tuple(f"{n} ({k})" if counts[n] > 1 else n for k, n in enumerate(listed))
 
 
 def positive(name: str, value: int, *, least: int = 1) -> int:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -18,10 +18,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class ImageDataset:
-    """Labelled images.
+    """Images with their labels.
 
-    images: float32 `(N, C, H, W)` in [0, 1]; labels: int64 `(N,)`; classes: one name
-    a label; factors: what each image was generated from, one row an image.
+    images: float32 `(N, C, H, W)` in [0, 1]; labels: int64 `(N,)`, -1 where the class is not
+    known; classes: the names of the classes (see `checks.class_names`); factors: what each
+    image was generated from, one row an image; named: False where `classes` are mere numbers
+    that stand for names nobody gave (see `models.matched`).
 
     Raises:
         TypeError, ValueError: images or labels break the contract.
@@ -33,11 +35,12 @@ class ImageDataset:
     name: str = "my data"
     split: str = "test"
     factors: pd.DataFrame | None = None
+    named: bool = True
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "classes", tuple(str(c) for c in self.classes))
+        object.__setattr__(self, "classes", checks.class_names(self.classes))
         object.__setattr__(self, "images", checks.images(self.images))
-        checks.labels(self.labels, len(self.classes), len(self.images))
+        checks.labels(self.labels, len(self.classes), len(self.images), unknown=True)
         if self.factors is not None and len(self.factors) != len(self.images):
             raise ValueError(
                 f"factors: expected {len(self.images)} rows, one an image, got {len(self.factors)}"
@@ -47,8 +50,8 @@ class ImageDataset:
     def from_arrays(
         cls,
         images: np.ndarray | torch.Tensor,
-        labels: Sequence[int] | np.ndarray | torch.Tensor,
-        classes: Sequence[str] | None = None,
+        labels: Sequence[int] | np.ndarray | torch.Tensor | None = None,
+        classes: Sequence[str] | Mapping[Any, Any] | None = None,
         *,
         name: str = "my data",
         split: str = "test",
@@ -57,7 +60,8 @@ class ImageDataset:
         """Make a data set from arrays, which are copied.
 
         images: uint8 in 0..255 or floats in [0, 1]; `(N, H, W)`, `(N, H, W, C)` or
-        `(N, C, H, W)` with 1 or 3 channels. labels: whole numbers `(N,)`.
+        `(N, C, H, W)` with 1 or 3 channels. labels: whole numbers `(N,)`, -1 where the class
+        is not known; None where none is. classes: None for names that are the numbers.
 
         Raises:
             TypeError, ValueError: another dtype, shape, range or channel count.
@@ -81,22 +85,26 @@ class ImageDataset:
                 f"channels, got shape {np.shape(images)}"
             )
         x = torch.from_numpy(np.ascontiguousarray(pixels))
-        numbers = np.asarray(labels)
+        numbers = np.full(len(x), -1) if labels is None else np.asarray(labels)
         if numbers.dtype.kind not in "iu":
             raise TypeError(f"labels: expected whole numbers, got {numbers.dtype}")
         y = torch.from_numpy(numbers.astype(np.int64))
+        named = classes is not None
         if classes is None:
             classes = [str(k) for k in range(int(y.max()) + 1 if len(y) else 1)]
-        return cls(x, y, tuple(classes), name, split, factors)
+        return cls(x, y, checks.class_names(classes), name, split, factors, named)
 
     def __len__(self) -> int:
         return len(self.images)
 
     def __getitem__(self, index):
-        """An int gives `(image, label)`; a slice, mask or list gives an `ImageDataset`."""
-        if isinstance(index, (int, np.integer)):
-            return self.images[index], int(self.labels[index])
-        rows = np.arange(len(self))[index if isinstance(index, slice) else np.asarray(index)]
+        """A number gives `(image, label)`; a slice, mask or list gives an `ImageDataset`."""
+        if not isinstance(index, slice):
+            index = np.asarray(index)
+            if index.ndim == 0 and index.dtype.kind in "iu":
+                return self.images[int(index)], int(self.labels[int(index)])
+            index = index if index.size else index.astype(np.int64)  # [] is of floats
+        rows = np.arange(len(self))[index]
         factors = None if self.factors is None else self.factors.iloc[rows].reset_index(drop=True)
         return replace(self, images=self.images[rows], labels=self.labels[rows], factors=factors)
 

@@ -14,6 +14,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "classifier": ["Classifier", "Layer", "Prediction", "ready"],
         "evaluation": ["evaluate"],
         "hooks": ["heard"],
+        "matching": ["matched", "measurable"],
         "recipes": ["RECIPES", "Recipe"],
         "training": ["TrainingResult", "fit", "train"],
         "wrapping": ["private_copy", "wrap"],

@@ -9,6 +9,7 @@ import torch
 from workbench.data import ImageDataset
 from workbench.models.adversarial import survivors
 from workbench.models.classifier import Classifier, ready
+from workbench.models.matching import measurable
 
 ROBUST_IMAGES = 1000
 BATCH = 500
@@ -19,6 +20,8 @@ def evaluate(
 ) -> dict[str, Any]:
     """Count what `model` gets right on `dataset`, in the fields of a `ModelCard`.
 
+    Classes are matched by name (see `matched`); images without a label are not counted.
+
     With `eps`, also how many of the first 1,000 images stay right under PGD (40 steps,
     5 restarts, L-infinity): an upper bound on robust accuracy, as every attack's figure is.
 
@@ -26,12 +29,8 @@ def evaluate(
         ValueError: the model and the data do not fit, or the model is in train mode.
     """
     ready(model)
-    if model.input_shape != dataset.shape or len(model.classes) != len(dataset.classes):
-        raise ValueError(
-            f"dataset: {model.card.name} takes {model.input_shape} images of "
-            f"{len(model.classes)} classes, {dataset.name} has {dataset.shape} images of "
-            f"{len(dataset.classes)}"
-        )
+    dataset = measurable(dataset, model)
+    dataset = dataset if bool((dataset.labels >= 0).all()) else dataset[dataset.labels >= 0]
     device = model.device
     with torch.no_grad():
         right = sum(

@@ -18,6 +18,7 @@ class ModelCard(Parameters):
     name: str
     dataset: str = ""
     classes: tuple[str, ...]
+    named: bool = True  # False where the classes are mere numbers that stand for names
     input_shape: tuple[int, int, int]
     architecture: str
     options: dict[str, Any] = Field(default_factory=dict)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import copy
 import itertools
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import nn
 
+from workbench import checks
 from workbench.models.classifier import Classifier, finite
 from workbench.models.model_card import ModelCard
 
@@ -21,7 +23,7 @@ def wrap(
     module: nn.Module,
     *,
     input_shape: Sequence[int],
-    classes: Sequence[str] | int | None = None,
+    classes: Sequence[str] | Mapping[Any, Any] | int | None = None,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     weights: str | None = None,
@@ -36,7 +38,8 @@ def wrap(
     Args:
         module: maps float32 `(N, C, H, W)` to logits `(N, K)`.
         input_shape: `(C, H, W)` of one image.
-        classes: K names, or K; found from the output when None.
+        classes: the names of the K outputs (see `checks.class_names`), or K; found from the
+            output when None.
         mean, std: normalisation that the module expects of images in [0, 1], one number a
             channel; it then happens inside the classifier.
         weights: a file of weights to load into a copy first (see `state_dicts.read`);
@@ -74,7 +77,8 @@ def wrap(
     )
     model = Classifier(body, card, mean, std)  # type: ignore[arg-type]
     n_outputs = probe(model)
-    model.card = card.model_copy(update={"classes": class_names(classes, n_outputs)})
+    names, named = class_names(classes, n_outputs)
+    model.card = card.model_copy(update={"classes": names, "named": named})
     return model
 
 
@@ -138,18 +142,17 @@ def probe(model: Classifier) -> int:
     return int(first.shape[1])
 
 
-def class_names(classes: Sequence[str] | int | None, n_outputs: int) -> tuple[str, ...]:
-    """K names for K outputs.
+def class_names(classes: Any, n_outputs: int) -> tuple[tuple[str, ...], bool]:
+    """K names for K outputs, and whether they are more than numbers.
 
     Raises:
-        ValueError: another number of names than outputs.
+        TypeError, ValueError: as `checks.class_names`.
     """
-    if classes is None:
-        classes = n_outputs
-    if isinstance(classes, int):
-        classes = [str(k) for k in range(classes)]
-    if isinstance(classes, str) or len(classes) != n_outputs:
-        raise ValueError(
-            f"classes: expected {n_outputs} names, one an output of the module, got {classes!r}"
-        )
-    return tuple(str(c) for c in classes)
+    count = checks.plain(classes)
+    if count is None or (isinstance(count, int) and not isinstance(count, bool)):
+        if count not in (None, n_outputs):
+            raise ValueError(
+                f"classes: expected {n_outputs} names, one an output of the module, got {classes!r}"
+            )
+        return tuple(str(k) for k in range(n_outputs)), False
+    return checks.class_names(classes, n_outputs), True
