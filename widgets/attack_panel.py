@@ -75,7 +75,7 @@ class AttackPanel(Panel[AttackPanelParameters, AttackView]):
     follows = (*Panel.follows, "towards")
 
     def __init__(self, *args: Any, attack: str | Attack = "PGD", **parameters: Any) -> None:
-        own = {"dataset", "model", "index", "selection", "target", "method", "seed"}
+        own = {"dataset", "model", "index", "selection", "checked", "target", "method", "seed"}
         rest = {k: parameters.pop(k) for k in [*parameters] if k not in own}
         settings = {**rest.pop("settings", {}), **rest}
         name = attack if isinstance(attack, str) else type(attack).__name__
@@ -100,7 +100,9 @@ class AttackPanel(Panel[AttackPanelParameters, AttackView]):
         images = self.selection.images()
         index = min(self.selection.index, len(images) - 1)
         clean = self.selection.classifier().predict(images.images[index : index + 1])
-        yield Step(1, 1, "answered", AttackView(images, index, clean, self.attack))
+        view = AttackView(images, index, clean, self.attack)
+        view = replace(view, remark=nothing_to_do(view, self.params.target))
+        yield Step(1, 1, "answered", view)
 
     def steps(self) -> Iterator[Step[AttackView]]:
         """The answer, the attack step by step, then the saliency before and after."""
@@ -108,16 +110,15 @@ class AttackPanel(Panel[AttackPanelParameters, AttackView]):
         first = next(self.peek()).value
         assert first is not None
         view = first
+        if view.remark:
+            yield Step(1, 1, "nothing to do", view)
+            return
         yield Step(0, 1, "answered", view)
         part = slice(view.index, view.index + 1)
         x, y = view.images.images[part], view.images.labels[part]
         target = None
         if params.target:
             target = torch.tensor([view.images.classes.index(params.target)])
-        if target is not None and bool(target == y):
-            remark = f"The image is of class {params.target} already: choose another target."
-            yield Step(1, 1, "nothing to do", replace(view, remark=remark))
-            return
         step = None
         for step in view.attack.steps(model, x, y, target=target, seed=params.seed):
             view = replace(view, result=step.value)
@@ -137,8 +138,8 @@ class AttackPanel(Panel[AttackPanelParameters, AttackView]):
     def draw_at(self, view: AttackView, step: int | None) -> str:
         """The picture at one step of the trace; of the best image when None."""
         x = view.images.images[view.index]
-        label = int(view.images.labels[view.index])
-        name = view.images.classes[label]
+        label = label_of(view)
+        name = "no label" if label is None else view.images.classes[label]
         told = confidence_table(view.clean.probabilities[0], view.images.classes, label)
         before = img_tag(x, f"{name}, as it is", height=HEIGHT)
         blocks = [figure(before, f"as it is: <b>{escape(name)}</b>")]
@@ -159,6 +160,7 @@ class AttackPanel(Panel[AttackPanelParameters, AttackView]):
         answer = view.images.classes[int(logits.argmax())]
         words = f"the perturbation, magnified {factor:.3g} times around grey"
         blocks += [
+            f'<div style="max-width:26em">{told.html}</div>',
             figure(img_tag((0.5 + factor * delta).clamp(0, 1), words, height=HEIGHT), words),
             figure(
                 img_tag(image, f"attacked image, taken for {answer}", height=HEIGHT),
@@ -176,8 +178,7 @@ class AttackPanel(Panel[AttackPanelParameters, AttackView]):
         if len(moments) < 2:
             return ""
         shares = torch.stack([cast("torch.Tensor", m.logits)[0] for m in moments]).softmax(1)
-        label = int(view.images.labels[view.index])
-        shown = {label, int(view.result.predicted[0])}
+        shown = {int(view.result.labels[0]), int(view.result.predicted[0])}
         if view.result.target is not None:
             shown.add(int(view.result.target[0]))
         lines = {view.images.classes[k]: shares[:, k].tolist() for k in sorted(shown)}
@@ -351,6 +352,28 @@ def row(blocks: list[str]) -> str:
     """Blocks side by side, wrapped where there is no room."""
     style = "display:flex;flex-wrap:wrap;gap:20px;line-height:1.4"
     return f'<div style="{style}">{"".join(blocks)}</div>'
+
+
+def label_of(view: AttackView) -> int | None:
+    """The class of the image as the model numbers them; None where it is not known."""
+    label = int(view.images.labels[view.index])
+    return label if label >= 0 else None
+
+
+def nothing_to_do(view: AttackView, target: str) -> str:
+    """Why there is nothing to attack, and a way on; empty where there is."""
+    classes, label = view.images.classes, label_of(view)
+    answer = int(view.clean.label[0])
+    if target and label is not None and target == classes[label]:
+        return f"The image is of class {target} already: choose another target."
+    if target == classes[answer]:
+        return f"The model says {target} already: choose another target."
+    if label is not None and answer != label and not target:
+        return (
+            f"Already wrong: this is {classes[label]}, and the model says {classes[answer]} before "
+            "anything is changed. Step to another image, or choose a target class."
+        )
+    return ""
 
 
 def verdict(view: AttackView) -> str:

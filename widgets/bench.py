@@ -18,7 +18,7 @@ from workbench.steps import Step
 
 from .attack_panel import AttackPanel
 from .draw_pad import DrawPad
-from .form import bundle, choose_from
+from .form import bundle, choose_from, told
 from .job import Job
 from .level_set_panel import LevelSetPanel
 from .model_panel import ModelPanel
@@ -38,18 +38,19 @@ PANELS: dict[str, type[Panel[Any, Any]]] = {
 }
 COLUMNS = "repeat(auto-fit, minmax(30em, 1fr))"
 PAUSE = 0.4  # seconds without another image, or a stroke of the pen, before slow parts start
-MEANT = "what the model says"
 
 
 class BenchView:
-    """What every panel of a bench shows; by the panel's name."""
+    """What every panel of a bench shows, and the errors of those that cannot; by name."""
 
-    def __init__(self, panels: dict[str, Panel[Any, Any]]) -> None:
+    def __init__(self, panels: dict[str, Panel[Any, Any]], errors: dict[str, Exception]) -> None:
         self.results = {name: panel.result for name, panel in panels.items()}
+        self.errors = errors
 
     def summary(self) -> dict[str, Any]:
-        """The summaries of the results."""
-        return {name: found.summary() for name, found in self.results.items() if found is not None}
+        """The summaries of the results, or what went wrong."""
+        shown = {name: r.summary() for name, r in self.results.items() if r is not None}
+        return shown | {name: {"error": told(error)} for name, error in self.errors.items()}
 
 
 class Bench:
@@ -91,9 +92,13 @@ class Bench:
         for what, name, known in (("view", view, PANELS), ("layout", layout, ("tabs", "grid"))):
             if name not in known:
                 raise checks.unknown(what, name, known)
+        # What was asked for is checked here; what a panel makes of the model is its own affair.
         self.panels = {
-            name: kind(selection=selection, **given.get(name, {})) for name, kind in PANELS.items()
+            name: kind(selection=selection, checked=name in given, **given.get(name, {}))
+            for name, kind in PANELS.items()
         }
+        shown = self.panels["model"]
+        shown.check(shown.params)  # the model takes the images, and there is such an index
         self.view, self.layout, self.auto = view, layout, auto
         self.message = ipw.HTML()
         self.code_view = ipw.HTML()
@@ -107,10 +112,9 @@ class Bench:
     # The work.
 
     def run(self) -> BenchView:
-        """Do all the work of all panels here and now; raises what they raise."""
-        for panel in self.panels.values():
-            panel.run()
-        return BenchView(self.panels)
+        """Do all the work of all panels here and now; one that fails says so in its frame."""
+        ends = {name: panel.attempt(whole=True) for name, panel in self.panels.items()}
+        return BenchView(self.panels, {n: error for n, error in ends.items() if error is not None})
 
     def start(self) -> None:
         """Fill the panels in the background, the one in view first. Returns at once."""
@@ -142,7 +146,7 @@ class Bench:
         """Start the slow part of a panel that has shown a first frame only."""
         with self.selection.lock:
             panel = self.panels[name]
-            if not panel.whole and not panel.unfit():
+            if not panel.whole and not panel.misfit():
                 panel.start()
 
     def _ended(self, job: Job) -> None:
@@ -167,7 +171,7 @@ class Bench:
             self.picker = picker = Picker(self.selection, partial(guarded, self))
             for panel in self.panels.values():
                 panel.picker = picker
-            shown = [panel.widget for panel in self.panels.values()]
+            shown = [panel.framed() for panel in self.panels.values()]
             self.heads = [ipw.HTML() for _ in shown]
             self.tabs = ipw.Tab(shown, selected_index=list(PANELS).index(self.view))
             self.tabs.observe(guarded(self, self._turned), "selected_index")
@@ -182,7 +186,11 @@ class Bench:
             )
             for button in (self.draw, self.brush):
                 button.observe(guarded(self, self._drawing_toggled), "value")
-            self.meant = ipw.Dropdown(description="it is", tooltip="Class of what you draw")
+            self.meant = ipw.Combobox(
+                description="it is",
+                tooltip="Class of what you draw; type to search",
+                ensure_option=True,
+            )
             self.easel = ipw.VBox(layout={"display": "none"})
             left = ipw.VBox([picker.widget, ipw.HBox([self.draw, self.brush, self.meant])])
             top = ipw.HBox([left, self.easel], layout={"flex_flow": "row wrap"})
@@ -201,11 +209,12 @@ class Bench:
         assert self.picker is not None
         self.picker.sync()
         for i, (name, panel) in enumerate(self.panels.items()):
-            title = f"⊘ {name} (not this model)" if panel.unfit() else name
+            title = f"⊘ {name} (not this model)" if panel.misfit() else name
             self.tabs.set_title(i, title)
             self.heads[i].value = f"<h3>{title}</h3>"
-        classes = [MEANT, *self.selection.class_names()]
-        choose_from(self.meant, classes, self.meant.value if self.meant.value in classes else MEANT)
+        classes, meant = self.selection.class_names(), self.meant.value
+        choices = [("not said", ""), *((name, name) for name in classes)]
+        choose_from(self.meant, choices, meant if meant in classes else "")
         self._show_code()
 
     def _show_code(self) -> None:
@@ -235,9 +244,8 @@ class Bench:
         self.easel.layout.display = None
 
     def _drawn(self, drawing: Any) -> None:
-        meant = self.meant.value
         with self.selection.lock:
-            self.selection.draw(drawing, "" if meant == MEANT else meant)
+            self.selection.draw(drawing, self.meant.value)
 
     # What a bench is, in other forms.
 
@@ -260,21 +268,22 @@ class Bench:
 
     def code(self) -> str:
         """The calls that give what each panel shows, one after the other."""
-        fit = {name: panel for name, panel in self.panels.items() if not panel.unfit()}
+        # Of a panel that shows an error there is nothing to compute.
+        fit = {n: p for n, p in self.panels.items() if not (p.misfit() or p.result is None)}
         return "\n\n".join(f"# {name}\n{panel.code()}" for name, panel in fit.items())
 
     def to_html(self) -> str:
         """The panels as they are now, for reports: works with no kernel."""
         parts = []
         for name, panel in self.panels.items():
-            body = panel.to_html() if panel.result is not None else "<p>not asked yet</p>"
+            body = panel.to_html() if panel.seen else "<p>not asked yet</p>"
             parts.append(f"<h3>{html.escape(name)}</h3>{body}")
         return f'<section aria-label="Bench">{"".join(parts)}</section>'
 
     def _repr_mimebundle_(self, **_: object) -> dict[str, Any]:
         for panel in self.panels.values():
-            if panel.result is None:
-                panel.look()
+            if not panel.seen:
+                panel.attempt()
         widget = self.widget
         if self.auto:
             self.start()

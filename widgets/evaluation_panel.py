@@ -60,9 +60,12 @@ class EvaluationPanelParameters(Parameters):
 
 @dataclass(frozen=True, eq=False)
 class EvaluationView:
-    """What the panel shows: the clean accuracy, the evaluation and the diagnosis so far."""
+    """What the panel shows: the clean accuracy, the evaluation and the diagnosis so far.
 
-    accuracy: float
+    accuracy: over the images that have a label; None where none has.
+    """
+
+    accuracy: float | None
     images: int
     evaluation: Evaluation | None = None
     diagnosis: Diagnosis | None = None
@@ -122,8 +125,10 @@ class EvaluationPanel(Panel[EvaluationPanelParameters, EvaluationView]):
     def peek(self) -> Iterator[Step[EvaluationView]]:
         """The clean accuracy, without an attack."""
         images = self.images()
-        right = self.selection.classifier().predict(images.images).label == images.labels
-        yield Step(1, 1, "answered", EvaluationView(float(right.float().mean()), len(images)))
+        known = images[images.labels >= 0]
+        right = self.selection.classifier().predict(known.images).label == known.labels
+        accuracy = float(right.float().mean()) if len(known) else None
+        yield Step(1, 1, "answered", EvaluationView(accuracy, len(images)))
 
     def steps(self) -> Iterator[Step[EvaluationView]]:
         """The evaluation, run by run, then the indicators, one by one."""
@@ -149,7 +154,10 @@ class EvaluationPanel(Panel[EvaluationPanelParameters, EvaluationView]):
     def draw(self, result: EvaluationView) -> str:
         """The curve with intervals and its table, and what the indicators say beside them."""
         font = "font-family:system-ui,sans-serif"
-        accuracy = f"{result.accuracy:.1%} of {result.images:,} test images right, unattacked."
+        accuracy = f"{result.images:,} test images, whose classes the model does not know: nothing "
+        accuracy += "is right or wrong, and attacks start from what the model says of each."
+        if result.accuracy is not None:
+            accuracy = f"{result.accuracy:.1%} of {result.images:,} test images right, unattacked."
         if result.evaluation is None:
             return f'<p style="{font}">{accuracy} Press <b>Evaluate</b> to attack them.</p>'
         curve = result.evaluation.curve()

@@ -14,6 +14,7 @@ from workbench.params import Parameters
 STYLE = {"description_width": "6em"}
 LAYOUT = {"width": "28em"}
 FEW = 500  # whole numbers over a wider range get a text field, not a slider
+LISTED = 40  # more choices than these are searched, not scrolled
 
 
 class Form:
@@ -71,7 +72,14 @@ class Form:
         """Give a control other choices and choose `value`; listeners are not called."""
         self._quiet = True
         try:
-            choose_from(self.controls[name], choices, value)
+            control = self.controls[name]
+            if isinstance(control, ipw.Combobox) != searched(pairs(choices)):
+                control.unobserve_all("value")
+                control = make_control(name, self.kind.model_fields[name], value, choices)
+                control.observe(self._changed, "value")
+                self.controls[name] = control
+                self.widget.children = [*self.controls.values(), self.message]
+            choose_from(control, choices, value)
         finally:
             self._quiet = False
 
@@ -114,6 +122,9 @@ def make_control(
     if choices is not None and listed:
         common.pop("continuous_update")
         return ipw.SelectMultiple(options=pairs(choices), rows=min(8, len(choices)), **common)
+    if choices is not None and searched(pairs(choices)):
+        names, empty = searchable(choices)
+        return ipw.Combobox(options=names, placeholder=empty, ensure_option=True, **common)
     if choices is not None:
         common.pop("continuous_update")
         return ipw.Dropdown(options=pairs(choices), **common)
@@ -152,9 +163,25 @@ def pairs(choices: Sequence[Any]) -> list[tuple[str, Any]]:
     return [choice if isinstance(choice, tuple) else (str(choice), choice) for choice in choices]
 
 
+def searched(choices: Sequence[tuple[str, Any]]) -> bool:
+    """Whether choices are so many that one types to find one: names that are their own value."""
+    return len(choices) > LISTED and all(label == value or value == "" for label, value in choices)
+
+
+def searchable(choices: Sequence[Any]) -> tuple[tuple[str, ...], str]:
+    """The names to search, and what an empty field means."""
+    listed = pairs(choices)
+    empty = next((label for label, value in listed if value == ""), "")
+    return tuple(value for _, value in listed if value != ""), f"{empty} (type to search)"
+
+
 def choose_from(control: ipw.Widget, choices: Sequence[Any], value: Any) -> None:
     """Give a list of choices other choices, only where they differ, and choose `value`."""
-    if list(control.options) != pairs(choices):
+    if isinstance(control, ipw.Combobox):
+        names, control.placeholder = searchable(choices)
+        if control.options != names:
+            control.value, control.options = "", names
+    elif list(control.options) != pairs(choices):
         control.options = pairs(choices)
     control.value = value
 

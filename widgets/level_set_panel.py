@@ -19,6 +19,7 @@ from workbench.params import Parameters
 from workbench.steps import Step
 
 from .form import Form
+from .labels import called, one_of_each, other_images
 from .panel import Panel, guarded
 from .pick_view import PickView
 from .region_panel import LIMIT
@@ -104,10 +105,12 @@ class LevelSetPanel(Panel[LevelSetPanelParameters, LevelSetView]):
                 f"got {target}"
             )
         if target < 0:
-            others = (images.labels != images.labels[index]).nonzero().flatten()
-            if len(others) == 0:
-                raise ValueError("target: every image has the source's class; choose one by index")
-            target = int(others[0])
+            others = other_images(images, index)
+            if not others:
+                raise ValueError(
+                    f"target: {images.name} has no other image to go to; a second one is needed"
+                )
+            target = others[0]
         return images, index, target
 
     def peek(self) -> Iterator[Step[LevelSetView]]:
@@ -171,8 +174,7 @@ class LevelSetPanel(Panel[LevelSetPanelParameters, LevelSetView]):
                 f"{share:.0%} of the way left"
             )
             blocks.append(figure(reached, words))
-        name = classes[int(images.labels[view.target])]
-        blocks.append(figure(target, f"target {view.target}: {name}"))
+        blocks.append(figure(target, f"target {view.target}: {called(images, view.target)}"))
         hint = "" if found is not None else "<p>Pick a target, or press <b>Run</b>.</p>"
         return (
             f'<div style="font:13px/1.4 system-ui,sans-serif">{row(blocks)}{hint}'
@@ -180,15 +182,12 @@ class LevelSetPanel(Panel[LevelSetPanelParameters, LevelSetView]):
         )
 
     def _targets(self, view: LevelSetView) -> str:
-        """One image of each class, to be picked as target."""
-        blocks = []
-        for k, name in enumerate(view.images.classes):
-            places = (view.images.labels == k).nonzero().flatten().tolist()
-            places = [i for i in places if i != view.index]
-            if places:
-                tag = img_tag(view.images.images[places[0]], f"target: {name}", height=36)
-                about = f'data-pick="target:{places[0]}" tabindex="0" role="button"'
-                blocks.append(f'<span {about} style="cursor:pointer">{tag}</span>')
+        """One image of each class, or the first of those without a label, to be picked."""
+        images, blocks = view.images, []
+        for place in one_of_each(images, view.index):
+            tag = img_tag(images.images[place], f"target: {called(images, place)}", height=36)
+            about = f'data-pick="target:{place}" tabindex="0" role="button"'
+            blocks.append(f'<span {about} style="cursor:pointer">{tag}</span>')
         style = "display:flex;gap:4px;flex-wrap:wrap;margin-top:8px"
         return f'<div style="{style}">{"".join(blocks)}</div>'
 

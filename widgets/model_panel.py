@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from pydantic import Field
 
-from workbench import checks, saliency
+from workbench import checks, models, saliency
 from workbench.data import ImageDataset
 from workbench.figures import confidence_table, heat_overlay, img_tag
 from workbench.models import Classifier, Prediction
@@ -43,10 +43,11 @@ class ModelPanelParameters(Parameters):
 
 @dataclass(frozen=True, eq=False)
 class Look:
-    """One model's view of one image."""
+    """One model's view of one image. label: its class as the model numbers them; None: unknown."""
 
     model: Classifier
     prediction: Prediction
+    label: int | None = None
     saliency: Saliency | None = None
 
 
@@ -56,6 +57,7 @@ class ModelView:
 
     index: of the image in the data set, or None where `order` is empty; order: the
     indices stepped through; asked: the index selected, which need not be among them.
+    label: what the data set calls the image; empty where it has no label.
     """
 
     images: ImageDataset
@@ -63,13 +65,14 @@ class ModelView:
     asked: int
     index: int | None
     looks: tuple[Look, ...]
+    label: str = ""
 
     def summary(self) -> dict[str, Any]:
         """Plain numbers: the image, its label, and each model's answer."""
         if self.index is None:
             return {"images": 0}
-        label = self.images.classes[int(self.images.labels[self.index])]
-        row: dict[str, Any] = {"images": len(self.order), "index": self.index, "label": label}
+        row: dict[str, Any] = {"images": len(self.order), "index": self.index}
+        row["label"] = self.label or None
         for look in self.looks:
             answer = look.prediction.frame().iloc[0].to_dict()
             row[look.model.card.name] = answer
@@ -96,7 +99,7 @@ class ModelPanel(Panel[ModelPanelParameters, ModelView]):
 
     def __init__(self, *args: Any, **parameters: Any) -> None:
         super().__init__(*args, **parameters)
-        self._answers: dict[tuple[str, str], Prediction] = {}
+        self._answers: dict[tuple[int, int], tuple[ImageDataset, Classifier, Prediction]] = {}
         self._facts_of: list[str] = []
         self.card_view, self.layer_view = ipw.HTML(), ipw.HTML()
         self._syncing = False
@@ -134,9 +137,13 @@ class ModelPanel(Panel[ModelPanelParameters, ModelView]):
             yield Step(1, 1, "nothing to show", ModelView(images, order, asked, None, ()))
             return
         names = [selection.model, params.compare] if params.compare else [selection.model]
-        x = images.images[index : index + 1]
-        looks = [Look(m, m.predict(x)) for m in map(selection.classifier, names)]
-        view = ModelView(images, order, asked, index, tuple(looks))
+        one = selection.as_it_is()[index : index + 1]
+        x, looks = one.images, []
+        for other in map(selection.classifier, names):
+            label = int(models.matched(one, other).labels[0])
+            looks.append(Look(other, other.predict(x), label if label >= 0 else None))
+        called = selection.label_name(index)
+        view = ModelView(images, order, asked, index, tuple(looks), called)
         with_maps = params.method != NONE
         yield Step(0 if with_maps else 1, 1, "answered", view)
         if not with_maps:
@@ -157,7 +164,7 @@ class ModelPanel(Panel[ModelPanelParameters, ModelView]):
         order = np.arange(len(images))
         if self.params.browse != "in order":
             answers = yield from self._all_answers(images, model)
-            wrong = answers.label.numpy() != labels
+            wrong = (answers.label.numpy() != labels) & (labels >= 0)
             if self.params.browse == "mistakes":
                 order = order[wrong]
             else:
@@ -169,7 +176,7 @@ class ModelPanel(Panel[ModelPanelParameters, ModelView]):
     def _all_answers(
         self, images: ImageDataset, model: Classifier
     ) -> Generator[Step[ModelView], None, Prediction]:
-        key = (images.name, model.card.name)
+        key = (id(images), id(model))  # both are kept beside the answers, so the ids are theirs
         if key not in self._answers:
             parts = []
             for x in images.images.split(BATCH):
@@ -180,8 +187,8 @@ class ModelPanel(Panel[ModelPanelParameters, ModelView]):
                 name: torch.cat([getattr(part, name) for part in parts])
                 for name in ("logits", "probabilities", "label", "confidence")
             }
-            self._answers[key] = Prediction(**joined, classes=model.classes)
-        return self._answers[key]
+            self._answers[key] = images, model, Prediction(**joined, classes=model.classes)
+        return self._answers[key][2]
 
     # The picture.
 
@@ -190,14 +197,13 @@ class ModelPanel(Panel[ModelPanelParameters, ModelView]):
         if result.index is None:
             return f"<p>{html.escape(self._nothing())}</p>"
         x = result.images.images[result.index]
-        label = result.images.classes[int(result.images.labels[result.index])]
-        alt = f"index {result.index} of {result.images.name}, labelled {label}"
+        labelled = f"labelled {result.label}" if result.label else "without a label"
+        alt = f"index {result.index} of {result.images.name}, {labelled}"
         blocks = [
             f'<figure style="margin:0">{img_tag(x, alt, height=HEIGHT)}'
-            f"<figcaption>index {result.index}, labelled <b>{html.escape(label)}</b></figcaption>"
-            "</figure>"
+            f"<figcaption>index {result.index}, {html.escape(labelled)}</figcaption></figure>"
         ]
-        blocks += [draw_look(look, label) for look in result.looks]
+        blocks += [draw_look(look, result.label) for look in result.looks]
         return (
             '<div style="display:flex;flex-wrap:wrap;gap:24px;line-height:1.4">'
             + "".join(blocks)
@@ -343,16 +349,21 @@ def chosen(order: np.ndarray, index: int) -> int | None:
 
 
 def draw_look(look: Look, label: str) -> str:
-    """One model's answer as a table of confidences, with its map below."""
+    """One model's answer as a table of confidences, with its map below.
+
+    label: what the data set calls the image, which may be no class of the model.
+    """
     prediction = look.prediction
     table = confidence_table(
         prediction.probabilities[0],
         prediction.classes,
-        label=prediction.classes.index(label) if label in prediction.classes else None,
+        label=look.label,
         predicted=int(prediction.label[0]),
     )
     title = html.escape(look.model.card.name)
     block = f'<div style="max-width:30em"><h4 style="margin:0 0 4px">{title}</h4>{table.html}'
+    if label and look.label is None:
+        block += f"<p>{html.escape(label)} is no class of this model: nothing is right here.</p>"
     if look.saliency is not None:
         found = look.saliency
         target = prediction.classes[int(found.target[0])]

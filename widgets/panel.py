@@ -42,6 +42,7 @@ class Panel(Generic[P, R]):
         model: a name (see `models.available()`) or a `Classifier`.
         index: which image to look at first.
         selection: shared with other panels; then dataset, model and index come from it.
+        checked: whether to `check` the parameters here and now.
         parameters: the fields of the panel's `Params`.
 
     Raises:
@@ -59,6 +60,7 @@ class Panel(Generic[P, R]):
         index: int = 0,
         *,
         selection: Selection | None = None,
+        checked: bool = True,
         **parameters: Any,
     ) -> None:
         self.selection = selection = selection or Selection(dataset, model, index)
@@ -70,6 +72,7 @@ class Panel(Generic[P, R]):
         self._job: Job | None = None
         self._current: object = None
         self.whole = False  # whether the work last begun is more than a first look
+        self._fresh = True  # whether nothing was shown since the work last begun
         self._lock = selection.lock
         self._widget: ipw.Widget | None = None
         self.view = ipw.HTML()
@@ -80,7 +83,8 @@ class Panel(Generic[P, R]):
         cancel = ipw.Button(description="Cancel", tooltip="Stop and keep what is there")
         cancel.on_click(lambda _: self.cancel())
         self.progress = ipw.HBox([self.bar, self.ticks, cancel], layout={"display": "none"})
-        self.check(self.params)
+        if checked:
+            self.check(self.params)
         selection.observe(guarded(self, self._follow), list(self.follows))
 
     def _named(self, value: Any) -> Any:
@@ -152,6 +156,45 @@ class Panel(Generic[P, R]):
         self.whole = False
         return self._run(self.peek())
 
+    def attempt(self, whole: bool = False) -> Exception | None:
+        """Look, or run; an error is shown in the panel's own frame, and returned."""
+        try:
+            self.run() if whole else self.look()
+        except Exception as error:  # whatever a model of one's own raises
+            logger.warning("%s shows an error", self.title, exc_info=True)
+            with self._lock:
+                self.fail(error)
+            return error
+        return None
+
+    def fail(self, error: BaseException | None) -> None:
+        """Show an error in place of a picture, which would be of something else."""
+        self.result = None
+        self.view.value = self.code_view.value = ""
+        self.message.value = failure(self.title, error)
+
+    def framed(self) -> ipw.Widget:
+        """The widgets; where they cannot be made, the frame that says why."""
+        try:
+            return self.widget
+        except Exception as error:  # whatever a model of one's own raises
+            logger.warning("%s shows an error", self.title, exc_info=True)
+            self.fail(error)
+            self._widget = ipw.VBox([self.message])
+            return self._widget
+
+    @property
+    def seen(self) -> bool:
+        """Whether there is something to see: a result, or an error."""
+        return self.result is not None or bool(self.message.value)
+
+    def misfit(self) -> str:
+        """`unfit`, or why that cannot be said."""
+        try:
+            return self.unfit()
+        except Exception as error:  # whatever a model of one's own raises
+            return told(error)
+
     def _run(self, work: Iterator[Step[R]]) -> R:
         self.cancel()
         token = self._current = object()
@@ -168,6 +211,7 @@ class Panel(Generic[P, R]):
             if self._job is not None:
                 self._job.cancel()
             token = self._current = object()
+            self._fresh = True  # nothing of this work is shown yet
             self._job = Job(
                 self.steps() if work is None else work,
                 on_step=lambda step: self._tick(token, step),
@@ -234,10 +278,11 @@ class Panel(Generic[P, R]):
 
     def to_html(self) -> str:
         """The present view without widgets, for reports: works with no kernel."""
-        if self.result is None:
+        if self.result is None and not self.message.value:
             self.run()
-        assert self.result is not None
         title = html.escape(self.title)
+        if self.result is None:
+            return f'<section aria-label="{title}">{self.message.value}</section>'
         caption = html.escape(", ".join(f"{k} {v}" for k, v in self.state().items()))
         return (
             f'<section aria-label="{title}">{self.draw(self.result)}'
@@ -258,6 +303,7 @@ class Panel(Generic[P, R]):
             self.view.value = self.draw(result)
             self.code_view.value = code_block(self.code())
             self.message.value = ""
+            self._fresh = False
             self.shown(result)
 
     def _tick(self, token: object, step: Step[R]) -> None:
@@ -278,10 +324,17 @@ class Panel(Generic[P, R]):
             if token is not self._current:
                 return
             self.progress.layout.display = "none"
-            if job.state == "failed":
+            if job.state == "failed" and self._fresh:
+                self.fail(job.error)
+            elif job.state == "failed":
                 self.message.value = alert(told(job.error))
             elif job.state == "cancelled":
                 self.message.value = '<p role="status">Cancelled; this is what was done so far.</p>'
+
+
+def failure(title: str, error: BaseException | None) -> str:
+    """That a panel has nothing to show, and why."""
+    return f'<div class="panel-failure">{alert(f"{title}: {told(error)}")}</div>'
 
 
 def section(*blocks: str) -> str:

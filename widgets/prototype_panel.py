@@ -21,6 +21,7 @@ from workbench.steps import Step
 
 from .form import Form
 from .job import Job
+from .labels import called
 from .level_set_panel import figure, row
 from .panel import Panel, guarded, section
 from .pick_view import PickView
@@ -206,7 +207,7 @@ class PrototypePanel(Panel[PrototypePanelParameters, PrototypeView]):
         """The prototypes, what would have to change, training images, and how sure it is."""
         view, classes = result, result.images.classes
         i, x = view.index, view.images.images[view.index : view.index + 1]
-        caption = f"index {i}, labelled {classes[int(view.images.labels[i])]}"
+        caption = f"index {i}, labelled {called(view.images, i)}"
         if view.found is None or view.pictures is None:
             return section(figure(x[0], caption), self.offer(), TRAIN)
         model, k = cast("PrototypeClassifier", view.model), self._chosen(view.found)
@@ -252,7 +253,7 @@ class PrototypePanel(Panel[PrototypePanelParameters, PrototypeView]):
             return f"<p>They are looked up {later}.</p>"
         training, indices, distances = view.near
         labels = training.labels[indices[k]]
-        same = sum(training.classes[label] == vote for label in labels.tolist())
+        same = sum(label >= 0 and training.classes[label] == vote for label in labels.tolist())
         near, far = distances[k, [0, -1]].tolist()
         words = (
             f"{same} of {len(labels)} have the class it speaks for, {vote}; "

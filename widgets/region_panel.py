@@ -19,6 +19,7 @@ from workbench.params import Parameters
 from workbench.steps import Step
 
 from .form import Form
+from .labels import called, other_images
 from .panel import Panel, guarded
 
 LIMIT = 4000  # regions that a page can show
@@ -92,8 +93,12 @@ class RegionPanel(Panel[RegionPanelParameters, RegionView]):
             label = model.predict(x[None]).label
             u = ascent(model, x[None].to(model.device), label)[1][0].cpu()
         elif p.plane == "two images":
-            others = (images.labels != images.labels[index]).nonzero().flatten()
+            others = torch.tensor(other_images(images, index))
             chosen = others[torch.randperm(len(others), generator=generator)[:2]]
+            if len(chosen) < 2:
+                raise ValueError(
+                    f"plane: {images.name} has no two other images to span a plane; choose another"
+                )
             u, v = images.images[chosen] - x
         return levelsets.through(x, u, v, p.extent)
 
@@ -119,7 +124,7 @@ class RegionPanel(Panel[RegionPanelParameters, RegionView]):
 
     def draw(self, result: RegionView) -> str:
         """The image, and each model's regions."""
-        name = result.images.classes[int(result.images.labels[result.index])]
+        name = called(result.images, result.index)
         image = img_tag(result.images.images[result.index], f"{name}, index {result.index}")
         blocks = [
             f'<figure style="margin:8px 0">{image}<figcaption>{escape(name)}</figcaption></figure>'
@@ -151,7 +156,13 @@ class RegionPanel(Panel[RegionPanelParameters, RegionView]):
             lines.append("label = model.predict(x[None]).label")
             lines.append("u = levelsets.ascent(model, x[None], label)[1][0]")
         elif p.plane == "two images":
-            lines.append(f"others = (images.labels != images.labels[{index}]).nonzero().flatten()")
+            unlabelled = int(self.selection.images().labels[index]) < 0
+            wanted = (
+                f"torch.arange(len(images)) != {index}"
+                if unlabelled
+                else f"images.labels != images.labels[{index}]"
+            )
+            lines.append(f"others = ({wanted}).nonzero().flatten()")
             lines.append("chosen = others[torch.randperm(len(others), generator=generator)[:2]]")
             lines.append("u, v = images.images[chosen] - x")
         lines.append(f"at = levelsets.through(x, u, v, {p.extent})")

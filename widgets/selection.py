@@ -22,6 +22,7 @@ class Selection(traitlets.HasTraits):
     aim at and to explain; "" for none. layer: of the model; "" for a panel's own choice.
     edition: counts the changes of the images themselves (see `draw`). Data sets and
     classifiers of one's own are entered with `add` and then have names like the others.
+    Classes are the model's: images come with the labels as it numbers them (`models.matched`).
     """
 
     dataset = traitlets.Unicode()
@@ -52,11 +53,13 @@ class Selection(traitlets.HasTraits):
         self._models: dict[str, Classifier] = {}
         self._cards: dict[str, models.ModelCard] = {}
         self._origins: dict[str, str] = {}
+        self._cuts: dict[str, dict[str, Any]] = {}  # how the pictures of folders were cut
+        self._matched: dict[tuple[str, str], tuple[ImageDataset, ImageDataset]] = {}
         self.trainings: dict[str, ImageDataset] = {}
         chosen = self.add(model) if model is not None else None
         if dataset is None:
-            dataset = self.card(chosen).dataset if chosen else "digits"
-        self.dataset = self.add(dataset)
+            dataset = (self.card(chosen).dataset if chosen else "") or "digits"
+        self.dataset = self.add(dataset, self.card(chosen).input_shape if chosen else None)
         self.model = chosen or self.models_for(self.dataset)[0]
         self.index = index
         self.layer = layer
@@ -69,14 +72,12 @@ class Selection(traitlets.HasTraits):
     def draw(self, drawing: torch.Tensor, meant: str = "") -> None:
         """Look at a drawing, `(C, H, W)` in [0, 1], as the last image of the data set.
 
-        meant: the class it is of; when empty, what the model says.
+        meant: the class it is of; when empty, none: then no answer is right or wrong.
 
         Raises:
             ValueError: another shape than that of the images, an unknown class.
         """
         origin, image = self.origin, (drawing * 255).round() / 255  # as a PNG holds it
-        if not meant:
-            meant = self.class_names()[int(self.classifier().predict(image[None]).label)]
         found = data.with_drawing(self.images(origin), image, meant)
         self._datasets[found.name], self._origins[found.name] = found, origin
         with self.hold_trait_notifications():
@@ -88,10 +89,13 @@ class Selection(traitlets.HasTraits):
         """The data set selected, or that to which a drawing was added."""
         return self._origins.get(self.dataset, self.dataset)
 
-    def add(self, thing: str | ImageDataset | Classifier) -> str:
+    def add(
+        self, thing: str | ImageDataset | Classifier, shape: tuple[int, int, int] | None = None
+    ) -> str:
         """The name of a data set or model; one of one's own is kept under its name.
 
-        Names with a scheme (`folder:PATH`, `onnx:PATH`, ...) are loaded here and now.
+        Names with a scheme (`folder:PATH`, `onnx:PATH`, ...) are loaded here and now, the
+        pictures of a folder cut to `shape` `(C, H, W)` where that is given.
 
         Raises:
             TypeError: neither a name, an `ImageDataset` nor a `Classifier`.
@@ -99,7 +103,7 @@ class Selection(traitlets.HasTraits):
         """
         if isinstance(thing, str):
             if thing.startswith("folder:"):
-                self._datasets[thing] = data.load(thing)
+                self._datasets[thing] = self._folder(thing, shape)
             elif ":" in thing:
                 self._models[thing] = models.load(thing)
             return thing
@@ -115,6 +119,13 @@ class Selection(traitlets.HasTraits):
             "expected a name, an ImageDataset or a Classifier (models.wrap makes one of an "
             f"nn.Module), got {type(thing).__name__}"
         )
+
+    def _folder(self, name: str, shape: tuple[int, int, int] | None) -> ImageDataset:
+        """The pictures of a folder; in the middle of each, as much as the model takes."""
+        if shape is None:
+            return data.load(name)
+        self._cuts[name] = {"size": shape[1:], "fit": "crop", "channels": shape[0]}
+        return data.load(name, **self._cuts[name])
 
     def is_own(self, name: str) -> bool:
         """Whether a data set or a model was given as an object: its name loads nothing."""
@@ -132,18 +143,46 @@ class Selection(traitlets.HasTraits):
         return found | (self._drawing() if self.origin != self.dataset else {})
 
     def _drawing(self) -> dict[str, str]:
-        """The drawing as text, and the class it is of."""
+        """The drawing as text, and the class it is of; empty where that is not known."""
         image, label = self.images()[-1]
-        return {"drawing": data.as_text(image), "meant": self.class_names()[label]}
+        meant = self.class_names()[label] if label >= 0 else ""
+        return {"drawing": data.as_text(image), "meant": meant}
 
     def images(self, name: str | None = None) -> ImageDataset:
-        """The data set looked at, or another by name (its test split); loaded once."""
+        """The data set looked at, or another by name, with the classes of the model looked at.
+
+        The test split, loaded once. A label is -1 where the model has no such class.
+        """
+        name = name or self.dataset
+        return self._with_classes(name, self.as_it_is(name))
+
+    def as_it_is(self, name: str | None = None) -> ImageDataset:
+        """The data set looked at, or another by name, with its own classes."""
         name = name or self.dataset
         if name not in self._datasets:
             self._datasets[name] = data.load(name)
         return self._datasets[name]
 
+    def _with_classes(self, name: str, images: ImageDataset) -> ImageDataset:
+        """A data set matched to the model looked at; the same object when asked again."""
+        key, model = (name, self.model), self.classifier()
+        known = self._matched.get(key)
+        if known is None or known[0] is not images or known[1].classes != model.classes:
+            known = self._matched[key] = images, models.matched(images, model)
+        return known[1]
+
+    def label_name(self, index: int) -> str:
+        """What the data set itself calls an image; empty where it has no label."""
+        own = self.as_it_is()
+        label = int(own.labels[index])
+        return own.classes[label] if label >= 0 else ""
+
     def training(self) -> ImageDataset | None:
+        """The training images of the data set, with the classes of the model looked at."""
+        own = self.own_training()
+        return None if own is None else self._with_classes(f"{self.origin}, training", own)
+
+    def own_training(self) -> ImageDataset | None:
         """The training images of the data set, where they are at hand; loaded once.
 
         Those of one's own data are entered in `trainings` by the name of the data set.
@@ -152,7 +191,7 @@ class Selection(traitlets.HasTraits):
         if name not in self.trainings and name in data.available() and data.present(name, "train"):
             self.trainings[name] = data.load(name, "train")
         found = self.trainings.get(name)
-        return found if found is not None and found.shape == self.images().shape else None
+        return found if found is not None and found.shape == self.as_it_is().shape else None
 
     def classifier(self, name: str | None = None) -> Classifier:
         """The model looked at, or another by name; loaded once."""
@@ -175,7 +214,7 @@ class Selection(traitlets.HasTraits):
         return list(dict.fromkeys([*self._datasets, *named]))
 
     def models_for(self, dataset: str) -> list[str]:
-        """The models that take the images of a data set, its own first.
+        """The models that take the images of a data set: its own first, then by its classes.
 
         Raises:
             ValueError: there is none.
@@ -183,19 +222,20 @@ class Selection(traitlets.HasTraits):
         shape, n_classes = self._facts(dataset)
         names = list(dict.fromkeys([*self._models, *models.available()]))
         cards = {name: self.card(name) for name in names}
-        fit = [
-            name
-            for name, card in cards.items()
-            if card.input_shape == shape and len(card.classes) == n_classes
-        ]
+        fit = [name for name, card in cards.items() if card.input_shape == shape]
         if not fit:
             raise ValueError(
-                f"no model takes the {shape} images of {n_classes} classes of {dataset!r}; "
-                "pass your own: models.wrap(module, input_shape=..., classes=...)"
+                f"no model takes the {shape} images of {dataset!r}; pass your own: "
+                "models.wrap(module, input_shape=..., classes=...)"
             )
         origin = self._origins.get(dataset, dataset)
+
+        def rank(name: str) -> tuple[bool, bool]:
+            card = cards[name]
+            return card.dataset not in (origin, ""), len(card.classes) != n_classes
+
         # A stable sort, so that one's own models come first among equals.
-        return sorted(fit, key=lambda name: cards[name].dataset not in (origin, ""))
+        return sorted(fit, key=rank)
 
     def _facts(self, dataset: str) -> tuple[tuple[int, ...], int]:
         if dataset in self._datasets:
@@ -205,10 +245,8 @@ class Selection(traitlets.HasTraits):
         return tuple(info.shape), len(info.classes)
 
     def class_names(self) -> list[str]:
-        """The classes of the data set looked at."""
-        if self.dataset in self._datasets:
-            return list(self._datasets[self.dataset].classes)
-        return list(data.info(self.dataset).classes)
+        """The classes of the model looked at."""
+        return list(self.card(self.model).classes)
 
     def code(self, what: str, name: str | None = None) -> str:
         """The call that loads the data set, its training images, or a model.
@@ -222,8 +260,17 @@ class Selection(traitlets.HasTraits):
         elif what == "model":
             found = f"models.load({name!r})"
         else:
-            found = f"data.load({name!r}" + (", 'train')" if what == "training" else ")")
+            options = ", 'train'" if what == "training" else ""
+            options += "".join(f", {k}={v!r}" for k, v in self._cuts.get(name, {}).items())
+            found = f"data.load({name!r}{options})"
+        if what != "model" and self._differs(what, name):
+            found = f"models.matched({found}, {self.code('model')})"
         if drawn:
             drawing = self._drawing()
             found = f"data.with_drawing({found}, {drawing['drawing']!r}, {drawing['meant']!r})"
         return found
+
+    def _differs(self, what: str, name: str) -> bool:
+        """Whether the classes of a data set are not those of the model as they stand."""
+        own = self.own_training() if what == "training" else self.as_it_is(name)
+        return own is not None and own.classes != tuple(self.class_names())

@@ -49,7 +49,7 @@ class Trainer:
         Raises:
             ValueError: no training images, or too few; fewer prototypes than classes.
         """
-        training, name = self.selection.training(), self.selection.origin
+        training, name = self.selection.own_training(), self.selection.origin
         if training is None:
             raise ValueError(f"training: there are no training images of {name!r}; {GIVE}")
         if not (resume and self.resumable):

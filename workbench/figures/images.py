@@ -167,11 +167,13 @@ def _captioned(body: str, alt: str, title: str | None) -> Picture:
 def _names(
     name: str, index: torch.Tensor | None, classes: Sequence[str] | None, n: int
 ) -> Sequence[str | None]:
-    """The class name of each image, or None where there is no `index`."""
+    """The class name of each image; None where there is no `index`, or it is -1: not known."""
     if index is None:
         return [None] * n
-    checks.labels(index, sys.maxsize if classes is None else len(classes), n, name=name)
-    return [str(k if classes is None else classes[k]) for k in index.tolist()]
+    checks.labels(
+        index, sys.maxsize if classes is None else len(classes), n, name=name, unknown=True
+    )
+    return [None if k < 0 else str(k if classes is None else classes[k]) for k in index.tolist()]
 
 
 def _confidences(confidence: torch.Tensor | None, n: int) -> Sequence[float | None]:

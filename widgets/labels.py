@@ -1,0 +1,32 @@
+"""Images by their labels, some of which may not be known."""
+
+from __future__ import annotations
+
+import torch
+
+from workbench.data import ImageDataset
+
+MOST = 24  # images offered to choose from
+
+
+def other_images(images: ImageDataset, index: int) -> list[int]:
+    """The images of another class than one has; all others where its class is not known."""
+    label = images.labels[index]
+    others = (images.labels != label) if label >= 0 else torch.ones(len(images), dtype=torch.bool)
+    found: list[int] = others.nonzero().flatten().tolist()
+    return [i for i in found if i != index] or [i for i in range(len(images)) if i != index]
+
+
+def one_of_each(images: ImageDataset, index: int) -> list[int]:
+    """At most `MOST` images beside one: the first of each class, in the order of classes."""
+    first: dict[int, int] = {}
+    for i, label in enumerate(images.labels.tolist()):
+        if i != index and (label not in first or label < 0):
+            first.setdefault(label if label >= 0 else len(images.classes) + i, i)
+    return [first[key] for key in sorted(first)][:MOST]
+
+
+def called(images: ImageDataset, index: int) -> str:
+    """What an image is labelled, in words."""
+    label = int(images.labels[index])
+    return images.classes[label] if label >= 0 else "no label"
