@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import copy
-import itertools
 import warnings
 from collections.abc import Mapping, Sequence
+from operator import index
 from typing import Any
 
 import torch
@@ -13,10 +12,24 @@ from torch import nn
 
 from workbench import checks
 from workbench.models.classifier import Classifier, finite
+from workbench.models.copies import private_copy, unregistered
 from workbench.models.model_card import ModelCard
+from workbench.models.probing import Probe, last_channels
 
-# What answers otherwise in train mode, where single images would come out wrong.
-CHANGES_IN_TRAINING = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)
+__all__ = ["private_copy", "wrap"]
+
+# What people hand over in place of a module, and what to do with it.
+INSTEAD = {
+    "type": "make one first: {name}()",
+    "str": "models.load reads names and files",
+    "PosixPath": "models.load('state_dict:PATH', ...) and 'onnx:PATH' read files",
+    "WindowsPath": "models.load('state_dict:PATH', ...) and 'onnx:PATH' read files",
+    "dict": "weights alone are no model: give the module, and the file as weights=",
+    "OrderedDict": "weights alone are no model: give the module, and the file as weights=",
+    "ExportedProgram": "give its .module(), exported with a dynamic batch dimension",
+    "ModelProto": "models.load('onnx:PATH') reads the file",
+    "InferenceSession": "models.load('onnx:PATH') reads the file",
+}
 
 
 def wrap(
@@ -30,13 +43,15 @@ def wrap(
     name: str = "my model",
     licence: str = "",
 ) -> Classifier:
-    """Make a `Classifier` of `module`, checked on one batch.
+    """Make a `Classifier` of `module`, checked on a few images of noise.
 
     The classifier works on a copy of the module's structure that shares its weights, in
-    eval mode: the module keeps its own mode and hooks, and training it further shows.
+    eval mode: the module keeps its own mode and hooks, and training it further shows
+    (unless its weights are of another type than float32: then they are copied too).
 
     Args:
-        module: maps float32 `(N, C, H, W)` to logits `(N, K)`.
+        module: maps float32 `(N, C, H, W)` to logits `(N, K)`, alone or as a part of what it
+            returns; which part is taken is said.
         input_shape: `(C, H, W)` of one image.
         classes: the names of the K outputs (see `checks.class_names`), or K; found from the
             output when None.
@@ -45,27 +60,29 @@ def wrap(
         weights: a file of weights to load into a copy first (see `state_dicts.read`);
             the module itself stays as it is.
 
+    Warns:
+        UserWarning: about whatever would make figures mislead: probabilities in place of
+            logits, randomness, a mean for images in 0..255, images changed in place.
+
     Raises:
         TypeError: not an `nn.Module`.
-        ValueError: it fails on a batch, its output is not `(N, K)` logits, its weights or
-            outputs are not finite, or the classes do not fit.
+        ValueError: it fails on a batch, it gives no `(N, K)` logits, an answer depends on the
+            other images of the batch or on the calls before, its weights or outputs are not
+            finite, or the classes do not fit.
     """
-    if not isinstance(module, nn.Module):
-        raise TypeError(f"module: expected a torch nn.Module, got {type(module).__name__}")
-    shape = tuple(int(n) for n in input_shape)
-    if len(shape) != 3 or min(shape) < 1:
-        raise ValueError(f"input_shape: expected (channels, height, width), got {input_shape}")
-    if any(m.training and isinstance(m, CHANGES_IN_TRAINING) for m in module.modules()):
-        warnings.warn(
-            f"{type(module).__name__} is in train mode; the classifier looks at it in eval mode, "
-            "and the module stays as it is",
-            stacklevel=2,
-        )
-    body = private_copy(module, share=weights is None)
+    module, shape = given_module(module), given_shape(input_shape)
+    remarks = about_types(module) if frozen(module) else []
+    body = private_copy(module, share=weights is None and not remarks)
     if weights is not None:
         from workbench.models import state_dicts
 
         state_dicts.load_into(body, weights.removeprefix("state_dict:"))
+    for part_name, part in body.named_modules():
+        if part.training:
+            raise ValueError(
+                f"module: {part_name or type(module).__name__} stays in train mode after eval(); "
+                "do without its own train() or eval(), or wrap what it holds"
+            )
     finite(body)
     card = ModelCard(
         name=name,
@@ -75,71 +92,149 @@ def wrap(
         parameters=sum(p.numel() for p in module.parameters()),
         licence=licence,
     )
-    model = Classifier(body, card, mean, std)  # type: ignore[arg-type]
-    n_outputs = probe(model)
-    names, named = class_names(classes, n_outputs)
+    n_classes = count(classes)
+    try:
+        probe = Probe(Classifier(body, card, mean, std), n_classes)
+    except ValueError:
+        remarks = about_types(module)
+        if not remarks:
+            raise
+        body = private_copy(body, share=False).float()
+        probe = Probe(Classifier(body, card, mean, std), n_classes)
+    model = probe.model
+    names, named = class_names(classes, probe.n_outputs)
     model.card = card.model_copy(update={"classes": names, "named": named})
+    remarks += [*about_shape(shape), *about_normalisation(mean, std), *probe.remarks]
+    for remark in [*remarks, *about_modes(module, probe)]:
+        warnings.warn(remark, stacklevel=2)
     return model
 
 
-def private_copy(module: nn.Module, *, share: bool) -> nn.Module:
-    """A copy of `module` in eval mode, with its own weights or sharing them.
+def given_module(module: Any) -> nn.Module:
+    """The module to wrap; without what torch.compile or DataParallel put around it.
 
     Raises:
-        ValueError: the module cannot be copied.
+        TypeError: not an `nn.Module`.
+        ValueError: one without weights yet.
     """
-    tensors = itertools.chain(module.parameters(), module.buffers())
-    memo = {id(tensor): tensor for tensor in tensors} if share else {}
-    try:
-        return copy.deepcopy(module, memo).eval()
-    except (TypeError, RuntimeError, AttributeError) as error:
-        raise ValueError(
-            f"module: {type(module).__name__} cannot be copied ({error}); keep locks, sessions "
-            "and computed tensors out of the module's attributes"
-        ) from error
+    if not isinstance(module, nn.Module):
+        kind = type(module).__name__
+        hint = INSTEAD.get(kind, "").format(name=getattr(module, "__name__", ""))
+        raise TypeError(
+            f"module: expected a torch nn.Module, got {kind}" + (f"; {hint}" if hint else "")
+        )
+    around = (nn.DataParallel, nn.parallel.DistributedDataParallel)
+    while isinstance(module, around) or hasattr(module, "_orig_mod"):
+        module = module.module if isinstance(module, around) else module._orig_mod
+    for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
+        if nn.parameter.is_lazy(tensor):
+            raise ValueError(
+                f"module: {name} is lazy and has no weights yet; give the module one batch, "
+                "module(torch.zeros(1, C, H, W)), and train it or load its weights"
+            )
+        if tensor.is_meta:
+            raise ValueError(
+                f"module: {name} is on the meta device, without values; make it with "
+                "module.to_empty(device='cpu') and load its weights"
+            )
+    return module
 
 
-def probe(model: Classifier) -> int:
-    """Run one batch of two images through `model`; return the number of outputs.
+def given_shape(input_shape: Any) -> tuple[int, int, int]:
+    """The shape of one image.
 
     Raises:
-        ValueError: the batch fails or the output is not `(2, K)` finite floats.
+        ValueError: not three positive whole numbers.
     """
-    generator = torch.Generator().manual_seed(0)
-    x = torch.rand((2, *model.input_shape), generator=generator).to(model.device)
-    name = model.card.architecture
     try:
-        with torch.no_grad():
-            first, second = model(x), model(x)
-    except Exception as error:  # whatever a foreign module raises
+        channels, height, width = (index(checks.plain(n)) for n in input_shape)
+    except (TypeError, ValueError):
+        channels = height = width = 0
+    if min(channels, height, width) < 1:
         raise ValueError(
-            f"module: {name} failed on a batch of shape {tuple(x.shape)} "
-            f"({type(error).__name__}: {error}); is input_shape={model.input_shape} right?"
-        ) from error
-    if not isinstance(first, torch.Tensor) or first.ndim != 2 or len(first) != 2:
-        got = tuple(first.shape) if isinstance(first, torch.Tensor) else type(first).__name__
-        raise ValueError(f"module: expected logits of shape (2, K) for 2 images, got {got}")
-    if first.shape[1] < 2:
-        raise ValueError(
-            f"module: expected logits for 2 classes or more, got {first.shape[1]} output; turn a "
-            "single score s into two logits (0, s)"
+            f"input_shape: expected (channels, height, width), whole numbers, got {input_shape}"
         )
-    if not first.is_floating_point() or not bool(first.isfinite().all()):
-        raise ValueError(f"module: expected finite floating-point logits, got {first[0].tolist()}")
-    if not torch.equal(first, second):
-        warnings.warn(
-            f"{name} answers the same images differently each time (dropout left on?): "
-            "every figure about it will vary",
-            stacklevel=3,
+    return channels, height, width
+
+
+def frozen(module: nn.Module) -> bool:
+    """Whether weights were made in inference mode: no gradient passes such."""
+    return any(t.is_inference() for t in [*module.parameters(), *module.buffers()])
+
+
+def about_types(module: nn.Module) -> list[str]:
+    """A remark on weights that are not float32, or of which no gradient can be had."""
+    kinds = {t.dtype for t in [*module.parameters(), *module.buffers()] if t.is_floating_point()}
+    odd = sorted(str(kind).removeprefix("torch.") for kind in kinds - {torch.float32})
+    odd += ["inference-mode"] if frozen(module) else []
+    return [
+        f"{type(module).__name__} has {kind} weights: the classifier has a float32 copy of them, "
+        "so that training the module further does not show in it"
+        for kind in odd[:1]
+    ]
+
+
+def about_shape(shape: tuple[int, int, int]) -> list[str]:
+    """A remark on an input shape in the wrong order."""
+    hint = last_channels(shape)
+    return [f"input_shape={shape} has {shape[0]} channels{hint}"] if hint else []
+
+
+def about_normalisation(mean: Any, std: Any) -> list[str]:
+    """A remark on numbers that are no mean and deviation of images in [0, 1]."""
+    values = {"mean": mean, "std": std}
+    flat = {
+        key: torch.as_tensor(value, dtype=torch.float32).flatten()
+        for key, value in values.items()
+        if value is not None
+    }
+    remarks = []
+    for key, value in flat.items():
+        if bool((value > 1).any()):
+            remarks.append(
+                f"{key}={values[key]} looks like that of images in 0..255, and images here are in "
+                f"[0, 1]: divide {key} by 255"
+            )
+        elif key == "mean" and bool((value < 0).any()):
+            remarks.append(f"mean={mean}: images in [0, 1] have no negative mean; is it -mean?")
+    if remarks or len(flat) < 2:
+        return remarks
+    centre, spread = flat["mean"], flat["std"]
+    if bool((centre > 0).all()) and float(torch.cat([centre, spread]).max()) < 0.01:
+        return [f"mean={mean}, std={std} look as if they were divided by 255 twice"]
+    # The deviation of numbers in [0, 1] with mean m is at most sqrt(m (1 - m)).
+    impossible = (spread > (centre * (1 - centre)).sqrt() + 1e-3) & (centre > 0) & (spread < 1)
+    if bool(impossible.any()):
+        return [
+            f"mean={mean}, std={std}: images in [0, 1] of that mean cannot deviate so much; are "
+            "the two in each other's place?"
+        ]
+    return []
+
+
+def about_modes(module: nn.Module, probe: Probe) -> list[str]:
+    """Remarks on parts in train mode, and on such as eval() does not reach."""
+    kind, remarks = type(module).__name__, []
+    for name, part in unregistered(module):
+        remarks.append(
+            f"{kind} keeps a {type(part).__name__} in a plain attribute ({name!r}), where eval(), "
+            "to() and parameters() pass over it; register it (nn.ModuleList, nn.ModuleDict)"
         )
-    rows = first.float().sum(1)
-    if bool((first >= 0).all()) and torch.allclose(rows, torch.ones_like(rows), atol=1e-4):
-        warnings.warn(
-            f"the outputs of {name} look like probabilities, not logits: remove the final "
-            "softmax, or confidences and attacks will mislead",
-            stacklevel=3,
+    if any(part.training for part in module.modules()) and probe.unlike(module):
+        remarks.append(
+            f"{kind} is in train mode, in which it answers otherwise; the classifier looks at it "
+            "in eval mode, and the module stays as it is"
         )
-    return int(first.shape[1])
+    return remarks
+
+
+def count(classes: Any) -> int | None:
+    """How many classes these are, where that is known."""
+    classes = checks.plain(classes)
+    if isinstance(classes, int) and not isinstance(classes, bool):
+        return classes
+    sized = hasattr(classes, "__len__") and not isinstance(classes, (str, bytes))
+    return len(classes) if sized else None
 
 
 def class_names(classes: Any, n_outputs: int) -> tuple[tuple[str, ...], bool]:
@@ -148,9 +243,9 @@ def class_names(classes: Any, n_outputs: int) -> tuple[tuple[str, ...], bool]:
     Raises:
         TypeError, ValueError: as `checks.class_names`.
     """
-    count = checks.plain(classes)
-    if count is None or (isinstance(count, int) and not isinstance(count, bool)):
-        if count not in (None, n_outputs):
+    number = checks.plain(classes)
+    if number is None or (isinstance(number, int) and not isinstance(number, bool)):
+        if number not in (None, n_outputs):
             raise ValueError(
                 f"classes: expected {n_outputs} names, one an output of the module, got {classes!r}"
             )
