@@ -382,7 +382,10 @@ def verdict(view: AttackView) -> str:
     assert result is not None
     classes = view.images.classes
     label, answer = int(result.labels[0]), int(result.predicted[0])
-    if bool(result.success[0]):
+    success = bool(result.success[0])
+    if label_of(view) is None and result.target is None:  # nothing was right to begin with
+        says = f"<b>{'Changed its answer' if success else 'Kept its answer'}</b>"
+    elif success:
         says = "<b>Fooled</b>" if result.target is None else "<b>Fooled as asked</b>"
     elif answer != label:
         says = "<b>Fooled, but not into the class asked for</b>"

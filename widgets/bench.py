@@ -14,6 +14,7 @@ import ipywidgets as ipw
 from workbench import checks
 from workbench.data import ImageDataset
 from workbench.models import Classifier
+from workbench.params import Parameters
 from workbench.steps import Step
 
 from .attack_panel import AttackPanel
@@ -38,6 +39,36 @@ PANELS: dict[str, type[Panel[Any, Any]]] = {
 }
 COLUMNS = "repeat(auto-fit, minmax(30em, 1fr))"
 PAUSE = 0.4  # seconds without another image, or a stroke of the pen, before slow parts start
+
+
+class Broken(Panel[Parameters, Any]):
+    """Stands where a panel could not be made, and says why."""
+
+    Params = Parameters
+
+    def __init__(self, selection: Selection, title: str, error: Exception) -> None:
+        super().__init__(selection=selection)
+        self.title, self.error = title, error  # type: ignore[misc]
+
+    def steps(self) -> Iterator[Step[Any]]:
+        """Raises what the panel raised."""
+        raise self.error
+
+    def controls(self) -> ipw.Widget:
+        """None."""
+        return ipw.VBox()
+
+
+def made(
+    kind: type[Panel[Any, Any]], selection: Selection, given: dict[str, Any] | None
+) -> Panel[Any, Any]:
+    """A panel of a bench. What was given is checked; what it makes of a model is its affair."""
+    if given is not None:
+        return kind(selection=selection, **given)
+    try:
+        return kind(selection=selection, checked=False)
+    except Exception as error:  # whatever a model of one's own raises
+        return Broken(selection, kind.title, error)
 
 
 class BenchView:
@@ -92,10 +123,8 @@ class Bench:
         for what, name, known in (("view", view, PANELS), ("layout", layout, ("tabs", "grid"))):
             if name not in known:
                 raise checks.unknown(what, name, known)
-        # What was asked for is checked here; what a panel makes of the model is its own affair.
         self.panels = {
-            name: kind(selection=selection, checked=name in given, **given.get(name, {}))
-            for name, kind in PANELS.items()
+            name: made(kind, selection, given.get(name)) for name, kind in PANELS.items()
         }
         shown = self.panels["model"]
         shown.check(shown.params)  # the model takes the images, and there is such an index

@@ -11,7 +11,7 @@ import ipywidgets as ipw
 import torch
 from pydantic import Field, field_validator
 
-from workbench import attacks
+from workbench import attacks, models
 from workbench.attacks import Attack
 from workbench.data import ImageDataset
 from workbench.figures import health_table, robustness_curve
@@ -62,7 +62,7 @@ class EvaluationPanelParameters(Parameters):
 class EvaluationView:
     """What the panel shows: the clean accuracy, the evaluation and the diagnosis so far.
 
-    accuracy: over the images that have a label; None where none has.
+    accuracy: over those of the images that have a label; None where none has.
     """
 
     accuracy: float | None
@@ -123,8 +123,9 @@ class EvaluationPanel(Panel[EvaluationPanelParameters, EvaluationView]):
         return self.selection.images()[: self.params.n]
 
     def peek(self) -> Iterator[Step[EvaluationView]]:
-        """The clean accuracy, without an attack."""
+        """The clean accuracy of as many images as one pass takes, without an attack."""
         images = self.images()
+        images = images[: models.batch_size(images.shape)]
         known = images[images.labels >= 0]
         right = self.selection.classifier().predict(known.images).label == known.labels
         accuracy = float(right.float().mean()) if len(known) else None
@@ -142,6 +143,9 @@ class EvaluationPanel(Panel[EvaluationPanelParameters, EvaluationView]):
             view = replace(view, evaluation=step.value)
             yield Step(HALF * step.done // max(1, step.total), total, step.message, view)
         assert view.evaluation is not None
+        accuracy = view.evaluation.summary()["clean_accuracy"]
+        view = replace(view, accuracy=accuracy, images=len(images))
+        yield Step(HALF, total, "attacked", view)
         asked = strongest(view.evaluation, battery)
         if params.health and asked is not None:
             for found in diagnosis_steps(model, images[:ASKED], asked, seed=params.seed):

@@ -26,7 +26,6 @@ from .picker import model_choices
 
 NONE = "none"
 HEIGHT = 168  # pixels on the screen for an image, whatever its own size
-BATCH = 512
 
 
 class ModelPanelParameters(Parameters):
@@ -178,10 +177,10 @@ class ModelPanel(Panel[ModelPanelParameters, ModelView]):
     ) -> Generator[Step[ModelView], None, Prediction]:
         key = (id(images), id(model))  # both are kept beside the answers, so the ids are theirs
         if key not in self._answers:
-            parts = []
-            for x in images.images.split(BATCH):
+            parts, done = [], 0
+            for x in images.images.split(models.batch_size(images.shape)):
                 parts.append(model.predict(x))
-                done = min(len(images), BATCH * len(parts))
+                done += len(x)
                 yield Step(done, len(images), f"{model.card.name} looks at image {done}")
             joined = {
                 name: torch.cat([getattr(part, name) for part in parts])
@@ -290,6 +289,8 @@ class ModelPanel(Panel[ModelPanelParameters, ModelView]):
             return
         if change["name"] == "dataset":  # what was chosen of the other data would not fit
             self.params = self.params.model_copy(update={"compare": "", "only": ""})
+        if self.params.only and self.params.only not in self.selection.class_names():
+            self.params = self.params.model_copy(update={"only": ""})
         if change["name"] in ("dataset", "towards"):
             self.params = self.params.model_copy(update={"target": self.selection.towards})
         if change["name"] == "edition":

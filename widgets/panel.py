@@ -72,7 +72,8 @@ class Panel(Generic[P, R]):
         self._job: Job | None = None
         self._current: object = None
         self.whole = False  # whether the work last begun is more than a first look
-        self._fresh = True  # whether nothing was shown since the work last begun
+        self._shown_of: tuple[Any, ...] = ()  # what the picture is of
+        self._drawn = ""  # the picture as last made of a result
         self._lock = selection.lock
         self._widget: ipw.Widget | None = None
         self.view = ipw.HTML()
@@ -211,7 +212,6 @@ class Panel(Generic[P, R]):
             if self._job is not None:
                 self._job.cancel()
             token = self._current = object()
-            self._fresh = True  # nothing of this work is shown yet
             self._job = Job(
                 self.steps() if work is None else work,
                 on_step=lambda step: self._tick(token, step),
@@ -284,8 +284,11 @@ class Panel(Generic[P, R]):
         if self.result is None:
             return f'<section aria-label="{title}">{self.message.value}</section>'
         caption = html.escape(", ".join(f"{k} {v}" for k, v in self.state().items()))
+        # What is on the screen need not be drawn again, unless it was turned to something else.
+        as_shown = self._drawn and self.view.value == self._drawn
+        picture = self._drawn if as_shown else self.draw(self.result)
         return (
-            f'<section aria-label="{title}">{self.draw(self.result)}'
+            f'<section aria-label="{title}">{picture}'
             f'<p style="color:#555;font-size:90%">{title}: {caption}</p></section>'
         )
 
@@ -300,11 +303,14 @@ class Panel(Generic[P, R]):
             if token is not self._current:
                 return
             self.result = result
-            self.view.value = self.draw(result)
+            self.view.value = self._drawn = self.draw(result)
             self.code_view.value = code_block(self.code())
             self.message.value = ""
-            self._fresh = False
+            self._shown_of = self._looked_at_now()
             self.shown(result)
+
+    def _looked_at_now(self) -> tuple[Any, ...]:
+        return tuple(getattr(self.selection, name) for name in Panel.follows)
 
     def _tick(self, token: object, step: Step[R]) -> None:
         if step.value is not None:
@@ -324,7 +330,7 @@ class Panel(Generic[P, R]):
             if token is not self._current:
                 return
             self.progress.layout.display = "none"
-            if job.state == "failed" and self._fresh:
+            if job.state == "failed" and self._shown_of != self._looked_at_now():
                 self.fail(job.error)
             elif job.state == "failed":
                 self.message.value = alert(told(job.error))

@@ -69,6 +69,12 @@ class Selection(traitlets.HasTraits):
             raise checks.unknown("towards", towards, self.class_names())
         self.towards = towards
 
+    @traitlets.observe("model")
+    def _another_model(self, _: object) -> None:
+        """There is no way towards a class that the model does not have."""
+        if self.towards and self.towards not in self.class_names():
+            self.towards = ""
+
     def draw(self, drawing: torch.Tensor, meant: str = "") -> None:
         """Look at a drawing, `(C, H, W)` in [0, 1], as the last image of the data set.
 
