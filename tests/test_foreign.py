@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from workbench import models
 from workbench.models import foreign
 
 
@@ -69,6 +70,11 @@ def test_an_unfit_torchvision_is_named(monkeypatch):
         ({"size": {"height": 20, "width": 30}}, 8, (20, 30)),
         ({"size": {}, "do_center_crop": True, "crop_size": {"height": 9, "width": 7}}, 8, (9, 7)),
         ({"size": {"shortest_edge": 256}, "crop_size": {"height": 9, "width": 7}}, 8, (256, 256)),
+        ({"size": 24}, 8, (24, 24)),
+        ({"size": [20, 30]}, 8, (20, 30)),
+        ({"size": {"shortest_edge": 40}, "do_center_crop": True, "crop_size": 32}, 8, (32, 32)),
+        ({"size": 40, "do_center_crop": True, "crop_size": None}, 8, (40, 40)),
+        ({"size": {"height": None, "width": None, "shortest_edge": 30}}, 8, (30, 30)),
         (None, 8, (8, 8)),
         (None, [8, 9], (8, 9)),
         (None, None, (224, 224)),
@@ -119,6 +125,182 @@ def test_a_resnet_without_a_preprocessor_warns(transformers, tmp_path):
     assert (found.mean, found.std, found.licence) == (None, None, None)
     assert found.input_shape == (3, 224, 224)
     assert found.classes == ("LABEL_0", "LABEL_1", "LABEL_2")
+    assert not found.named
+
+
+@pytest.fixture(scope="module")
+def five(transformers):
+    """The five kinds of the field, small, with the processors that they are published with."""
+    t, sides = transformers, {"height": 32, "width": 32}
+    nets = {
+        "resnet": (
+            t.ResNetForImageClassification(
+                t.ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], num_labels=5)
+            ),
+            {"image_processor_type": "ConvNextImageProcessor", "size": {"shortest_edge": 32}},
+        ),
+        "vit": (
+            t.ViTForImageClassification(
+                t.ViTConfig(
+                    hidden_size=16,
+                    num_hidden_layers=1,
+                    num_attention_heads=2,
+                    intermediate_size=32,
+                    image_size=32,
+                    patch_size=8,
+                    num_labels=5,
+                )
+            ),
+            {"image_processor_type": "ViTImageProcessor", "size": sides},
+        ),
+        "convnext": (
+            t.ConvNextForImageClassification(
+                t.ConvNextConfig(hidden_sizes=[8, 16], depths=[1, 1], num_stages=2, num_labels=5)
+            ),
+            {"image_processor_type": "ConvNextImageProcessor", "size": {"shortest_edge": 32}},
+        ),
+        "swin": (
+            t.SwinForImageClassification(
+                t.SwinConfig(
+                    image_size=32,
+                    patch_size=4,
+                    embed_dim=8,
+                    depths=[1, 1],
+                    num_heads=[1, 2],
+                    window_size=4,
+                    num_labels=5,
+                )
+            ),
+            {"image_processor_type": "ViTImageProcessor", "size": 32},
+        ),
+        "mobilenet": (
+            t.MobileNetV2ForImageClassification(
+                t.MobileNetV2Config(depth_multiplier=0.25, image_size=32, num_labels=5)
+            ),
+            {
+                "image_processor_type": "MobileNetV2ImageProcessor",
+                "size": {"shortest_edge": 40},
+                "crop_size": sides,
+                "do_center_crop": True,
+            },
+        ),
+    }
+    return {name: (net.eval(), processor) for name, (net, processor) in nets.items()}
+
+
+NETS = ["resnet", "vit", "convnext", "swin", "mobilenet"]
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_the_networks_of_the_field_load_from_a_folder(name, five, tmp_path):
+    net, processor = five[name]
+    net.save_pretrained(tmp_path)
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(processor))
+    model = models.load(f"hf:{tmp_path}")
+    assert model.input_shape == (3, 32, 32)
+    assert (model.classes, model.card.named) == (tuple("01234"), False)
+    x = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        expected = net(pixel_values=(x - model.mean) / model.std).logits
+    torch.testing.assert_close(model(x), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_the_networks_of_the_field_are_wrapped_as_they_are(name, five):
+    net, _ = five[name]
+    with pytest.warns(UserWarning, match=r"taken to be output\['logits'\]"):
+        model = models.wrap(net, input_shape=(3, 32, 32))
+    x = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        torch.testing.assert_close(model(x), net(x).logits, rtol=1e-4, atol=1e-5)
+
+
+def test_a_backbone_of_transformers_is_no_classifier(transformers, vit):
+    with pytest.raises(ValueError, match=r"\['pooler_output'\] \(3, 16\)"):
+        models.wrap(transformers.ViTModel(vit.config).eval(), input_shape=(3, 16, 16))
+
+
+def test_shards_are_read(vit, tmp_path):
+    vit.save_pretrained(tmp_path, max_shard_size="5KB")
+    assert not (tmp_path / "model.safetensors").exists()
+    write_preprocessor(tmp_path)
+    x = torch.rand(2, 3, 16, 16)
+    with torch.no_grad():
+        assert torch.equal(foreign.huggingface(tmp_path).module(x), vit(x).logits)
+    next(tmp_path.glob("model-00001*")).unlink()
+    with pytest.raises(ValueError, match="cannot be loaded"):
+        foreign.huggingface(tmp_path)
+
+
+def change_config(folder, **changes):
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+@pytest.mark.parametrize(
+    ("id2label", "classes"),
+    [
+        ({"0": "cat", "1": "dog", "2": "owl"}, ("cat", "dog", "owl")),
+        ({"2": "owl", "0": "cat", "1": "dog"}, ("cat", "dog", "owl")),
+        ({"0": "crane", "1": "crane", "2": "owl"}, ("crane (0)", "crane (1)", "owl")),
+        ({"0": 7, "1": 8, "2": 9}, ("7", "8", "9")),
+    ],
+)
+def test_class_names_are_read_by_number(id2label, classes, vit_folder):
+    change_config(vit_folder, id2label=id2label)
+    model = models.load(f"hf:{vit_folder}")
+    assert (model.classes, model.card.named) == (classes, True)
+
+
+def test_class_names_that_count_from_one_are_read_in_order_and_it_is_said(vit_folder):
+    change_config(vit_folder, id2label={"1": "cat", "2": "dog", "3": "owl"})
+    with pytest.warns(UserWarning, match="counts its 3 classes from 1.*first output as 'cat'"):
+        model = models.load(f"hf:{vit_folder}")
+    assert model.classes == ("cat", "dog", "owl")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"id2label": {"0": "cat", "2": "dog", "5": "owl"}},
+        {"id2label": {"0": "cat", "1": "dog"}, "num_labels": 3},
+    ],
+)
+def test_class_names_that_do_not_fit_leave_numbers_and_it_is_said(changes, vit_folder):
+    change_config(vit_folder, **changes)
+    with pytest.warns(UserWarning, match="there are 3 outputs: the classes stay numbers"):
+        model = models.load(f"hf:{vit_folder}")
+    assert (model.classes, model.card.named) == (("0", "1", "2"), False)
+
+
+@pytest.mark.parametrize("n", [2, 4])
+def test_more_or_fewer_class_names_than_weights_are_an_error(n, vit_folder):
+    change_config(vit_folder, id2label={str(k): f"c{k}" for k in range(n)})
+    with pytest.raises(
+        ValueError, match=rf"\(3,\) in the file, and \({n},\) by config.json, .* {n}"
+    ):
+        foreign.huggingface(vit_folder)
+
+
+@pytest.mark.parametrize("id2label", [{"cat": 0, "dog": 1, "owl": 2}, ["cat", "dog", "owl"], "cat"])
+def test_class_names_in_another_form_are_an_error(id2label, vit_folder):
+    change_config(vit_folder, id2label=id2label)
+    with pytest.raises(ValueError, match=r"id2label in config\.json is not of the form"):
+        foreign.huggingface(vit_folder)
+
+
+def test_a_network_with_one_output_says_what_to_do(transformers, vit, tmp_path):
+    config = transformers.ViTConfig(**vit.config.to_dict() | {"id2label": {0: "score"}})
+    transformers.ViTForImageClassification(config).save_pretrained(tmp_path)
+    write_preprocessor(tmp_path)
+    with pytest.raises(ValueError, match=r"two logits \(0, s\)"):
+        models.load(f"hf:{tmp_path}")
+
+
+def test_a_single_mean_serves_all_channels(vit_folder):
+    write_preprocessor(vit_folder, image_mean=0.5, image_std=0.25)
+    model = models.load(f"hf:{vit_folder}")
+    assert (model.mean.flatten().tolist(), model.std.flatten().tolist()) == ([0.5] * 3, [0.25] * 3)
 
 
 def test_pickled_weights_are_refused(vit, vit_folder):

@@ -60,9 +60,9 @@ def test_architectures_refuse_what_they_cannot_build(name, options, words):
 
 def test_normalisation_is_inside():
     module = nn.Flatten()
-    model = models.wrap(module, input_shape=(3, 1, 1), mean=(0.1, 0.2, 0.3), std=(1, 2, 4))
+    model = models.wrap(module, input_shape=(3, 1, 1), mean=(0.1, 0.2, 0.3), std=(0.3, 0.2, 0.4))
     x = torch.rand(5, 3, 1, 1)
-    expected = (x.flatten(1) - torch.tensor([0.1, 0.2, 0.3])) / torch.tensor([1.0, 2, 4])
+    expected = (x.flatten(1) - torch.tensor([0.1, 0.2, 0.3])) / torch.tensor([0.3, 0.2, 0.4])
     assert torch.allclose(model(x), expected)
 
 
@@ -169,9 +169,9 @@ class Fails(nn.Module):
     ("module", "options", "error", "words"),
     [
         (lambda x: x, {}, TypeError, "nn.Module, got function"),
-        (linear(63), {}, ValueError, r"failed on a batch of shape \(2, 1, 8, 8\)"),
+        (linear(63), {}, ValueError, r"failed on a batch of shape \(3, 1, 8, 8\)"),
         (Fails(), {}, ValueError, "KeyError"),
-        (nn.Identity(), {}, ValueError, r"logits of shape \(2, K\)"),
+        (nn.Identity(), {}, ValueError, r"logits of shape \(3, K\)"),
         (linear(64, 1), {}, ValueError, "2 classes or more"),
         (linear(), {"classes": ["a", "b"]}, ValueError, "expected 10 names"),
         (linear(), {"classes": 3}, ValueError, "expected 10 names"),
@@ -355,6 +355,10 @@ def test_shipped_weights_stay_small():
     [
         ("mnist/cn", "Did you mean 'mnist/cnn'"),
         ("nope:x", "unknown kind of model 'nope'"),
+        ("state_dict:", r"say which, as in state_dict:PATH\.pth"),
+        ("hf:", "say which, as in hf:OWNER/MODEL"),
+        ("nets/best.pth.tar", "looks like a file or folder; say state_dict:nets/best.pth.tar"),
+        ("net.onnx", "say onnx:net.onnx"),
         ("kmnist/cnn", "workbench train kmnist/cnn"),
     ],
 )
@@ -405,6 +409,51 @@ def test_a_state_dict_goes_into_a_named_architecture(tmp_path):
     )
     x = torch.rand(2, 1, 8, 8)
     assert torch.equal(model(x), module(x))
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({}, r"architecture= \(a module, or one of mlp, cnn.*input_shape= .*classes= "),
+        ({"architecture": "mlp", "classes": 10}, r"give input_shape= \(channels, height, width\)$"),
+        ({"architecture": "mlp", "input_shape": (1, 8, 8)}, r"give classes= "),
+        ({"architecture": linear()}, r"give input_shape= \(channels, height, width\)$"),
+        ({"architecture": "mlp", "input_shape": (8, 8), "classes": 10}, "input_shape: expected"),
+    ],
+)
+def test_weights_alone_say_what_is_missing(options, words, tmp_path):
+    torch.save(linear().state_dict(), tmp_path / "w.pt")
+    with pytest.raises(ValueError, match=words):
+        models.load(f"state_dict:{tmp_path / 'w.pt'}", **options)
+
+
+def test_weights_in_a_module_of_ones_own_need_no_classes(tmp_path):
+    source, target = linear(), nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    path = tmp_path / "run.pth.tar"
+    torch.save({"epoch": 3, "G": linear(64, 4).state_dict(), "D": source.state_dict()}, path)
+    x = torch.rand(2, 1, 8, 8)
+    for name in (f"state_dict:{path}", f"state_dict:{path}#D"):
+        model = models.load(name, architecture=target, input_shape=(1, 8, 8))
+        assert torch.equal(model(x), source(x))
+        assert (model.card.name, len(model.classes)) == (name, 10)
+    named = models.load(
+        f"state_dict:{path}#D", architecture=target, input_shape=(1, 8, 8), classes=np.int64(10)
+    )
+    assert torch.equal(named(x), source(x))
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "words"),
+    [
+        ("state_dict:w.pt", {"arch": "cnn"}, r"unknown option of state_dict: 'arch'.*architecture"),
+        ("file:w.safetensors", {"classes": 3}, "unknown option of file: 'classes'. Known: none"),
+        ("hf:owner/model", {"means": 0.5}, "Did you mean 'mean'"),
+        ("digits/cnn", {"mean": 0.5}, "takes no options"),
+    ],
+)
+def test_options_that_a_kind_of_model_does_not_take(name, options, words):
+    with pytest.raises(TypeError, match=words):
+        models.load(name, **options)
 
 
 def test_predictions_agree_with_numpy():

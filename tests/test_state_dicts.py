@@ -1,8 +1,12 @@
+import argparse
+import datetime
 import json
 import os
+import pathlib
 import pickle
 import struct
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -28,18 +32,195 @@ def same(a, b):
     return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
 
 
-@pytest.mark.parametrize("suffix", [".pt", ".pth", ".th", ".bin", ".safetensors"])
+@pytest.mark.parametrize("suffix", [".pt", ".pth", ".pth.tar", ".ckpt", ".bin", ".safetensors"])
 def test_what_was_saved_is_read(suffix, tmp_path):
     weights = net().state_dict()
     assert same(state_dicts.read(save(weights, tmp_path / f"w{suffix}")), weights)
 
 
-@pytest.mark.parametrize("key", ["state_dict", "model"])
+KEYS = ["state_dict", "model", "model_state_dict", "net", "model_state", "ema", "weights", "G"]
+
+
+@pytest.mark.parametrize("key", KEYS)
 @pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "module._orig_mod."])
 def test_wrappers_and_common_prefixes_are_dropped(key, prefix, tmp_path):
     weights = net().state_dict()
     wrapped = {key: {prefix + k: v for k, v in weights.items()}, "epoch": 3}
     assert same(state_dicts.read(save(wrapped, tmp_path / "w.pt")), weights)
+
+
+def trained(steps=2):
+    """A network and its optimiser after a few steps."""
+    module = net()
+    optimiser = torch.optim.Adam(module.parameters())
+    for _ in range(steps):
+        module(torch.rand(4, 1, 4, 4)).sum().backward()
+        optimiser.step()
+    return module, optimiser
+
+
+def test_what_training_leaves_beside_weights_is_passed_over(tmp_path):
+    module, optimiser = trained()
+    weights = module.state_dict()
+    content = {
+        "epoch": 3,
+        "net": weights,
+        "optimizer": optimiser.state_dict(),
+        "scheduler": torch.optim.lr_scheduler.StepLR(optimiser, 1).state_dict(),
+        "rng_state": torch.get_rng_state(),
+        "best": np.float64(0.9),
+        "history": np.arange(3.0),
+        "metrics": {"accuracy": torch.tensor(0.5)},
+        "args": argparse.Namespace(lr=0.1, out=pathlib.Path("runs")),
+        "when": datetime.datetime(2020, 1, 1),
+        "class_to_idx": {"cat": 0},
+    }
+    path = save(content, tmp_path / "checkpoint.pth.tar")
+    assert same(state_dicts.read(path), weights)
+    torch.save(content, path, _use_new_zipfile_serialization=False)
+    assert same(state_dicts.read(path), weights)
+
+
+def test_weights_two_levels_down_are_found(tmp_path):
+    weights = net().state_dict()
+    path = save({"run": {"state": {"net": weights}}, "step": 1}, tmp_path / "w.pt")
+    assert same(state_dicts.read(path), weights)
+    assert same(state_dicts.read(f"{path}#run.state.net"), weights)
+    circle = {"epoch": 1}
+    circle["self"] = circle
+    with pytest.raises(ValueError, match="got dict with epoch, self"):
+        state_dicts.read(save(circle, tmp_path / "circle.pt"))
+
+
+TWO = [("G", "D"), ("model", "model_ema"), ("teacher", "student"), ("state_dict", "ema_state_dict")]
+
+
+@pytest.mark.parametrize("keys", TWO)
+def test_of_several_models_one_is_chosen(keys, tmp_path):
+    first, second = net(), net()
+    content = {keys[0]: first.state_dict(), keys[1]: second.state_dict(), "epoch": 3}
+    path = save(content, tmp_path / "w.pt")
+    words = rf"holds several models: {keys[0]}, {keys[1]}; .*behind a #, as in w.pt#{keys[0]}"
+    with pytest.raises(ValueError, match=words):
+        state_dicts.read(path)
+    with pytest.raises(ValueError, match=rf"several models.*those that fit: {', '.join(keys)}"):
+        state_dicts.load_into(net(), path)
+    assert same(state_dicts.read(f"{path}#{keys[1]}"), second.state_dict())
+    with pytest.raises(ValueError, match=f"unknown model in .* 'nope'.*Known: {keys[0]}, "):
+        state_dicts.read(f"{path}#nope")
+
+
+def test_of_several_models_the_one_that_fits_is_taken(tmp_path):
+    source, target = net(), net()
+    content = {"critic": nn.Linear(3, 1).state_dict(), "actor": source.state_dict()}
+    state_dicts.load_into(target, save(content, tmp_path / "w.pt"))
+    assert same(target.state_dict(), source.state_dict())
+    with pytest.raises(ValueError, match="critic, actor; say which"):
+        state_dicts.load_into(nn.Linear(9, 9), tmp_path / "w.pt")
+
+
+def prefixed(weights, prefix):
+    return {prefix + name: weight for name, weight in weights.items()}
+
+
+@pytest.mark.parametrize(
+    "prefix", ["model.", "net.", "backbone.", "encoder.module.", "module.net."]
+)
+def test_a_prefix_that_makes_names_fit_is_dropped(prefix, tmp_path):
+    source, target = net(), net()
+    lightning = {"state_dict": prefixed(source.state_dict(), prefix), "hyper_parameters": {"lr": 1}}
+    path = save(lightning, tmp_path / "last.ckpt")
+    state_dicts.load_into(target, path)
+    assert same(target.state_dict(), source.state_dict())
+
+
+def test_what_has_another_prefix_is_passed_over_and_named(tmp_path):
+    source, target = net(), net()
+    weights = prefixed(source.state_dict(), "model.") | {"criterion.weight": torch.ones(3)}
+    with pytest.warns(UserWarning, match=r"under 'model\.' fit; passed over: criterion\.weight"):
+        state_dicts.load_into(target, save(weights, tmp_path / "w.ckpt"))
+    assert same(target.state_dict(), source.state_dict())
+
+
+def test_two_prefixes_that_fit_are_named_and_one_can_be_chosen(tmp_path):
+    teacher, student, target = net(), net(), net()
+    weights = prefixed(teacher.state_dict(), "teacher.") | prefixed(
+        student.state_dict(), "student."
+    )
+    path = save({"state_dict": weights}, tmp_path / "w.ckpt")
+    with pytest.raises(ValueError, match=r"several models: teacher, student; .*w\.ckpt#teacher"):
+        state_dicts.load_into(target, path)
+    state_dicts.load_into(target, f"{path}#student")
+    assert same(target.state_dict(), student.state_dict())
+    assert same(state_dicts.read(f"{path}#teacher"), teacher.state_dict())
+
+
+def test_a_prefix_of_the_module_is_added(tmp_path):
+    source, target = net(), nn.Sequential(nn.Identity(), net())
+    state_dicts.load_into(target, save(source.state_dict(), tmp_path / "w.pt"))
+    assert same(target[1].state_dict(), source.state_dict())
+
+
+def shards(weights, folder, kind="safetensors"):
+    """Weights in two files and an index, as transformers writes them."""
+    stem = {"safetensors": "model", "bin": "pytorch_model"}[kind]
+    places = {}
+    for i, names in enumerate((list(weights)[::2], list(weights)[1::2]), start=1):
+        file = f"{stem}-0000{i}-of-00002.{kind}"
+        save({name: weights[name] for name in names}, folder / file)
+        places |= dict.fromkeys(names, file)
+    index = folder / f"{stem}.{kind}.index.json"
+    index.write_text(json.dumps({"metadata": {}, "weight_map": places}))
+    return index
+
+
+@pytest.mark.parametrize("kind", ["safetensors", "bin"])
+def test_shards_are_read_by_their_index(kind, tmp_path):
+    weights = net().state_dict()
+    index = shards(weights, tmp_path, kind)
+    assert same(state_dicts.read(index), weights)
+    if kind == "safetensors":
+        assert same(state_dicts.read(tmp_path), weights)
+
+
+def test_a_folder_with_one_file_is_that_file(tmp_path):
+    weights = net().state_dict()
+    save(weights, tmp_path / "best.pth")
+    (tmp_path / "notes.txt").write_text("")
+    assert same(state_dicts.read(tmp_path), weights)
+    save(weights, tmp_path / "last.pth")
+    with pytest.raises(ValueError, match=r"got best\.pth, last\.pth; name the file"):
+        state_dicts.read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "words"),
+    [
+        (
+            lambda f: (f / "model-00002-of-00002.safetensors").unlink(),
+            FileNotFoundError,
+            "fetch it",
+        ),
+        (lambda f: (f / "model.safetensors.index.json").write_text("{"), ValueError, "no index"),
+        (
+            lambda f: (f / "model.safetensors.index.json").write_text(
+                json.dumps({"weight_map": {"a": "../other/model.safetensors"}})
+            ),
+            ValueError,
+            "no file of weights beside it",
+        ),
+        (
+            lambda f: save({"x": torch.ones(1)}, f / "model-00002-of-00002.safetensors"),
+            ValueError,
+            "is not in model-00002",
+        ),
+    ],
+)
+def test_damaged_shards_are_named(change, error, words, tmp_path):
+    index = shards(net().state_dict(), tmp_path)
+    change(tmp_path)
+    with pytest.raises(error, match=words):
+        state_dicts.read(index)
 
 
 class Payload:
@@ -76,7 +257,9 @@ NOT_WEIGHTS = [
     ([torch.ones(1)], "expected named tensors, got list"),
     ({}, "expected named tensors, got dict"),
     ({"a": torch.ones(1), "b": 3}, "got int under 'b'"),
-    ({"a": {"b": torch.ones(1)}}, "got dict under 'a'"),
+    ({"a": {"b": 1}, "c": 2}, "expected named tensors, got dict with a, c"),
+    ({"a": torch.ones(1), "b": {"c": 1}}, "got dict under 'b'"),
+    ({"a": torch.ones(1), "b": np.float64(1)}, "got scalar under 'b'"),
     ({"w": torch.tensor([1.0, float("nan")])}, "'w' holds NaN or infinity"),
     ({"w": torch.tensor([1.0, float("inf")], dtype=torch.float16)}, "'w' holds NaN or infinity"),
     ({"w": torch.eye(2).to_sparse()}, "'w' is sparse"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping, Sequence
 from operator import index
+from os import PathLike
 from typing import Any
 
 import torch
@@ -39,7 +40,7 @@ def wrap(
     classes: Sequence[str] | Mapping[Any, Any] | int | None = None,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
-    weights: str | None = None,
+    weights: str | PathLike[str] | None = None,
     name: str = "my model",
     licence: str = "",
 ) -> Classifier:
@@ -76,7 +77,7 @@ def wrap(
     if weights is not None:
         from workbench.models import state_dicts
 
-        state_dicts.load_into(body, weights.removeprefix("state_dict:"))
+        state_dicts.load_into(body, str(weights).removeprefix("state_dict:"))
     for part_name, part in body.named_modules():
         if part.training:
             raise ValueError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -52,6 +53,8 @@ def find(name: str) -> Path:
         return known[name]
     if name in RECIPES:
         raise ValueError(f"model {name!r} is not trained yet; run: workbench train {name}")
+    if scheme := KINDS.get(Path(name).suffix) or ("hf" if Path(name).is_dir() else ""):
+        raise ValueError(f"model {name!r} looks like a file or folder; say {scheme}:{name}")
     raise checks.unknown("model", name, known)
 
 
@@ -60,17 +63,22 @@ def load(name: str, *, device: str | None = None, **options: Any) -> Classifier:
 
     name: `<dataset>/<architecture>[-<training>]` (see `available()`), or
     `file:PATH` (weights that the workbench wrote), `hf:NAME_OR_PATH`, `timm:NAME`,
-    `onnx:PATH`, `state_dict:PATH`. options: for the last four, what `wrap` takes;
-    `state_dict:` also needs `architecture`, a name or an `nn.Module`.
+    `onnx:PATH`, `state_dict:PATH` (of several models in a file, `state_dict:PATH#KEY`).
+    options: for the last four, what `wrap` takes; `state_dict:` needs `architecture`, a name
+    or an `nn.Module`, and `input_shape`, and of a named architecture `classes`.
 
     Raises:
-        ValueError: no such model, or a damaged or unfit file.
+        ValueError: no such model, a damaged or unfit file, or options that are missing.
+        TypeError: options that a kind of model does not take.
         FileNotFoundError: no such file.
         ImportError: the extra that the adapter needs is not installed.
     """
     scheme, _, rest = name.partition(":")
     if rest and scheme in ADAPTERS:
+        accepted(f"{scheme}:", ADAPTERS[scheme], options)
         model = ADAPTERS[scheme](rest, **options)
+    elif scheme in ADAPTERS:
+        raise ValueError(f"model {name!r}: say which, as in {scheme}:{EXAMPLES[scheme]}")
     elif rest:
         raise checks.unknown("kind of model", scheme, ADAPTERS)
     else:
@@ -78,6 +86,23 @@ def load(name: str, *, device: str | None = None, **options: Any) -> Classifier:
             raise TypeError(f"load({name!r}) takes no options, got {sorted(options)}")
         model = checkpoints.restore(find(name))
     return model if device is None else model.to(device)
+
+
+def accepted(name: str, adapter: Callable[..., Any], options: dict[str, Any]) -> None:
+    """Check that an adapter, or `wrap` behind it, takes the options.
+
+    Raises:
+        TypeError: one that they do not take; the nearest is suggested.
+    """
+    from workbench.models.wrapping import wrap
+
+    own = inspect.signature(adapter).parameters
+    passes_on = any(p.kind is p.VAR_KEYWORD for p in own.values())
+    known = [*own, *(inspect.signature(wrap).parameters if passes_on else ())]
+    known = [key for key in known if key not in ("path", "module", "options")]
+    for key in options:
+        if key not in known:
+            raise TypeError(str(checks.unknown(f"option of {name}", key, dict.fromkeys(known))))
 
 
 def from_file(path: str) -> Classifier:
@@ -120,7 +145,7 @@ def wrap_foreign(found: Any, name: str, options: dict[str, Any]) -> Classifier:
     from workbench.models.wrapping import wrap
 
     facts = {
-        "classes": found.classes,
+        "classes": found.classes if found.named else len(found.classes),
         "input_shape": found.input_shape,
         "mean": found.mean,
         "std": found.std,
@@ -133,20 +158,34 @@ def wrap_foreign(found: Any, name: str, options: dict[str, Any]) -> Classifier:
 def from_state_dict(
     path: str,
     *,
-    architecture: str | nn.Module,
-    input_shape: tuple[int, int, int],
-    classes: tuple[str, ...] | int,
+    architecture: str | nn.Module | None = None,
+    input_shape: tuple[int, int, int] | None = None,
+    classes: Any = None,
     architecture_options: dict[str, Any] | None = None,
     **options: Any,
 ) -> Classifier:
     """Plain weights put into a named architecture or a module of one's own."""
     from workbench.models import architectures
-    from workbench.models.wrapping import wrap
+    from workbench.models.wrapping import count, given_shape, wrap
 
+    named = isinstance(architecture, str) or architecture is None
+    known = ", ".join(architectures.ARCHITECTURES)
+    missing = {
+        f"architecture= (a module, or one of {known})": architecture,
+        "input_shape= (channels, height, width)": input_shape,
+        "classes= (their names, or how many)": classes if named else "found from the output",
+    }
+    if absent := [key for key, value in missing.items() if value is None]:
+        raise ValueError(
+            f"state_dict:{path} holds weights alone, and not what they are the weights of; give "
+            f"{', and '.join(absent)}"
+        )
     module = architecture
     if isinstance(module, str):
-        n_classes = classes if isinstance(classes, int) else len(classes)
-        module = architectures.build(module, input_shape, n_classes, **(architecture_options or {}))
+        shape, n_classes = given_shape(input_shape), count(classes)
+        if n_classes is None:
+            n_classes = len(checks.class_names(classes))
+        module = architectures.build(module, shape, n_classes, **(architecture_options or {}))
     facts = {"name": f"state_dict:{path}", **options}
     return wrap(module, weights=path, input_shape=input_shape, classes=classes, **facts)
 
@@ -157,4 +196,18 @@ ADAPTERS: dict[str, Callable[..., Classifier]] = {
     "timm": from_timm,
     "onnx": from_onnx,
     "state_dict": from_state_dict,
+}
+
+EXAMPLES = {
+    "file": "PATH.safetensors",
+    "hf": "OWNER/MODEL or hf:FOLDER",
+    "timm": "resnet18.a1_in1k",
+    "onnx": "PATH.onnx",
+    "state_dict": "PATH.pth",
+}
+
+# The kind of model that a file has by its suffix.
+KINDS = {
+    ".onnx": "onnx",
+    **dict.fromkeys((".pt", ".pth", ".th", ".bin", ".ckpt", ".tar", ".safetensors"), "state_dict"),
 }
