@@ -28,6 +28,7 @@ class Answer(nn.Module):
     def __init__(self, model: nn.Module, path: Path) -> None:
         super().__init__()
         self.model, self.path = model, path
+        self.train(model.training)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """`(N, C, H, W)` -> `(N, K)`."""
