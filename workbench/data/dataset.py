@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from workbench import checks
+from workbench.data import arrays
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -49,50 +50,33 @@ class ImageDataset:
     @classmethod
     def from_arrays(
         cls,
-        images: np.ndarray | torch.Tensor,
-        labels: Sequence[int] | np.ndarray | torch.Tensor | None = None,
+        images: Any,
+        labels: Any = None,
         classes: Sequence[str] | Mapping[Any, Any] | None = None,
         *,
         name: str = "my data",
         split: str = "test",
         factors: pd.DataFrame | None = None,
     ) -> ImageDataset:
-        """Make a data set from arrays, which are copied.
+        """Make a data set from arrays, tensors or lists, which are copied.
 
-        images: uint8 in 0..255 or floats in [0, 1]; `(N, H, W)`, `(N, H, W, C)` or
-        `(N, C, H, W)` with 1 or 3 channels. labels: whole numbers `(N,)`, -1 where the class
-        is not known; None where none is. classes: None for names that are the numbers.
+        images: floats in [0, 1], uint8 in 0..255, uint16 in 0..65535, bool, or other whole
+        numbers that can only be of 0..255; `(N, H, W)`, `(N, H, W, C)` or `(N, C, H, W)` with
+        1 or 3 channels; what looks like another scale or layout is said in a warning. labels:
+        whole numbers `(N,)`, -1 where the class is not known, or names of classes; None where
+        none is. classes: None for the names in `labels`, in order, or for the numbers.
 
         Raises:
-            TypeError, ValueError: another dtype, shape, range or channel count.
+            TypeError, ValueError: another dtype, shape, range or channel count; a label that
+                is none of the classes.
         """
         import torch
 
-        pixels = np.asarray(images)
-        if pixels.dtype == np.uint8:
-            pixels = pixels.astype(np.float32) / np.float32(255)
-        elif pixels.dtype.kind == "f":
-            pixels = pixels.astype(np.float32)
-        else:
-            raise TypeError(f"images: expected uint8 or floats in [0, 1], got {pixels.dtype}")
-        if pixels.ndim == 3:
-            pixels = pixels[:, None]
-        if pixels.ndim == 4 and pixels.shape[1] not in (1, 3) and pixels.shape[3] in (1, 3):
-            pixels = pixels.transpose(0, 3, 1, 2)
-        if pixels.ndim != 4 or pixels.shape[1] not in (1, 3):
-            raise ValueError(
-                "images: expected (N, H, W), (N, H, W, C) or (N, C, H, W) with 1 or 3 "
-                f"channels, got shape {np.shape(images)}"
-            )
+        given = None if labels is None else arrays.plain("labels", labels)
+        pixels = arrays.images(images, None if given is None else given.size)
+        y, names, named = arrays.labels(given, len(pixels), classes)
         x = torch.from_numpy(np.ascontiguousarray(pixels))
-        numbers = np.full(len(x), -1) if labels is None else np.asarray(labels)
-        if numbers.dtype.kind not in "iu":
-            raise TypeError(f"labels: expected whole numbers, got {numbers.dtype}")
-        y = torch.from_numpy(numbers.astype(np.int64))
-        named = classes is not None
-        if classes is None:
-            classes = [str(k) for k in range(int(y.max()) + 1 if len(y) else 1)]
-        return cls(x, y, checks.class_names(classes), name, split, factors, named)
+        return cls(x, torch.from_numpy(y), names, name, split, factors, named)
 
     def __len__(self) -> int:
         return len(self.images)
@@ -100,11 +84,15 @@ class ImageDataset:
     def __getitem__(self, index):
         """A number gives `(image, label)`; a slice, mask or list gives an `ImageDataset`."""
         if not isinstance(index, slice):
-            index = np.asarray(index)
+            index = arrays.plain("index", index)
             if index.ndim == 0 and index.dtype.kind in "iu":
                 return self.images[int(index)], int(self.labels[int(index)])
+            if index.ndim != 1:
+                raise IndexError(
+                    f"index: expected a number, a slice, or a list, mask or array (N,), got {index}"
+                )
             index = index if index.size else index.astype(np.int64)  # [] is of floats
-        rows = np.arange(len(self))[index]
+        rows = np.arange(len(self))[index].copy()  # torch takes no steps back
         factors = None if self.factors is None else self.factors.iloc[rows].reset_index(drop=True)
         return replace(self, images=self.images[rows], labels=self.labels[rows], factors=factors)
 
@@ -126,6 +114,8 @@ class ImageDataset:
         generator = torch.Generator().manual_seed(seed)
         pools = {"the data set": torch.arange(len(self))}
         if per_class:
+            if not self.classes:
+                raise ValueError(f"per_class: {self.name} has no classes; leave it out")
             pools = {
                 f"class {name!r}": (self.labels == k).nonzero().flatten()
                 for k, name in enumerate(self.classes)

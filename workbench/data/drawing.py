@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from workbench import checks
+from workbench.data import pictures
 from workbench.data.dataset import ImageDataset
 
 if TYPE_CHECKING:
@@ -17,10 +18,13 @@ if TYPE_CHECKING:
 KEPT = 2000  # images of the data set that stay beside the drawing
 
 
-def with_drawing(images: ImageDataset, drawing: torch.Tensor | str, meant: str) -> ImageDataset:
+def with_drawing(
+    images: ImageDataset, drawing: torch.Tensor | str, meant: str | None = None
+) -> ImageDataset:
     """The first 2,000 images of a data set, and a drawing as the last of them.
 
-    drawing: `(C, H, W)` in [0, 1], or its text (see `as_text`). meant: the class it is of.
+    drawing: `(C, H, W)` in [0, 1], or its text (see `as_text`). meant: the class it is of;
+    None or "" where there is none: its label is then -1, and no answer is right or wrong.
 
     Raises:
         ValueError: another shape than that of the images, an unknown class, no such text.
@@ -30,15 +34,16 @@ def with_drawing(images: ImageDataset, drawing: torch.Tensor | str, meant: str) 
     image = from_text(drawing) if isinstance(drawing, str) else drawing
     if tuple(image.shape) != images.shape:
         raise ValueError(f"drawing: expected {images.shape}, got {tuple(image.shape)}")
-    if meant not in images.classes:
+    if meant and meant not in images.classes:
         raise checks.unknown("meant", meant, images.classes)
-    label = torch.tensor([images.classes.index(meant)])
+    label = torch.tensor([images.classes.index(meant) if meant else -1])
     return ImageDataset(
         torch.cat([images.images[:KEPT], image[None]]),
         torch.cat([images.labels[:KEPT], label]),
         images.classes,
         f"{images.name} and a drawing",
         images.split,
+        named=images.named,
     )
 
 
@@ -53,17 +58,19 @@ def as_text(image: torch.Tensor) -> str:
 
 
 def from_text(text: str) -> torch.Tensor:
-    """The image `(C, H, W)` that `as_text` wrote.
+    """The image `(C, H, W)` that `as_text` wrote; another PNG as it looks on white.
 
     Raises:
-        ValueError: not a PNG in base64, in grey or in RGB.
+        ValueError: not a PNG in base64.
     """
     import torch
     from PIL import Image
 
     try:
-        with Image.open(BytesIO(base64.b64decode(text, validate=True)), formats=["PNG"]) as file:
-            pixels = np.array(file if file.mode in ("L", "RGB") else file.convert("RGB"))
+        content = base64.b64decode(text, validate=True)
+        with Image.open(BytesIO(content), formats=["PNG"]) as file:
+            grey = file.mode in ("1", "L", "LA") or file.mode.startswith("I")
+        pixels = np.array(pictures.read(BytesIO(content), "L" if grey else "RGB")[0])
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise ValueError(f"drawing: expected a PNG in base64, got {text[:40]!r}") from error
     pixels = pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
