@@ -162,7 +162,7 @@ class Reused(nn.Module):
 def test_an_activation_that_runs_twice_is_two_layers():
     model = net(Reused)
     found = local_complexity(model, some_images(), 0.5, 6)
-    assert list(found.counts) == ["0.relu", "0.relu #2"]
+    assert list(found.counts) == ["0.relu", "0.relu#2"]
     body = model.body[0]
     apart = nn.Sequential(
         nn.Flatten(), body.first, nn.ReLU(), body.second, nn.ReLU(), body.last

@@ -97,7 +97,7 @@ def test_conflicts_without_a_truth_are_refused():
     factors = pd.DataFrame({"texture_class": ["b", "e"]})
     with pytest.raises(ValueError, match="texture_class: expected values in"):
         patterns.cue_preference(answering(), replace(images, factors=factors))
-    with pytest.raises(ValueError, match="expected classes"):
+    with pytest.raises(ValueError, match="has no class 'x', as my data has beside others"):
         patterns.cue_preference(answering(), replace(images, classes=("a", "b", "c", "x")))
 
 
@@ -323,10 +323,12 @@ class Twice(nn.Module):
         return self.act(self.act(self.flat(x)) - 0.1)
 
 
-def test_a_layer_that_runs_twice_and_a_failing_pass_leave_no_hook():
-    model = models.wrap(Twice(), input_shape=(1, 2, 2))
-    with pytest.raises(ValueError, match="act runs 2 times"):
-        units.output(model, "act", some_images(2, (1, 2, 2)))
+def test_a_layer_that_runs_twice_is_read_a_call_at_a_time_and_no_hook_is_left():
+    model, x = models.wrap(Twice(), input_shape=(1, 2, 2)), some_images(2, (1, 2, 2))
+    assert torch.equal(units.output(model, "act", x), x.flatten(1))
+    assert torch.equal(units.output(model, "act#2", x), (x.flatten(1) - 0.1).relu())
+    with pytest.raises(ValueError, match="act runs 2 times a pass, got 'act#3'"):
+        units.output(model, "act#3", x)
     with pytest.raises(RuntimeError):
         units.output(linear(torch.eye(16)), "1", some_images(2, (1, 3, 3)))
     assert not any(module._forward_hooks for module in model.modules())

@@ -1,4 +1,4 @@
-"""Saliency maps: which pixels the score of a class depends on. By captum.
+"""Saliency maps: which pixels the score of a class depends on. Gradients by captum.
 
 Each method is a set of parameters with `steps(model, x, target)` and a call that runs
 it. Values are one number a pixel, the sum over the colour channels.
@@ -6,9 +6,10 @@ it. Values are one number a pixel, the sum over the colour channels.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from pydantic import Field
@@ -16,12 +17,14 @@ from torch import nn
 from torch.nn import functional as F
 
 from workbench import checks, steps
-from workbench.models import Classifier, private_copy, ready
+from workbench.models import Classifier, batch_size, edited, ready, unheard
 from workbench.params import Parameters
 from workbench.steps import Step
 
 if TYPE_CHECKING:
     import pandas as pd
+
+DEEP = 6  # more linear layers than these are no head of a convolutional network
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,7 +62,12 @@ class Saliency:
 
 
 class Method(Parameters):
-    """A way to explain a prediction by its pixels."""
+    """A way to explain a prediction by its pixels.
+
+    copies: how often an image is in a pass; one whose gradient is taken counts four times.
+    """
+
+    copies: ClassVar[int] = 4
 
     def steps(
         self, model: Classifier, x: torch.Tensor, target: torch.Tensor | None = None
@@ -76,13 +84,22 @@ class Method(Parameters):
         if reason:
             raise ValueError(f"{type(self).__name__}: {reason}")
         if target is None:
-            with torch.no_grad():
-                target = model(x).argmax(1)
+            target = model.predict(x).label
         checks.labels(target, len(model.classes), len(x), name="target")
-        target = target.to(model.device)
-        for done, total, values in self.maps(model, x, target):
-            value = Saliency(values.detach().cpu(), target.cpu(), type(self).__name__, self.signed)
-            yield Step(done, total, f"{type(self).__name__} {done}/{total}", value)
+        parts = x.split(batch_size(model.input_shape, copies=self.copies))
+        targets, found = (
+            target.to(model.device).split(len(parts[0]) or 1),
+            torch.zeros_like(x[:, 0]),
+        )
+        for i, (part, aims) in enumerate(zip(parts, targets, strict=True)):
+            rows = slice(i * len(parts[0]), i * len(parts[0]) + len(part))
+            for done, total, values in self.maps(model, part, aims):
+                found[rows] = values.detach()
+                value = Saliency(
+                    found.cpu().clone(), target.cpu(), type(self).__name__, self.signed
+                )
+                done, total = i * total + done, len(parts) * total
+                yield Step(done, total, f"{self.about(model)} {done}/{total}", value)
 
     def __call__(
         self, model: Classifier, x: torch.Tensor, target: torch.Tensor | None = None
@@ -99,10 +116,14 @@ class Method(Parameters):
         """Why the method does not fit the model; empty if it does."""
         return ""
 
+    def about(self, model: Classifier) -> str:
+        """What it is doing, in words."""
+        return type(self).__name__
+
     def maps(
         self, model: Classifier, x: torch.Tensor, target: torch.Tensor
     ) -> Iterator[tuple[int, int, torch.Tensor]]:
-        """Done, total, and the maps `(N, H, W)` so far."""
+        """Done, total, and the maps `(N, H, W)` so far; a step is a pass."""
         raise NotImplementedError
 
 
@@ -130,6 +151,7 @@ class IntegratedGradients(Method):
     The values of an image add up to the class score less that of the black image.
     """
 
+    copies: ClassVar[int] = 8  # of which the gradients are taken together
     n_steps: int = Field(32, ge=8, le=512, description="gradients taken on the way")
 
     def maps(
@@ -150,57 +172,64 @@ class IntegratedGradients(Method):
 
 
 class Occlusion(Method):
-    """How much the class score falls when a grey window hides a place (Zeiler, Fergus 2014)."""
+    """How much the class score falls when a grey window hides a place (Zeiler, Fergus 2014).
 
-    window: int = Field(4, ge=1, le=64, description="side of the window in pixels")
-    stride: int = Field(2, ge=1, le=64, description="pixels between windows")
+    Large images get a large window, if none is given: a pass for each of its places is made.
+    """
+
+    copies: ClassVar[int] = 1
+    window: int = Field(
+        0, ge=0, le=512, description="side of the window; 0: an eighth of the image, at least 4"
+    )
+    stride: int = Field(
+        0, ge=0, le=512, description="pixels between windows; 0: half a window, at least 2"
+    )
+
+    def sides(self, model: Classifier) -> tuple[int, int]:
+        """The window, and the pixels between two of them, at most a window."""
+        window = self.window or max(4, min(model.input_shape[1:]) // 8)
+        return window, min(window, self.stride or max(2, window // 2))
 
     def unfit(self, model: Classifier) -> str:
         """A window must fit in the image."""
-        side = min(model.input_shape[1:])
-        return f"window {self.window} is larger than the image ({side})" * (self.window > side)
+        window, side = self.sides(model)[0], min(model.input_shape[1:])
+        return f"window {window} is larger than the image ({side})" * (window > side)
+
+    def about(self, model: Classifier) -> str:
+        """With the window, which may be the method's own choice."""
+        window, stride = self.sides(model)
+        return f"Occlusion, window {window}, stride {stride}:"
 
     def maps(
         self, model: Classifier, x: torch.Tensor, target: torch.Tensor
     ) -> Iterator[tuple[int, int, torch.Tensor]]:
-        """One band of rows a step; where windows overlap, their mean."""
-        from captum.attr import Occlusion as CaptumOcclusion
-
-        channels, height, width = model.input_shape
-        stride = min(self.stride, self.window)
-        tops = [*range(0, height - self.window, stride), height - self.window]
-        summed = x.new_zeros(len(x), height, width)
-        covered = x.new_zeros(height, 1)
-
-        for i, top in enumerate(tops):
-            rows = slice(top, top + self.window)
-
-            def scores(band: torch.Tensor, rows: slice = rows) -> torch.Tensor:
-                # captum may stack several hidden copies of each image.
-                full = x.repeat(len(band) // len(x), 1, 1, 1)
-                full[:, :, rows] = band
-                return model(full)
-
+        """At most a row of windows a step, from above; where they overlap, their mean."""
+        (window, stride), (_, height, width) = self.sides(model), model.input_shape
+        tops, lefts = ([*range(0, n - window, stride), n - window] for n in (height, width))
+        places = [(top, left) for top in tops for left in lefts]
+        rows = torch.arange(len(x), device=x.device)
+        fallen, covered = x.new_zeros(len(x), height, width), x.new_zeros(height, width)
+        at_once = min(len(lefts), max(1, batch_size(model.input_shape) // max(1, len(x))))
+        with torch.no_grad():
+            score = model(x)[rows, target]
+        for i in range(0, len(places), at_once):
+            some = places[i : i + at_once]
+            hidden = x.repeat(len(some), 1, 1, 1).unflatten(0, (len(some), len(x)))
+            for part, (top, left) in zip(hidden, some, strict=True):
+                part[:, :, top : top + window, left : left + window] = 0.5
             with torch.no_grad():
-                summed[:, rows] += (
-                    CaptumOcclusion(scores)
-                    .attribute(
-                        x[:, :, rows],
-                        sliding_window_shapes=(channels, self.window, self.window),
-                        strides=(channels, self.window, stride),
-                        baselines=0.5,
-                        target=target,
-                    )
-                    .mean(1)
-                )
-            covered[rows] += 1
-            yield i + 1, len(tops), summed / covered.clamp(min=1)
+                logits = model(hidden.flatten(0, 1)).unflatten(0, (len(some), len(x)))
+            for fall, (top, left) in zip(score - logits[:, rows, target], some, strict=True):
+                place = slice(top, top + window), slice(left, left + window)
+                fallen[:, *place] += fall[:, None, None]
+                covered[place] += 1
+            yield i + len(some), len(places), fallen / covered.clamp(min=1)
 
 
 class GradCAM(Method):
     """Where the last convolution supports the class (Selvaraju et al., 2017)."""
 
-    layer: str = Field("", description="convolution to look at; the last one when empty")
+    layer: str = Field("", description="convolution to look at; the last that runs when empty")
 
     @property
     def signed(self) -> bool:
@@ -209,25 +238,57 @@ class GradCAM(Method):
 
     def unfit(self, model: Classifier) -> str:
         """There must be a convolution with some spatial extent."""
-        return "" if convolutions(model) else f"{model.card.name} has no convolution"
+        if reason := unheard(model):
+            return reason
+        return "" if self.layer or convolutions(model) else f"{model.card.name} has no convolution"
 
     def maps(
         self, model: Classifier, x: torch.Tensor, target: torch.Tensor
     ) -> Iterator[tuple[int, int, torch.Tensor]]:
         """One gradient; the coarse map is enlarged to the image."""
-        from captum.attr import LayerGradCam
+        name = self.layer or last_convolution(model)
+        maps = torch.zeros(0)
 
-        # Captum's hooks hear every thread; a copy that shares the weights is this one's alone.
-        model = cast("Classifier", private_copy(model, share=True))
-        layer = model.layer(self.layer or convolutions(model)[-1])
-        inputs = x.clone().requires_grad_()
-        coarse = LayerGradCam(model, layer).attribute(inputs, target, relu_attributions=True)
-        yield 1, 1, F.interpolate(coarse, x.shape[2:], mode="bilinear").sum(1)
+        def keep(output: torch.Tensor) -> torch.Tensor:
+            nonlocal maps
+            if output.ndim != 4 or output[0, 0].numel() < 2:
+                some = ", ".join(convolutions(model)[-4:]) or "none"
+                raise ValueError(
+                    f"layer: expected one that gives maps (C, H, W) of several places, {name} "
+                    f"gives {tuple(output.shape[1:])}; the last convolutions: {some}"
+                )
+            maps = output
+            return output.clone()  # a later layer may work in place
+
+        with torch.enable_grad(), edited(model, {name: keep}) as ask:
+            logits = ask(x.clone().requires_grad_())
+            score = logits.gather(1, target[:, None]).sum()
+            (slope,) = torch.autograd.grad(score, maps, allow_unused=True)
+        if slope is None:
+            raise ValueError(f"layer: {name} runs, but the logits do not depend on it")
+        weights = slope.mean((2, 3), keepdim=True)
+        coarse = (weights * maps.detach()).sum(1, keepdim=True).relu()
+        yield 1, 1, F.interpolate(coarse, x.shape[2:], mode="bilinear")[:, 0]
 
 
 def convolutions(model: Classifier) -> list[str]:
-    """The names of the two-dimensional convolutions, in order of definition."""
-    return [n for n, module in model.body.named_modules() if n and isinstance(module, nn.Conv2d)]
+    """The two-dimensional convolutions with some spatial extent, in the order they run."""
+    layers = model.layers()
+    shapes = {name: layers[name].shape for name in model.layers_of(nn.Conv2d)}
+    return [n for n, shape in shapes.items() if len(shape) == 3 and shape[1] * shape[2] > 1]
+
+
+def last_convolution(model: Classifier) -> str:
+    """The last convolution that runs; a warning where much of the model runs after it."""
+    name, order = convolutions(model)[-1], list(model.layers())
+    after = sum(order.index(n) > order.index(name) for n in model.layers_of(nn.Linear))
+    if after > DEEP:
+        warnings.warn(
+            f"Grad-CAM: {name} is the last convolution of {model.card.name}, and {after} linear "
+            "layers run after it (a transformer?): the map says little of what they do",
+            stacklevel=2,
+        )
+    return name
 
 
 METHODS: dict[str, type[Method]] = {

@@ -11,6 +11,8 @@ from workbench.figures.images import Picture, _captioned, img_tag
 from workbench.patterns import PatternQuality, Patterns
 
 PITCH = 9  # pixels from cell to cell, one of them a gap
+MOST = 16_384  # cells in a strip
+ROWS = 20  # of the table, where there are more classes
 # A letter is a colour: the states differ in shape and in brightness too.
 COLOURS = {
     ".": "#ffffff",
@@ -51,26 +53,29 @@ def pattern_strip(
     *,
     chosen: int | None = None,
     pick: bool = False,
+    unit: str = "neuron",
 ) -> Picture:
     """One cell a neuron, in rows: on or off, and whether the pattern asks for that.
 
     on: bool `(n,)`. phase: int8 `(n,)`. chosen: the neuron with a frame. pick: the strip
-    carries `data-pick="layer:NAME"` and can have the focus.
+    carries `data-pick="layer:NAME"` and can have the focus. unit: what a neuron is called. Of
+    more than `MOST` the first are drawn.
     """
     state, wide = states(on, phase), columns(len(on))
-    pixels = cells(state, wide)
-    if chosen is not None:
+    pixels = cells(state[:MOST], wide)
+    if chosen is not None and chosen < MOST:
         top, left = (PITCH * place for place in divmod(chosen, wide))
         frame = pixels[:, top : top + PITCH + 1, left : left + PITCH + 1]
         frame[:, [1, -2]] = frame[:, :, [1, -2]] = torch.tensor([[[0.94]], [[0.89]], [[0.26]]])
         frame[:, [0, -1]] = frame[:, :, [0, -1]] = 0
     counts = torch.bincount(state, minlength=len(GLYPHS)).tolist()
-    said = ", ".join(f"{n} {name}" for n, name in zip(counts, GLYPHS, strict=True) if n)
-    alt = f"{layer}, {len(on)} neurons: {said}"
+    counted = ", ".join(f"{n} {name}" for n, name in zip(counts, GLYPHS, strict=True) if n)
+    alt = f"{layer}, {len(on)} {unit}s: {counted}"
+    alt += f"; the first {MOST:,} are drawn" if len(on) > MOST else ""
     if chosen is not None:
-        alt += f"; neuron {chosen} is looked at"
+        alt += f"; {unit} {chosen} is looked at"
     about = f'data-pick="layer:{escape(layer)}" tabindex="0" role="button" '
-    about += f'aria-label="{escape(alt)}; arrow keys go from neuron to neuron" '
+    about += f'aria-label="{escape(alt)}; arrow keys go from {unit} to {unit}" '
     style = f"display:inline-block;line-height:0;cursor:{'crosshair' if pick else 'auto'}"
     tag = img_tag(pixels, alt, pixels.shape[1])
     shown = _captioned(f'<div {about * pick}style="{style}">{tag}</div>', escape(alt), None)
@@ -97,35 +102,51 @@ def pattern_table(
 ) -> Picture:
     """One row a class: how many neurons of its pattern an image breaks, and how good that is.
 
-    broken: of one image, `(K,)`. label: the class predicted.
+    broken: of one image, `(K,)`. label: the class predicted. Of more than `ROWS` classes those
+    with the least of their pattern broken, and the one predicted.
     """
     heads = ("class", "broken", "of", "recall", "precision")
     head = "".join(f'<th scope="col" {CELL}>{name}</th>' for name in heads)
-    rows, said = [], []
-    for k, name in enumerate(patterns.classes):
-        shares = [
-            f"{float(v[k]):.1%}" if v[k] == v[k] else "–" for v in (found.recall, found.precision)
-        ]
-        told = [str(int(broken[k])), str(int(patterns.sizes[k])), *shares]
+    rows, counted, sizes = [], [], patterns.sizes.tolist()
+    for k in listed(patterns, broken, label):
+        name, mined = patterns.classes[k], bool(patterns.total[k])
+        shares = [percent(float(v[k])) for v in (found.recall, found.precision)]
+        values = [str(int(broken[k])) if mined else "no pattern", str(sizes[k]), *shares]
         own = f"<b>{escape(name)}</b> ◀ predicted" if k == label else escape(name)
-        tds = "".join(f"<td {CELL}>{value}</td>" for value in told)
+        tds = "".join(f"<td {CELL}>{value}</td>" for value in values)
         rows.append(f'<tr><th scope="row" {CELL}>{own}</th>{tds}</tr>')
-        said.append(f"{name} {told[0]}")
+        counted.append(f"{name} {values[0]}")
     table = f'<table style="border-collapse:collapse"><tr>{head}</tr>{"".join(rows)}</table>'
-    alt = f"neurons broken of each class's pattern: {', '.join(said)}"
-    said_of = found.summary()
+    alt = f"neurons broken of each class's pattern: {', '.join(counted)}"
+    summary = found.summary()
     words = (
-        f"delta {patterns.delta:g}: mean size {patterns.summary()['mean_size']:.0f}, recall "
-        f"{said_of['recall']:.1%}, precision {said_of['precision']:.1%} on held-out images"
+        f"delta {patterns.delta:g}: mean size {patterns.mean_size:.0f}, recall "
+        f"{percent(summary['recall'])}, precision {percent(summary['precision'])} on held-out "
+        "images"
     )
-    return Picture(_captioned(table, words, None).html, f"{words}; {alt}")
+    if len(rows) < len(patterns.classes):
+        words += f"; {len(rows)} of {len(patterns.classes):,} classes: the least broken"
+    return Picture(_captioned(table, escape(words), None).html, f"{words}; {alt}")
+
+
+def listed(patterns: Patterns, broken: torch.Tensor, label: int) -> list[int]:
+    """The classes in the table."""
+    if len(broken) <= ROWS:
+        return list(range(len(broken)))
+    best: list[int] = broken.argsort(stable=True)[:ROWS].tolist()
+    return [label, *(k for k in best if k != label and patterns.total[k])][:ROWS]
+
+
+def percent(share: float | None) -> str:
+    """A share in percent; a dash where there is none."""
+    return "–" if share is None or share != share else f"{share:.1%}"
 
 
 def cells(state: torch.Tensor, wide: int) -> torch.Tensor:
     """Glyphs in rows of `wide`, float32 `(3, H, W)`, with a gap before and after each."""
     tall = -(-len(state) // wide)
     glyphs = np.array([[list(row) for row in glyph] for glyph in GLYPHS.values()])
-    values = np.ones((len(glyphs) + 1, PITCH, PITCH, 3))  # the last: no neuron
+    values = np.ones((len(glyphs) + 1, PITCH, PITCH, 3), np.float32)  # the last: no neuron
     for letter, colour in COLOURS.items():
         values[:-1, 1:, 1:][glyphs == letter] = [c / 255 for c in bytes.fromhex(colour[1:])]
     index = np.full(tall * wide, len(glyphs))
@@ -133,4 +154,4 @@ def cells(state: torch.Tensor, wide: int) -> torch.Tensor:
     grid = values[index].reshape(tall, wide, PITCH, PITCH, 3).transpose(0, 2, 1, 3, 4)
     grid = grid.reshape(tall * PITCH, wide * PITCH, 3)
     padded = np.pad(grid, ((0, 1), (0, 1), (0, 0)), constant_values=1)
-    return torch.from_numpy(padded).permute(2, 0, 1).float()
+    return torch.from_numpy(padded).permute(2, 0, 1)

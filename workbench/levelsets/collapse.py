@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from workbench import checks
 from workbench.data import ImageDataset
-from workbench.models import Classifier, heard, ready
+from workbench.models import Classifier, batch_size, heard, measurable, outputs, ready
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -78,9 +78,9 @@ def neural_collapse(
 
     layers: names from `model.layers()`; None for those that are inside no other. The input of
     the linear head comes last, as `"last features"`, where the model has one. Feature maps and
-    tokens are flattened, not averaged; of a layer that runs twice the first output counts; nc4
-    compares with the model's own answers. The data pass twice; what is held is K x d float64
-    for each layer, and the outputs of a batch.
+    tokens are flattened, not averaged; images without a label do not count; nc4 compares with
+    the model's own answers. The data pass twice; what is held is K x d float64 for each layer,
+    and the outputs of a batch.
 
     Raises:
         TypeError, ValueError: an unknown layer, or none; data that do not fit the model; a class
@@ -88,7 +88,8 @@ def neural_collapse(
     """
     ready(model)
     checks.images(data.images[:1], model.input_shape, name="data")
-    checks.labels(data.labels, len(model.classes), name="data")
+    data = measurable(data, model, labels=False)
+    data = data[data.labels >= 0]
     known, head = model.layers(), model.linear_head()
     if layers is None:
         layers = [n for n in known if "." not in n and model.layer(n) is not head]
@@ -97,33 +98,30 @@ def neural_collapse(
             raise checks.unknown(f"layer of {model.card.name}", name, known)
     if not layers and head is None:
         raise ValueError("layers: the model ends in no linear layer; name a layer to look at")
-    modules = {name: model.layer(name) for name in layers} | ({LAST: head} if head else {})
 
     def batches() -> Iterator[Batch]:
-        for x, y in data.batches(BATCH):
-            logits, seen = _run(model, x, modules)
-            # Of the head, what it is given; of the others, what they give.
-            features = {k: seen[k][k != LAST].flatten(1).double() for k in modules}
+        for x, y in data.batches(batch_size(model.input_shape, BATCH)):
+            logits, seen = _run(model, x, layers, head)
+            features = {name: value.flatten(1).double() for name, value in seen.items()}
             yield features, y.to(logits.device), logits.argmax(1)
 
     return _collapse(batches, len(model.classes), head.weight if head else None)
 
 
 def _run(
-    model: Classifier, x: Tensor, modules: dict[str, Any]
-) -> tuple[Tensor, dict[str, tuple[Tensor, Tensor]]]:
-    """The logits, and what each module was given and gave when it ran first."""
-    seen: dict[str, tuple[Tensor, Tensor]] = {}
+    model: Classifier, x: Tensor, layers: Sequence[str], head: nn.Linear | None
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """The logits, what each layer gives, and what the head is given."""
+    given: dict[str, Tensor] = {}
 
-    def note(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        for name in (name for name, other in modules.items() if other is module):
-            seen.setdefault(name, (inputs[0], output.clone()))  # a later layer may write to it
+    def note(_: nn.Module, inputs: tuple[Tensor, ...], __: object) -> None:
+        given.setdefault(LAST, inputs[0].clone())  # a later layer may write to it
 
-    with heard(set(modules.values()), note), torch.no_grad():
-        logits = model(x.to(model.device))
+    with outputs(model, layers) as ask, heard([head] if head else [], note), torch.no_grad():
+        logits, seen = ask(x)
     if not bool(logits.isfinite().all()):
         raise ValueError("model: its logits are not all finite numbers; it or its input is damaged")
-    return logits, seen
+    return logits, seen | given
 
 
 def _collapse(

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from workbench import checks
-from workbench.models import Classifier, ready
+from workbench.models import Classifier, batch_size, ready, unheard
+from workbench.models.hooks import audible
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -51,7 +52,7 @@ def local_complexity(
     and above at another: exact in the first layer (`|w.x + b| < radius max_p |w.v_p|`), while
     later layers are seen at the vertices only. Neurons are the inputs of activation modules
     (`ACTIVATIONS`; of a GELU, too, the sign counts). A module that runs twice is two layers,
-    `name` and `name #2`; an activation called as a function is not seen. Through a training:
+    `name` and `name#2`; an activation called as a function is not seen. Through a training:
 
         for step in models.fit(plan, training):
             if step.done % 100 == 0:
@@ -63,26 +64,32 @@ def local_complexity(
     """
     x = checks.images(x, model.input_shape, name="x")
     ready(model)
-    size = math.prod(model.input_shape)
+    pixels = math.prod(model.input_shape)
     if not 0 < radius < math.inf:
         raise ValueError(f"radius: expected a positive length, got {radius}")
-    if checks.positive("n_directions", n_directions) > size:
-        raise ValueError(f"n_directions: expected at most {size}, one a pixel, got {n_directions}")
+    if checks.positive("n_directions", n_directions) > pixels:
+        raise ValueError(
+            f"n_directions: expected at most {pixels}, one a pixel, got {n_directions}"
+        )
     weights = next(model.parameters(), x)
-    draws = torch.randn(size, n_directions, generator=torch.Generator().manual_seed(seed)).double()
+    draws = torch.randn(
+        pixels, n_directions, generator=torch.Generator().manual_seed(seed)
+    ).double()
     ways = radius * torch.linalg.qr(draws)[0].T.reshape(-1, *x.shape[1:])
     ways = torch.cat([ways, -ways]).to(weights)
-    parts = x.to(weights).split(max(1, BATCH // len(ways)))
-    found = [_crossings(model, part, ways.split(BATCH)) for part in parts]
+    size = batch_size(model.input_shape, BATCH)
+    parts = x.to(weights).split(max(1, size // len(ways)))
+    found = [_crossings(model, part, ways.split(size)) for part in parts]
     if not found[0]:
-        raise ValueError(f"model: expected modules like ReLU or GELU, {model.card.name} runs none")
+        none = f"model: expected modules like ReLU or GELU, {model.card.name} runs none"
+        raise ValueError(unheard(model) or none)
     return LocalComplexity({name: torch.cat([n[name] for n in found]) for name in found[0]})
 
 
 def _crossings(model: Classifier, x: Tensor, ways: tuple[Tensor, ...]) -> dict[str, Tensor]:
     """By layer, how many neurons change sign between the vertices `x + ways`: `(N,)`."""
     modules: dict[nn.Module, str] = {
-        m: name for name, m in model.body.named_modules() if isinstance(m, ACTIVATIONS)
+        m: name for m, name in audible(model.body).items() if isinstance(m, ACTIVATIONS)
     }
     signs: dict[str, Tensor] = {}
     runs: Counter[nn.Module] = Counter()
@@ -93,7 +100,7 @@ def _crossings(model: Classifier, x: Tensor, ways: tuple[Tensor, ...]) -> dict[s
         if get_ident() != asker:  # another thread asks the same model
             return
         runs[module] += 1
-        name = modules[module] + (f" #{runs[module]}" if runs[module] > 1 else "")
+        name = modules[module] + (f"#{runs[module]}" if runs[module] > 1 else "")
         z = inputs[0].flatten(1).unflatten(0, (len(some), len(x)))
         signs[name] = torch.stack([(z < 0).any(0), (z > 0).any(0)]) | signs.get(name, False)
 

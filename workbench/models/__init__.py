@@ -10,10 +10,11 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     submodules=["architectures", "checkpoints", "onnx", "state_dicts"],
     submod_attrs={
         "model_card": ["ModelCard"],
+        "batching": ["batch_size"],
         "confidence": ["Calibration", "calibration"],
         "classifier": ["Classifier", "Layer", "Prediction", "ready"],
         "evaluation": ["evaluate"],
-        "hooks": ["heard"],
+        "hooks": ["edited", "heard", "outputs", "unheard"],
         "matching": ["matched", "measurable"],
         "recipes": ["RECIPES", "Recipe"],
         "training": ["TrainingResult", "fit", "train"],

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from workbench import checks
-from workbench.models.hooks import heard
+from workbench.models import batching
+from workbench.models.hooks import anatomy, audible, heard, place, unheard
 from workbench.models.model_card import ModelCard
 
 if TYPE_CHECKING:
@@ -22,12 +24,25 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Layer:
-    """One layer: its name, what it is, and the shape of its output for one image."""
+    """One call of a layer: its name, what it is, and the shape of its output for one image."""
 
     name: str
     kind: str
     shape: tuple[int, ...]
     parameters: int
+
+
+@dataclass(frozen=True, eq=False)
+class Listing:
+    """The layers of a model as they ran on a grey image.
+
+    runs: how often each module ran, by its name. places: of each layer the module, its
+    name and which of its calls.
+    """
+
+    layers: dict[str, Layer] = field(default_factory=dict)
+    runs: Counter[str] = field(default_factory=Counter)
+    places: dict[str, tuple[nn.Module, str, int]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,6 +81,7 @@ class Classifier(nn.Module):
 
     mean: torch.Tensor | None
     std: torch.Tensor | None
+    _listed: tuple[list[Any], Listing] | None = None
 
     def __init__(
         self,
@@ -77,6 +93,7 @@ class Classifier(nn.Module):
         super().__init__()
         self.body = body
         self.card = card
+        self._listed = None
         for name, value in (("mean", mean), ("std", std)):
             self.register_buffer(name, channel_values(name, value, card.input_shape[0]))
         if self.std is not None and not bool((self.std > 0).all()):
@@ -125,16 +142,19 @@ class Classifier(nn.Module):
         """Where the weights are."""
         return next((t.device for t in self.body.parameters()), torch.device("cpu"))
 
-    def predict(self, x: torch.Tensor, *, batch_size: int = 512) -> Prediction:
+    def predict(self, x: torch.Tensor, *, batch_size: int | None = None) -> Prediction:
         """What the model says of images `(N, C, H, W)` in [0, 1]; N may be 0.
+
+        batch_size: images a pass; when None at most 512, and fewer where they are large.
 
         Raises:
             TypeError, ValueError: images that break the contract; a model in train mode.
         """
         x = checks.images(x, self.input_shape)
         ready(self)
+        size = batch_size or batching.batch_size(self.input_shape, 512)
         with torch.no_grad():
-            parts = [self(part.to(self.device)).to(x.device) for part in x.split(batch_size)]
+            parts = [self(part.to(self.device)).to(x.device) for part in x.split(size)]
         logits = torch.cat(parts) if len(x) else x.new_zeros((0, len(self.classes)))
         probabilities = logits.softmax(1)
         confidence, label = probabilities.max(1)
@@ -143,18 +163,47 @@ class Classifier(nn.Module):
     def layers(self) -> dict[str, Layer]:
         """Every layer in the order it runs, by the name to ask for it with.
 
-        Layers that hold other layers (blocks) come after what they hold. A layer that
-        runs twice is listed once.
+        Layers that hold other layers (blocks) come after what they hold. A layer that runs
+        more than once is listed each time: "act", "act#2", "act#3". Left out is what gives no
+        tensor of one row an image (an LSTM, the windows of an attention), and what is
+        compiled.
+
+        Raises:
+            ValueError: a model in train mode, or compiled as a whole.
         """
+        return dict(self.listing().layers)
+
+    def layers_of(self, *kinds: type[nn.Module]) -> tuple[str, ...]:
+        """The names of the layers of these kinds, in the order they run."""
+        places = self.listing().places
+        return tuple(name for name, (module, _, _) in places.items() if isinstance(module, kinds))
+
+    def listing(self) -> Listing:
+        """The layers, and where they are; kept for as long as the model is what it was."""
         ready(self)
-        names = {module: name for name, module in self.body.named_modules() if name}
-        found: dict[str, Layer] = {}
+        known = self._listed
+        if known is None or known[0] != anatomy(self):
+            found = self._listing()
+            known = self._listed = anatomy(self), found  # a pass may leave something behind
+        return known[1]
+
+    def _listing(self) -> Listing:
+        if reason := unheard(self):
+            raise ValueError(reason)
+        names, found = audible(self.body), Listing()
 
         def note(module: nn.Module, _: object, output: object) -> None:
-            if isinstance(output, torch.Tensor) and names[module] not in found:
+            own = names[module]
+            found.runs[own] += 1
+            n = found.runs[own]
+            name = own if n == 1 else f"{own}#{n}"
+            if not isinstance(output, torch.Tensor) or output.ndim < 2 or len(output) != 1:
+                return
+            if n == 1 or name not in names.values():
                 count = sum(p.numel() for p in module.parameters())
-                kind = type(module).__name__
-                found[names[module]] = Layer(names[module], kind, tuple(output.shape[1:]), count)
+                shape = tuple(output.shape[1:])
+                found.layers[name] = Layer(name, type(module).__name__, shape, count)
+                found.places[name] = module, own, n
 
         with heard(names, note), torch.no_grad():
             self(torch.full((1, *self.input_shape), 0.5, device=self.device))
@@ -178,15 +227,12 @@ class Classifier(nn.Module):
         return heads[-1] if heads else None
 
     def layer(self, name: str) -> nn.Module:
-        """The layer called `name`.
+        """The layer called `name`; "act#2" is the one called "act", in its second call.
 
         Raises:
             ValueError: there is none; the nearest name is suggested.
         """
-        modules = {key: module for key, module in self.body.named_modules() if key}
-        if name not in modules:
-            raise checks.unknown(f"layer of {self.card.name}", name, modules)
-        return modules[name]
+        return place(self, name)[0]
 
 
 def classifier_of(body: nn.Module, card: ModelCard, *normalisation: Any) -> Classifier:

@@ -8,8 +8,8 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "mining": [
             *("Pattern", "PatternQuality", "Patterns", "mine", "mine_steps", "minimal", "quality")
         ],
-        "monitoring": ["Alarms", "Monitor", "alarms", "monitor"],
-        "neurons": ["switched", "top_images"],
+        "monitoring": ["Alarms", "Monitor", "alarms", "monitor", "monitor_steps"],
+        "neurons": ["switched", "top_images", "top_steps"],
         "recording": ["Recording", "record", "record_steps"],
         "units": [
             *("CuePreference", "Smoothness", "UnitPreference", "Visualisation"),

@@ -6,7 +6,7 @@ Geng et al. (2024), "Learning minimal neural specifications".
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
@@ -15,7 +15,7 @@ import torch
 
 from workbench import checks, steps
 from workbench.data import ImageDataset
-from workbench.models import Classifier, ready
+from workbench.models import Classifier, batch_size, matched, measurable, ready
 from workbench.patterns.recording import BATCH, one_hot, pattern_layers, watched
 from workbench.steps import Step
 
@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 class Pattern:
     """The pattern of one class: +1 where a neuron must be on, -1 off, 0 free.
 
-    phases: int8 `(n,)` by ReLU layer. On is strictly above zero.
+    phases: int8 `(n,)` by ReLU layer. On is strictly above zero; layers too large for that
+    have n channels in place of neurons (see `grouping`).
     """
 
     model: str
@@ -43,8 +44,9 @@ class Patterns:
     """The patterns of K classes of one model, and how they were counted.
 
     phases: int8 `(K, n)` by layer: +1 on, -1 off, 0 free. counts: images of each class
-    with the neuron on, int64 `(K, n)` by layer; total: images of each class, `(K,)`.
-    delta: the share of a class's images that must agree.
+    with the neuron on, int64 `(K, n)` by layer; total: images of each class, `(K,)`; a class
+    without images has no pattern, and nothing follows it. delta: the share of a class's
+    images that must agree.
     """
 
     model: str
@@ -65,10 +67,14 @@ class Patterns:
         """The pattern of one class.
 
         Raises:
-            ValueError: no such class.
+            ValueError: no such class, or one without images.
         """
         if not 0 <= label < len(self.classes):
             raise ValueError(f"label: expected 0..{len(self.classes) - 1}, got {label}")
+        if not self.total[label]:
+            raise ValueError(
+                f"label: no image of class {self.classes[label]!r} was mined, so it has no pattern"
+            )
         return Pattern(
             self.model, label, {name: phase[label] for name, phase in self.phases.items()}
         )
@@ -81,21 +87,33 @@ class Patterns:
     def violations(self, model: Classifier, x: torch.Tensor) -> torch.Tensor:
         """How many neurons break each class's pattern, int64 `(N, K)`, for images `(N, C, H, W)`.
 
+        One more than there are, where a class has no pattern.
+
         Raises:
             ValueError: images that break the contract, or another model.
         """
         check_model(self.model, model)
         x = checks.images(x, model.input_shape)
-        broken = torch.zeros(len(x), len(self.classes), dtype=torch.int64)
+        size = batch_size(model.input_shape, BATCH)
         with watched(model, tuple(self.phases)) as ask, torch.no_grad():
-            for i in range(0, len(x), BATCH):
-                for name, value in ask(x[i : i + BATCH])[1].items():
-                    broken[i : i + BATCH] += against(value, self.phases[name].to(value.device))
-        return broken
+            parts = [self.broken(ask(part)[1]) for part in x.split(size)]
+        return torch.cat(parts)
+
+    def broken(self, values: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """The same from what fires, `(N, n)` by layer: above zero where a neuron is on."""
+        parts = [against(values[name], phase) for name, phase in self.phases.items()]
+        found = torch.stack(parts).sum(0)
+        found[:, self.total == 0] = self.neurons + 1
+        return found
 
     def follows(self, model: Classifier, x: torch.Tensor) -> torch.Tensor:
         """Which images follow which class's pattern, bool `(N, K)`."""
         return self.violations(model, x) == 0
+
+    @property
+    def neurons(self) -> int:
+        """How many neurons (or channels, see `grouping`) the layers have together."""
+        return sum(phase.shape[1] for phase in self.phases.values())
 
     def disjoint(self) -> torch.Tensor:
         """Which two classes' patterns no image can follow at once, bool `(K, K)`.
@@ -103,23 +121,33 @@ class Patterns:
         Where some neuron is on in one and off in the other. Two patterns that are not
         disjoint in this sense may still be so: that takes a proof.
         """
-        clash = [phase.float() @ -phase.float().T for phase in self.phases.values()]
-        same = [phase.float().abs() @ phase.float().abs().T for phase in self.phases.values()]
-        return (torch.stack(clash).sum(0) + torch.stack(same).sum(0)) > 0.5
+        mined = self.total > 0  # of a thousand classes there may be images of ten
+        rows = [phase[mined].float() for phase in self.phases.values()]
+        clash = [row @ -row.T for row in rows]
+        same = [row.abs() @ row.abs().T for row in rows]
+        found = torch.zeros(len(mined), len(mined), dtype=torch.bool)
+        found[mined[:, None] & mined] = (torch.stack(clash) + torch.stack(same)).sum(
+            0
+        ).ravel() > 0.5
+        return found
+
+    @property
+    def mean_size(self) -> float:
+        """How many neurons a pattern fixes, in the mean over the classes that have one."""
+        return float(self.sizes[self.total > 0].float().mean())
 
     def summary(self) -> dict[str, Any]:
         """Images, neurons, delta, the mean size of a pattern, and disjoint pairs."""
-        neurons = sum(phase.shape[1] for phase in self.phases.values())
         return {
             "images": int(self.total.sum()),
-            "neurons": neurons,
+            "neurons": self.neurons,
             "delta": self.delta,
-            "mean_size": float(self.sizes.float().mean()),
+            "mean_size": self.mean_size,
             "disjoint_pairs": int(self.disjoint().triu(1).sum()),
         }
 
     def frame(self) -> pd.DataFrame:
-        """One row a class and layer: how many neurons are fixed on, fixed off, free."""
+        """One row a class mined and layer: how many neurons are fixed on, fixed off, free."""
         import pandas as pd
 
         rows = [
@@ -130,7 +158,7 @@ class Patterns:
                 "off": int((phase[k] < 0).sum()),
                 "free": int((phase[k] == 0).sum()),
             }
-            for k in range(len(self.classes))
+            for k in self.total.nonzero().flatten().tolist()
             for name, phase in self.phases.items()
         ]
         return pd.DataFrame(rows)
@@ -152,10 +180,10 @@ class PatternQuality:
     classes: tuple[str, ...]
 
     def summary(self) -> dict[str, Any]:
-        """Mean recall and precision over the classes where they are defined."""
+        """Mean recall and precision over the classes where they are defined; None if nowhere."""
         return {
-            "recall": float(self.recall.nanmean()),
-            "precision": float(self.precision.nanmean()),
+            "recall": None if self.recall.isnan().all() else float(self.recall.nanmean()),
+            "precision": None if self.precision.isnan().all() else float(self.precision.nanmean()),
             "ambiguous": self.ambiguous,
         }
 
@@ -176,34 +204,34 @@ def mine_steps(
 ) -> Iterator[Step[Patterns]]:
     """Count what fires on the images of each class; fix what `delta` of them agree on.
 
-    A neuron is fixed on if at least `delta` of the class's images have it above zero, off
-    if at least `delta` have not; counted in whole numbers. delta 1 fixes what never
-    changes, smaller values fix more. layers: all ReLU layers when None.
+    A neuron is fixed on if at least `delta` of the class's images have it on, off if at least
+    `delta` have not; counted in whole numbers. delta 1 fixes what never changes, smaller
+    values fix more. layers: all ReLU layers when None. Classes without images get no pattern.
 
     Raises:
-        ValueError: delta outside (0.5, 1], a class without images, an unknown layer, a
-            model in train mode or of other classes.
+        ValueError: delta outside (0.5, 1], an unknown layer, a model in train mode, data that
+            do not fit it or have no label.
     """
     check_delta(delta)
     ready(model)
     names = pattern_layers(model, layers)
+    dataset = measurable(dataset, model)
     n_classes = len(model.classes)
-    checks.labels(dataset.labels, n_classes, name="dataset")
-    total = torch.bincount(dataset.labels, minlength=n_classes)
-    if not bool(total.all()):
-        empty = [model.classes[k] for k in (total == 0).nonzero().flatten().tolist()]
-        raise ValueError(f"dataset: no image of class {', '.join(empty)}; a pattern needs some")
+    total = torch.bincount(dataset.labels[dataset.labels >= 0], minlength=n_classes)
+    present = total.nonzero().flatten()
     counts: dict[str, torch.Tensor] = {}
     done = 0
     with watched(model, names, fires) as ask:
-        for x, y in dataset.batches(BATCH):
-            own = one_hot(y, n_classes).T.to(model.device)
+        for x, y in dataset.batches(batch_size(model.input_shape, BATCH)):
+            own = (y == present[:, None]).float().to(model.device)
             with torch.no_grad():
                 for name, on in ask(x)[1].items():
                     part = (own @ on).long().cpu()  # whole numbers below 2^24: exact
                     counts[name] = counts[name] + part if name in counts else part
             done += len(x)
             yield Step(done, len(dataset), f"{done:,} images")
+    for name, part in counts.items():
+        counts[name] = part.new_zeros(n_classes, part.shape[1]).index_copy_(0, present, part)
     phases = phases_of(counts, total, delta)
     found = Patterns(model.card.name, model.classes, phases, counts, total, delta)
     yield Step(done, len(dataset), "done", found)
@@ -221,7 +249,12 @@ def mine(
 
 
 def quality(patterns: Patterns, model: Classifier, dataset: ImageDataset) -> PatternQuality:
-    """Recall and precision of patterns on images they were not mined from."""
+    """Recall and precision of patterns on images they were not mined from.
+
+    Raises:
+        ValueError: data that do not fit the model or have no label.
+    """
+    dataset = measurable(dataset, model)
     return quality_of(patterns.follows(model, dataset.images), dataset.labels, patterns.classes)
 
 
@@ -248,13 +281,15 @@ def minimal(
     evidence; a proof is the verifier's.
     """
     check_model(patterns.model, model)
+    dataset = matched(dataset, model)
+    dataset = dataset[dataset.labels >= 0]
     images = torch.cat([dataset.images, checks.images(negatives, model.input_shape)])
     labels = torch.cat([dataset.labels, torch.full((len(negatives),), -1)])
     with watched(model, tuple(patterns.phases)) as ask, torch.no_grad():
         signs = torch.cat(
             [
                 torch.cat([v > 0 for v in ask(part)[1].values()], 1).cpu()
-                for part in images.split(BATCH)
+                for part in images.split(batch_size(model.input_shape, BATCH))
             ]
         )
     whole = torch.cat(list(patterns.phases.values()), 1)
@@ -283,6 +318,7 @@ def fires(value: torch.Tensor) -> torch.Tensor:
 def against(value: torch.Tensor, phase: torch.Tensor) -> torch.Tensor:
     """How many of the activations `(N, n)` break each phase `(K, n)`: int64 `(N, K)`."""
     on = fires(value)
+    phase = phase.to(on.device)
     broken = (1 - on) @ (phase > 0).float().T + on @ (phase < 0).float().T
     return broken.round().long().cpu()
 

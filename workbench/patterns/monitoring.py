@@ -8,17 +8,18 @@ to the nearest on-off state of the class's training images (Cheng, Nührenberg, 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
-from workbench import checks
+from workbench import checks, steps
 from workbench.data import ImageDataset
-from workbench.models import Classifier, ready
-from workbench.patterns.mining import check_model, mine
+from workbench.models import Classifier, batch_size, measurable, ready
+from workbench.patterns.mining import Patterns, check_model, mine_steps
 from workbench.patterns.recording import BATCH, pattern_layers, rectifiers, watched
+from workbench.steps import Step
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -33,8 +34,9 @@ class Monitor:
     """How strange an image is among those of the class that the model says.
 
     distances: one function a class, from activations `(N, n)` of `layers`, side by side, to
-    float32 `(N,)`; 0 is what was seen in training. An image raises an alarm above
-    `threshold`, which is chosen for `false_alarms` on held-out images.
+    float32 `(N,)`; 0 is what was seen in training, and nothing is as far as a class that was
+    not seen at all. An image raises an alarm above `threshold`, which is chosen for
+    `false_alarms` on held-out images.
     """
 
     model: str
@@ -52,15 +54,21 @@ class Monitor:
         """
         check_model(self.model, model)
         x = checks.images(x, model.input_shape)
-        found = torch.zeros(len(x))
-        with watched(model, self.layers) as ask, torch.no_grad():
-            for i in range(0, len(x), BATCH):
-                logits, outputs = ask(x[i : i + BATCH])
+        parts = [torch.zeros(0), *self.scores(model, x)]
+        return torch.cat(parts)
+
+    def scores(self, model: Classifier, x: torch.Tensor) -> Iterator[torch.Tensor]:
+        """The same batch by batch."""
+        with watched(model, self.layers) as ask:
+            for part in x.split(batch_size(model.input_shape, BATCH)):
+                with torch.no_grad():
+                    logits, outputs = ask(part)
                 value, label = torch.cat(list(outputs.values()), 1).cpu(), logits.argmax(1).cpu()
+                found = torch.zeros(len(part))
                 for k in label.unique().tolist():
                     rows = (label == k).nonzero().flatten()
-                    found[i + rows] = self.distances[k](value[rows]).float()
-        return found
+                    found[rows] = self.distances[k](value[rows]).float()
+                yield found
 
     def alarm(self, model: Classifier, x: torch.Tensor) -> torch.Tensor:
         """Which images raise an alarm, bool `(N,)`."""
@@ -98,7 +106,7 @@ class Alarms:
         return pd.DataFrame({"score": scores.tolist(), "belongs": belongs, "alarm": alarm})
 
 
-def monitor(
+def monitor_steps(
     model: Classifier,
     training: ImageDataset,
     held_out: ImageDataset,
@@ -109,7 +117,7 @@ def monitor(
     delta: float = 0.99,
     clusters: int = 3,
     seed: int = 0,
-) -> Monitor:
+) -> Iterator[Step[Monitor]]:
     """A monitor that knows what the training images of each class fire.
 
     Its threshold is the least at which at most `false_alarms` of the held-out images raise
@@ -117,8 +125,8 @@ def monitor(
     the pattern mined. clusters: boxes a class.
 
     Raises:
-        ValueError: an unknown kind, a class of which the model gets no training image right,
-            no held-out images, a rate outside [0, 1).
+        ValueError: an unknown kind, training images without a label, or of which the model
+            gets none right, no held-out images, a rate outside [0, 1).
     """
     ready(model)
     if kind not in ("pattern", "hamming", "box"):
@@ -128,18 +136,44 @@ def monitor(
     if not len(held_out):
         raise ValueError("held_out: expected images to choose the threshold on, got none")
     checks.positive("clusters", clusters)
+    measurable(held_out, model, labels=False)
     if layers is None and kind != "pattern":
         layers = rectifiers(model)[-1:]
-    names = pattern_layers(model, layers)
+    names, total = pattern_layers(model, layers), len(training) + len(held_out)
+    distances: list[Distance] = []
+    step: Step[Any]
     if kind == "pattern":
-        phases = torch.cat(list(mine(model, training, delta, layers=names).phases.values()), 1)
-        distances = [broken(phase) for phase in phases]
+        for step in mine_steps(model, training, delta, layers=names):
+            yield Step(step.done, total, step.message)
+        assert isinstance(step.value, Patterns)
+        phases = torch.cat(list(step.value.phases.values()), 1)
+        far = float(step.value.neurons + 1)
+        distances = [
+            broken(phase) if n else unseen(far)
+            for phase, n in zip(phases, step.value.total, strict=True)
+        ]
     else:
-        make = states if kind == "hamming" else boxes
-        distances = [make(values, clusters, seed) for values in activations(model, training, names)]
+        for step in activations(model, measurable(training, model), names):
+            yield Step(step.done, total, step.message)
+        make, most = states if kind == "hamming" else boxes, torch.finfo(torch.float32).max
+        distances = [
+            make(values, clusters, seed) if len(values) else unseen(most) for values in step.value
+        ]
     found = Monitor(model.card.name, kind, names, tuple(distances), 0.0, false_alarms)
-    threshold = least_threshold(found.score(model, held_out.images), false_alarms)
-    return Monitor(model.card.name, kind, names, tuple(distances), threshold, false_alarms)
+    scores: list[torch.Tensor] = []
+    for part in found.scores(model, held_out.images):
+        scores.append(part)
+        yield Step(len(training) + sum(map(len, scores)), total, "held-out images")
+    threshold = least_threshold(torch.cat(scores), false_alarms)
+    result = Monitor(model.card.name, kind, names, tuple(distances), threshold, false_alarms)
+    yield Step(total, total, "done", result)
+
+
+def monitor(
+    model: Classifier, training: ImageDataset, held_out: ImageDataset, **options: Any
+) -> Monitor:
+    """`monitor_steps`, run to its end."""
+    return steps.run(monitor_steps(model, training, held_out, **options))
 
 
 def least_threshold(scores: torch.Tensor, false_alarms: float) -> float:
@@ -155,23 +189,31 @@ def alarms(watch: Monitor, model: Classifier, usual: torch.Tensor, strange: torc
 
 def activations(
     model: Classifier, training: ImageDataset, names: tuple[str, ...]
-) -> list[torch.Tensor]:
+) -> Iterator[Step[list[torch.Tensor]]]:
     """Activations `(M, n)` of the training images of each class that the model gets right.
 
     Raises:
-        ValueError: a class without any.
+        ValueError: there is none of any class.
     """
-    parts: list[list[torch.Tensor]] = [[] for _ in model.classes]
-    with watched(model, names) as ask, torch.no_grad():
-        for x, y in training.batches(BATCH):
-            logits, outputs = ask(x)
-            value, right = torch.cat(list(outputs.values()), 1).cpu(), logits.argmax(1).cpu() == y
-            for k in y[right].unique().tolist():
-                parts[k].append(value[right & (y == k)])
-    for name, part in zip(model.classes, parts, strict=True):
-        if not part:
-            raise ValueError(f"training: no image of class {name} that the model gets right")
-    return [torch.cat(part) for part in parts]
+    values, labels = [], []
+    with watched(model, names) as ask:
+        for x, y in training.batches(batch_size(model.input_shape, BATCH)):
+            with torch.no_grad():
+                logits, outputs = ask(x)
+            right = logits.argmax(1).cpu() == y
+            values.append(torch.cat(list(outputs.values()), 1).cpu()[right])
+            labels.append(y[right])
+            yield Step(sum(map(len, values)), len(training), "training images")
+    value, label = torch.cat(values), torch.cat(labels)
+    if not len(label):
+        raise ValueError(f"training: {model.card.name} gets no image of {training.name} right")
+    found = [value[label == k] for k in range(len(model.classes))]
+    yield Step(len(training), len(training), "training images", found)
+
+
+def unseen(far: float) -> Distance:
+    """How far an image is from a class of which nothing was seen."""
+    return lambda value: torch.full((len(value),), far)
 
 
 def broken(phase: torch.Tensor) -> Distance:

@@ -2,38 +2,62 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
-from torch import nn
 
-from workbench import checks
+from workbench import checks, steps
 from workbench.data import ImageDataset
-from workbench.models import Classifier, heard, ready
-from workbench.patterns.recording import BATCH, watched
+from workbench.models import Classifier, batch_size, edited, outputs, ready
+from workbench.patterns.grouping import amounts, hold
+from workbench.patterns.recording import BATCH, copied
+from workbench.steps import Step
+
+Top = tuple[torch.Tensor, torch.Tensor]
 
 
-def top_images(
-    model: Classifier, dataset: ImageDataset, layer: str, neurons: Sequence[int], k: int = 9
-) -> tuple[torch.Tensor, torch.Tensor]:
+def top_steps(
+    model: Classifier,
+    dataset: ImageDataset,
+    layer: str,
+    neurons: Sequence[int] | None = None,
+    k: int = 9,
+) -> Iterator[Step[Top]]:
     """The `k` images that fire each of M neurons most, the strongest first.
 
-    Returns indices into the data set, int64, and activations, float32; both `(M, k)`, or
-    `(M, N)` where there are fewer than k images.
+    neurons: all of the layer when None; of a layer read by channel, channels (see `grouping`).
+    The value of the last step are indices into the data set, int64, and activations, float32;
+    both `(M, k)`, or `(M, N)` where there are fewer than k images.
 
     Raises:
         ValueError: no such layer or neuron, k below 1, or a model in train mode.
     """
     ready(model)
     checks.positive("k", k)
-    values = [torch.zeros(0, len(neurons))]
-    with watched(model, (layer,)) as ask, torch.no_grad():
-        for x, _ in dataset.batches(BATCH):
-            output = ask(x)[1][layer]
-            check_neurons(layer, neurons, output.shape[1])
-            values.append(output[:, list(neurons)].cpu())
-    best = torch.cat(values).sort(dim=0, descending=True, stable=True)
-    return best.indices[:k].T, best.values[:k].T
+    best, done = None, 0
+    with outputs(model, (layer,), copied) as ask:
+        for x, _ in dataset.batches(batch_size(model.input_shape, BATCH)):
+            with torch.no_grad():
+                value = ask(x)[1][layer].cpu()
+            if neurons is not None:
+                check_neurons(layer, neurons, value.shape[1])
+                value = value[:, list(neurons)]
+            index = torch.arange(done, done + len(x))[:, None].expand(value.shape)
+            if best is not None:  # of equal ones the first come first: the sort is stable
+                index, value = torch.cat([best[0], index]), torch.cat([best[1], value])
+            value, order = value.sort(dim=0, descending=True, stable=True)
+            best = index.gather(0, order[:k]), value[:k]
+            done += len(x)
+            yield Step(done, len(dataset), f"{done:,} images")
+    assert best is not None
+    yield Step(done, len(dataset), "done", (best[0].T, best[1].T))
+
+
+def top_images(
+    model: Classifier, dataset: ImageDataset, layer: str, neurons: Sequence[int], k: int = 9
+) -> Top:
+    """`top_steps`, run to its end: indices and activations."""
+    return steps.run(top_steps(model, dataset, layer, neurons, k))
 
 
 def switched(
@@ -41,21 +65,25 @@ def switched(
 ) -> torch.Tensor:
     """Logits `(N, K)` of images `(N, C, H, W)` with neurons of `layer` held at values.
 
-    states: neuron (its place in the flattened output) to value; 0 switches a ReLU off.
+    states: neuron (its place in the flattened output) to value; 0 switches a ReLU off. Of a
+    layer read by channel (see `grouping`), channel to the value of all of its places.
 
     Raises:
         ValueError: no such layer or neuron, images that break the contract, train mode.
     """
+    x = checks.images(x, model.input_shape)
+    ready(model)
 
-    def hook(module: nn.Module, inputs: object, output: torch.Tensor) -> torch.Tensor:
-        flat = output.flatten(1).clone()
-        check_neurons(layer, states, flat.shape[1])
-        for neuron, value in states.items():
-            flat[:, neuron] = value
-        return flat.reshape(output.shape)
+    def edit(output: torch.Tensor) -> torch.Tensor:
+        check_neurons(layer, states, amounts(output[:1]).shape[1])
+        changed = output.contiguous().clone()
+        for unit, value in states.items():
+            hold(changed, unit, value)
+        return changed
 
-    with heard([model.layer(layer)], hook):
-        return model.predict(x).logits
+    with edited(model, {layer: edit}) as ask, torch.no_grad():
+        parts = [ask(part).to(x.device) for part in x.split(batch_size(model.input_shape, 512))]
+    return torch.cat(parts)
 
 
 def check_neurons(layer: str, neurons: Sequence[int] | Mapping[int, float], n: int) -> None:

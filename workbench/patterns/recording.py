@@ -1,4 +1,7 @@
-"""`record`: what a network fires on a data set, as bits and running statistics."""
+"""`record`: what a network fires on a data set, as bits and running statistics.
+
+Units are neurons, or, of layers too large for that, channels: see `grouping`.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,6 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,7 +17,8 @@ from torch import nn
 
 from workbench import steps
 from workbench.data import ImageDataset
-from workbench.models import Classifier, ready
+from workbench.models import Classifier, batch_size, measurable, outputs, ready
+from workbench.patterns.grouping import amounts, grouped, margins
 from workbench.steps import Step
 
 if TYPE_CHECKING:
@@ -28,11 +31,11 @@ SMOOTH = (nn.GELU, nn.SiLU, nn.LeakyReLU, nn.ELU, nn.Tanh, nn.Sigmoid, nn.Softpl
 
 @dataclass(frozen=True, eq=False)
 class LayerRecord:
-    """One layer of n neurons over N images.
+    """One layer of n neurons over N images; of a large layer, n channels (see `grouping`).
 
-    bits: which neurons were above zero, packed, uint8 `(N, ceil(n / 8))`. mean, std,
-    highest: of the activations of each neuron, float32 `(n,)`. class_mean: the mean over
-    the images of each class, `(K, n)`, NaN without images. shape: of one image's output.
+    bits: which neurons were on, packed, uint8 `(N, ceil(n / 8))`. mean, std, highest: of the
+    activations of each neuron, float32 `(n,)`. class_mean: the mean over the images of each
+    class, `(K, n)`, NaN without images. shape: of one image's output.
     """
 
     bits: np.ndarray
@@ -70,7 +73,8 @@ class LayerRecord:
 class Recording:
     """What the layers of one model fired on N images; no activations are kept.
 
-    labels: of the data; predicted: by the model; both int64 `(N,)`.
+    labels: of the data, as the model numbers its classes, -1 where unknown; predicted: by the
+    model; both int64 `(N,)`.
     """
 
     model: str
@@ -105,7 +109,7 @@ class Recording:
 
 def rectifiers(model: Classifier) -> tuple[str, ...]:
     """The names of the ReLU layers of `model`, in the order they run."""
-    return tuple(name for name in model.layers() if isinstance(model.layer(name), RECTIFIERS))
+    return model.layers_of(*RECTIFIERS)
 
 
 def pattern_layers(model: Classifier, layers: Sequence[str] | None) -> tuple[str, ...]:
@@ -122,6 +126,7 @@ def pattern_layers(model: Classifier, layers: Sequence[str] | None) -> tuple[str
                 f"layers: {model.card.name} has no ReLU layer (it has {kinds}); name the layers "
                 "whose sign is of interest"
             )
+        return layers
     if isinstance(layers, str) or not layers:
         raise ValueError(f"layers: expected a list of one layer name or more, got {layers!r}")
     for name in layers:
@@ -142,36 +147,23 @@ def watched(
     layers: Sequence[str],
     read: Callable[[torch.Tensor], torch.Tensor] = torch.clone,
 ) -> Iterator[Callable[..., Any]]:
-    """A function from images to logits and what `read` makes of the outputs of `layers`.
+    """A function from images to logits and what `read` makes of the units of `layers`.
 
-    Outputs are `(N, n)`; `read` must copy, since a later layer may work in place.
+    Units are `(N, n)`, above zero where they are on; `read` must copy, since a later layer
+    may work in place.
     """
-    outputs: dict[str, torch.Tensor] = {}
-    asker = 0
 
-    def keep(name: str) -> Callable[..., None]:
-        def hook(module: nn.Module, inputs: object, output: torch.Tensor) -> None:
-            if get_ident() != asker:  # another thread asks the same model
-                return
-            if name in outputs:
-                raise ValueError(f"layers: {name} runs more than once a pass; it has no one sign")
-            outputs[name] = read(output.flatten(1))
+    def units(output: torch.Tensor) -> torch.Tensor:
+        return read(margins(amounts(output), output.shape[1:]))
 
-        return hook
-
-    def ask(x: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        nonlocal asker
-        asker = get_ident()
-        outputs.clear()
-        logits = model(x.to(model.device))
-        return logits, {name: outputs[name] for name in layers}
-
-    hooks = [model.layer(name).register_forward_hook(keep(name)) for name in layers]
-    try:
+    with outputs(model, layers, units) as ask:
         yield ask
-    finally:
-        for hook in hooks:
-            hook.remove()
+
+
+def copied(output: torch.Tensor) -> torch.Tensor:
+    """The value of each unit, `(N, n)`, in memory of its own."""
+    values = amounts(output)
+    return values if grouped(output.shape[1:]) else values.clone()
 
 
 def record_steps(
@@ -179,44 +171,31 @@ def record_steps(
 ) -> Iterator[Step[Recording]]:
     """Record `layers` (all ReLU layers when None) on every image, batch by batch.
 
+    Images without a label are recorded, and count for no class.
+
     Raises:
-        ValueError: an unknown layer, one that runs twice, or a model in train mode.
+        ValueError: an unknown layer, a model in train mode, or data that do not fit it.
     """
     ready(model)
+    dataset = measurable(dataset, model, labels=False)
     names = pattern_layers(model, layers)
-    bits: dict[str, list[np.ndarray]] = {name: [] for name in names}
-    sums: dict[str, list[torch.Tensor]] = {}
-    shapes = {name: layer.shape for name, layer in model.layers().items()}
-    predicted, done = [], 0
-    with watched(model, names) as ask:
-        for x, y in dataset.batches(BATCH):
-            own = one_hot(y, len(model.classes)).T
+    sums = {name: Sums() for name in names}
+    shapes = {name: model.layers()[name].shape for name in names}
+    present = dataset.labels[dataset.labels >= 0].unique()
+    predicted, done = [torch.zeros(0, dtype=torch.int64)], 0
+    with outputs(model, names, copied) as ask:
+        for x, y in dataset.batches(batch_size(model.input_shape, BATCH)):
+            own = (y == present[:, None]).float()
             with torch.no_grad():
-                logits, outputs = ask(x)
+                logits, values = ask(x)
             predicted.append(logits.argmax(1).cpu())
-            for name, value in outputs.items():
-                bits[name].append(np.packbits((value > 0).cpu().numpy(), axis=1))
-                if len(value):
-                    add(sums, name, value.cpu(), own)
+            for name, value in values.items():
+                sums[name].add(value.cpu(), shapes[name], own)
             done += len(x)
             yield Step(done, len(dataset), f"{done:,} images")
-    n = max(1, len(dataset))
-    images = torch.bincount(dataset.labels, minlength=len(model.classes))
-    found = {}
-    for name in names:
-        if name not in sums:
-            size = int(np.prod(shapes[name]))
-            bits[name] = [np.zeros((0, -(-size // 8)), np.uint8)]
-            add(sums, name, torch.zeros(1, size), torch.zeros(len(model.classes), 1))
-        total, squares, highest, of_class = sums[name]
-        mean = total / n
-        std = (squares / n - mean**2).clamp(min=0).sqrt()
-        found[name] = LayerRecord(
-            *(np.concatenate(bits[name]), mean.float(), std.float(), highest),
-            *((of_class / images[:, None]).float(), shapes[name]),
-        )
-    said = torch.cat(predicted) if predicted else torch.zeros(0, dtype=torch.int64)
-    result = Recording(model.card.name, found, dataset.labels, said)
+    images = torch.bincount(dataset.labels[dataset.labels >= 0], minlength=len(model.classes))
+    found = {name: sums[name].record(shapes[name], present, images) for name in names}
+    result = Recording(model.card.name, found, dataset.labels, torch.cat(predicted))
     yield Step(done, len(dataset), "done", result)
 
 
@@ -227,22 +206,50 @@ def record(
     return steps.run(record_steps(model, dataset, layers))
 
 
-def add(
-    sums: dict[str, list[torch.Tensor]], name: str, value: torch.Tensor, own: torch.Tensor
-) -> None:
-    """Add a batch `(B, n)` to the sum, the sum of squares, the maximum and the sums by class.
+class Sums:
+    """What is kept of a layer while its batches go by: bits, and sums by unit and by class."""
 
-    own: 1 where an image is of a class, `(K, B)`.
-    """
-    parts = [value.sum(0).double(), value.square().sum(0).double(), value.amax(0)]
-    parts.append((own @ value).double())
-    if name in sums:
-        total, squares, highest, of_class = sums[name]
-        highest = torch.maximum(highest, parts[2])
-        parts = [total + parts[0], squares + parts[1], highest, of_class + parts[3]]
-    sums[name] = parts
+    def __init__(self) -> None:
+        self.bits: list[np.ndarray] = []
+        self.parts: list[torch.Tensor] = []
+        self.images = 0
+
+    def add(self, value: torch.Tensor, shape: Sequence[int], own: torch.Tensor) -> None:
+        """Count in the values `(B, n)` of a batch; own: 1 where an image is of a class, `(P, B)`.
+
+        Kept are the sum, the sum of squares, the maximum and the sums by class.
+        """
+        self.bits.append(np.packbits((margins(value, shape) > 0).numpy(), axis=1))
+        self.images += len(value)
+        if not len(value):
+            return
+        parts = [value.sum(0).double(), value.square().sum(0).double(), value.amax(0)]
+        parts.append((own.to(value) @ value).double())
+        if self.parts:
+            total, squares, highest, of_class = self.parts
+            highest = torch.maximum(highest, parts[2])
+            parts = [total + parts[0], squares + parts[1], highest, of_class + parts[3]]
+        self.parts = parts
+
+    def record(
+        self, shape: tuple[int, ...], present: torch.Tensor, images: torch.Tensor
+    ) -> LayerRecord:
+        """The record. present: the classes added up `(P,)`; images: of every class `(K,)`."""
+        if not self.parts:  # not one image
+            n = amounts(torch.zeros(1, *shape)).shape[1]
+            self.add(torch.zeros(1, n), shape, torch.zeros(len(present), 1))
+            self.bits, self.images = [self.bits[0][:0]], 1
+        total, squares, highest, of_class = self.parts
+        mean = total / self.images
+        std = (squares / self.images - mean**2).clamp(min=0).sqrt()
+        class_mean = torch.full((len(images), len(mean)), torch.nan)
+        class_mean[present] = (of_class / images[present, None]).float()
+        return LayerRecord(
+            *(np.concatenate(self.bits), mean.float(), std.float(), highest.float()),
+            *(class_mean, shape),
+        )
 
 
 def one_hot(labels: torch.Tensor, n_classes: int) -> torch.Tensor:
-    """1 where an image is of a class, float32 `(N, K)`."""
-    return torch.nn.functional.one_hot(labels, n_classes).float()
+    """1 where an image is of a class, float32 `(N, K)`; a row of 0 where that is not known."""
+    return (labels[:, None] == torch.arange(n_classes, device=labels.device)).float()

@@ -7,7 +7,7 @@ ImageNet-trained CNNs"; cue conflicts after Geirhos et al. (2019).
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from workbench import checks
 from workbench.data import ImageDataset
-from workbench.models import Classifier, heard, ready
+from workbench.models import Classifier, batch_size, measurable, outputs
 from workbench.patterns.neurons import check_neurons
 from workbench.steps import Step
 
@@ -96,17 +96,18 @@ def cue_preference(model: Classifier, dataset: ImageDataset) -> CuePreference:
     texture, as `data.load("shapes", cue_conflict=True)` has.
 
     Raises:
-        ValueError: no such factor, no conflict, or other classes than the model's.
+        ValueError: no such factor, no conflict, or classes that the model has not.
     """
     if dataset.factors is None or "texture_class" not in dataset.factors:
         advice = 'take data.load("shapes", cue_conflict=True)'
         raise ValueError(f"dataset: {dataset.name!r} has no factor 'texture_class'; {advice}")
-    if dataset.classes != model.classes:
-        raise ValueError(f"dataset: expected classes {model.classes}, got {dataset.classes}")
-    codes = {name: k for k, name in enumerate(model.classes)}
+    codes = {name: k for k, name in enumerate(dataset.classes)}
     texture = torch.tensor([codes.get(name, -1) for name in dataset.factors["texture_class"]])
     checks.labels(texture, len(codes), name="texture_class")  # -1: of no class
-    conflict = texture != dataset.labels
+    own = measurable(dataset, model)
+    texture = measurable(replace(dataset, labels=texture), model).labels
+    dataset = own
+    conflict = (texture != dataset.labels) & (dataset.labels >= 0)
     if not bool(conflict.any()):
         raise ValueError("dataset: shape and texture speak for the same class in every image")
     said = model.predict(dataset.images[conflict]).label
@@ -127,7 +128,8 @@ def unit_preference(
     """
     factors: Any = {} if dataset.factors is None else dataset.factors
     with torch.no_grad():
-        parts = [unit_means(model, layer, x).cpu() for x, _ in dataset.batches()]
+        batches = dataset.batches(batch_size(model.input_shape, 512))
+        parts = [unit_means(model, layer, x).cpu() for x, _ in batches]
     values = torch.cat(parts).double()
     n, total, shares = len(values), values.var(0), []
     for cue in cues:
@@ -153,7 +155,7 @@ def smoothness(
         ValueError: no convolution, bad images, or a noise below 0.
     """
     x = checks.images(images, model.input_shape)
-    names = [name for name in model.layers() if isinstance(model.layer(name), nn.Conv2d)]
+    names = model.layers_of(nn.Conv2d)
     if not names:
         raise ValueError(f"model: {model.card.name} has no convolution")
     if not noise >= 0:
@@ -162,9 +164,12 @@ def smoothness(
     kernels = model.layer(names[0]).get_parameter("weight").detach().cpu()
     centred = (kernels - kernels.mean((1, 2, 3), keepdim=True)).flatten(1)
     kernels = F.normalize(centred).view_as(kernels)
+    both = []
     with torch.no_grad():
-        both = [output(model, names[0], z) for z in (x, (x + drawn.to(x)).clamp(0, 1))]
-    clean, noisy = (total_variation(value).mean(0).cpu() for value in both)
+        for z in (x, (x + drawn.to(x)).clamp(0, 1)):
+            parts = z.split(batch_size(model.input_shape))
+            both.append(torch.cat([total_variation(output(model, names[0], p)) for p in parts]))
+    clean, noisy = (value.mean(0).cpu() for value in both)
     return Smoothness(total_variation(kernels).sum(1), clean, noisy)
 
 
@@ -224,14 +229,5 @@ def unit_means(model: Classifier, layer: str, x: torch.Tensor) -> torch.Tensor:
 
 def output(model: Classifier, layer: str, x: torch.Tensor) -> torch.Tensor:
     """What `layer` gives for images `(N, C, H, W)`, before later layers write over it."""
-    ready(model)
-    found: list[torch.Tensor] = []
-
-    def note(module: nn.Module, inputs: object, value: torch.Tensor) -> None:
-        found.append(value.clone())
-
-    with heard([model.layer(layer)], note):
-        model(x.to(model.device))
-    if len(found) != 1:
-        raise ValueError(f"layer: {layer} runs {len(found)} times a pass; expected once")
-    return found[0]
+    with outputs(model, (layer,)) as ask:
+        return ask(x)[1][layer]

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from workbench import checks, steps
-from workbench.models import Classifier, heard, ready
+from workbench.models import Classifier, batch_size, edited, ready
 from workbench.prototypes.dictionaries import METHODS, Dictionary, factorise
 from workbench.steps import Step
 
@@ -181,11 +181,12 @@ def concept_steps(
         what = "n_crops" if crop < 1 else "images"
         raise ValueError(f"{what}: {n_concepts} concepts need as many crops, got {len(boxes)}")
     parts = []
-    for batch in boxes.split(BATCH):
+    at_once, done = batch_size(model.input_shape, BATCH), 0
+    for batch in boxes.split(at_once):
         a = activations(model, _cut(x, batch, (height, width)), layer)
         parts.append(a.flatten(1, -2).mean(1) if a.ndim > 2 else a)
-        done = BATCH * len(parts)
-        yield Step(min(done, len(boxes)), 2 * len(boxes), "activations of the crops")
+        done += len(batch)
+        yield Step(done, 2 * len(boxes), "activations of the crops")
     rows = torch.cat(parts)
     if isinstance(method, str):
         dictionary = factorise(rows, n_concepts, method, seed=seed)
@@ -215,24 +216,19 @@ def activations(model: Classifier, x: Tensor, layer: str) -> Tensor:
         return output
 
     with torch.no_grad():
-        for batch in x.split(BATCH):
+        for batch in x.split(batch_size(model.input_shape, BATCH)):
             _edited(model, batch, layer, note)
     return torch.cat(parts)
 
 
 def _edited(model: Classifier, x: Tensor, layer: str, edit: Callable[[Tensor], Tensor]) -> Tensor:
-    """Logits, where `edit` maps the layer's first output, channels last, to another."""
-    ran = False
+    """Logits, where `edit` maps what the layer gives, channels last, to another."""
 
-    def replace(_: nn.Module, __: object, output: Tensor) -> Tensor:
-        nonlocal ran
-        if ran:
-            return output
-        ran = True
+    def replace(output: Tensor) -> Tensor:
         return _channels_first(edit(_channels_last(output)))
 
-    with heard([model.layer(layer)], replace):
-        return model(x)
+    with edited(model, {layer: replace}) as ask:
+        return ask(x)
 
 
 def _channels_last(output: Tensor) -> Tensor:
