@@ -131,7 +131,7 @@ def by_number(classes: Mapping[Any, Any]) -> list[Any]:
     if all(isinstance(k, str) and isinstance(v, Integral) for k, v in pairs):  # class_to_idx
         pairs = [(number, name) for name, number in pairs]
     try:
-        numbered = {int(number): name for number, name in pairs}
+        numbered = {int(str(number)): name for number, name in pairs}
     except (TypeError, ValueError):
         numbered = {}
     if len(numbered) != len(pairs) or sorted(numbered) != list(range(len(pairs))):

@@ -29,7 +29,7 @@ from foreign_nets import resnet20, transformers_net
 NETS = ("resnet50", "vit", "convnext", "swin", "mobilenet", "resnet20")
 CHANGES = 5  # of the image, timed
 LIMIT = 300.0  # seconds that a frame may take
-ROW = "{:<12}{:>9}{:>9}{:>9}{:>9}{:>9}{:>9}{:>9}{:>9}{:>8}".format
+ROW = "{:<12}{:>9}{:>9}{:>9}{:>9}{:>9}{:>9}{:>9}{:>11}{:>8}".format
 
 
 def main(names: list[str]) -> None:
@@ -41,7 +41,8 @@ def main(names: list[str]) -> None:
     print(f"{os.cpu_count()} cores, {load:.1f} processes waiting at the start; seconds\n")
     print(ROW("", "bare", "first", "own", "passes", "next", "own", "passes", "next/bare", "GB"))
     for name in names or NETS:
-        subprocess.run([sys.executable, __file__, "--one", name], check=True)
+        quiet = {**os.environ, "TQDM_DISABLE": "1", "PYTHONWARNINGS": "ignore"}
+        subprocess.run([sys.executable, __file__, "--one", name], check=True, env=quiet)
 
 
 def row(name: str) -> str:
