@@ -11,25 +11,29 @@ import ipywidgets as ipw
 import torch
 from pydantic import Field
 
-from workbench import figures, patterns
+from workbench import data, figures, patterns
 from workbench.data import ImageDataset
 from workbench.figures.patterns import columns
-from workbench.models import Classifier
+from workbench.models import Classifier, outputs, unheard
 from workbench.params import Parameters
-from workbench.patterns.mining import PatternQuality, Patterns, against, quality_of
-from workbench.patterns.monitoring import Monitor, least_threshold
+from workbench.patterns.grouping import margins, unit
+from workbench.patterns.mining import PatternQuality, Patterns
+from workbench.patterns.monitoring import least_threshold
 from workbench.patterns.neurons import check_neurons
-from workbench.patterns.recording import Recording, rectifiers, watched
+from workbench.patterns.recording import copied, rectifiers
 from workbench.steps import Step
 
-from .form import Form
+from .form import Form, choose_from
+from .labels import called
 from .level_set_panel import ARROWS, figure, row
+from .mined import Key, Mined
 from .panel import Panel, guarded, section
 from .pick_view import PickView
 from .trainer import GIVE, Trainer
 
 HELD_OUT = 2000  # test images that patterns are judged on and the threshold is chosen on
-Key = tuple[str, Classifier, int]  # data, model, and how many training images
+LAYERS, CELLS = 8, 16_384  # drawn at once; the others are counted, and drawn when picked
+LAST = "the last"
 FORM = ("delta", "kind", "false_alarms", "n_train", "switch")
 
 
@@ -49,9 +53,10 @@ class PatternPanelParameters(Parameters):
 class PatternView:
     """What the panel shows: an image, what it fires, and how that fits the patterns.
 
-    values: activations `(n,)` by layer. broken: neurons of each class's pattern, `(K,)`.
-    score, threshold: of the monitor. remark: why there are none. top: images that fire the
-    neuron looked at, and how much. held: its value where it is switched, and the logits then.
+    values: activations `(n,)` by layer; on: which are on; units: what a neuron is called
+    there (see `patterns.grouping`). broken: neurons of each class's pattern, `(K,)`. score,
+    threshold: of the monitor. remark: why there are none. top: images that fire the neuron
+    looked at, and how much. held: its value where it is switched, and the logits then.
     """
 
     images: ImageDataset
@@ -60,6 +65,8 @@ class PatternView:
     logits: torch.Tensor
     label: int
     values: dict[str, torch.Tensor]
+    on: dict[str, torch.Tensor]
+    units: dict[str, str]
     patterns: Patterns | None = None
     quality: PatternQuality | None = None
     broken: torch.Tensor | None = None
@@ -71,50 +78,10 @@ class PatternView:
 
     def summary(self) -> dict[str, Any]:
         """The patterns and how good they are, what the image breaks, the monitor."""
-        told = {"index": self.index, "predicted": self.images.classes[self.label]}
+        summary = {"index": self.index, "predicted": self.model.classes[self.label]}
         for part in (self.patterns, self.quality):
-            told |= part.summary() if part is not None else {}
-        return told | {"score": self.score, "threshold": self.threshold}
-
-
-class Mined:
-    """Patterns mined for `key` from `training`, and what was asked of them on `test` so far."""
-
-    def __init__(
-        self, key: Key, found: Patterns, seen: Recording, training: ImageDataset, test: ImageDataset
-    ) -> None:
-        self.key, self.found, self.seen, self.training, self.test = key, found, seen, training, test
-        self._judged: tuple[Patterns, PatternQuality, torch.Tensor] | None = None
-        self._tops: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
-        self._watch: tuple[dict[str, Any], Monitor] | None = None
-
-    def judged(self, delta: float) -> tuple[Patterns, PatternQuality, torch.Tensor]:
-        """The patterns at `delta`, how good they are, the scores of the test images `(N,)`."""
-        judged = self._judged
-        if judged is None or judged[0].delta != delta:
-            found, layers = self.found.at(delta), self.seen.layers
-            parts = [against(record.signs(), found.phases[n]) for n, record in layers.items()]
-            broken = torch.stack(parts).sum(0)
-            quality = quality_of(broken == 0, self.test.labels, found.classes)
-            scores = broken.gather(1, self.seen.predicted[:, None])[:, 0].float()
-            judged = self._judged = found, quality, scores
-        return judged
-
-    def watch(self, model: Classifier, p: PatternPanelParameters) -> Monitor:
-        """The monitor asked for."""
-        about: dict[str, Any] = {"kind": p.kind, "false_alarms": p.false_alarms}
-        watch = self._watch
-        if watch is None or watch[0] != about:
-            made = patterns.monitor(model, self.training, self.test, **about)
-            watch = self._watch = about, made
-        return watch[1]
-
-    def top(self, model: Classifier, layer: str) -> tuple[torch.Tensor, torch.Tensor]:
-        """The images that fire each neuron of a layer most, and how much."""
-        if layer not in self._tops:
-            neurons = range(len(self.seen.layers[layer].mean))
-            self._tops[layer] = patterns.top_images(model, self.test, layer, neurons)
-        return self._tops[layer]
+            summary |= part.summary() if part is not None else {}
+        return summary | {"score": self.score, "threshold": self.threshold}
 
 
 class PatternPanel(Panel[PatternPanelParameters, PatternView]):
@@ -133,39 +100,77 @@ class PatternPanel(Panel[PatternPanelParameters, PatternView]):
         self.view = PickView()
         self.view.observe(guarded(self, self._picked), "picked")
         self._mined: Mined | None = None
+        self._listing = False
+        self.layers = ipw.Dropdown(description="layer", tooltip="Layer to draw and look into")
+        self.layers.observe(guarded(self, self._layer_chosen), "value")
 
     def check(self, params: PatternPanelParameters) -> None:
         """Check that there is such a layer of ReLUs."""
-        layers = rectifiers(self.selection.classifier())
-        if params.layer and params.layer not in layers:
-            raise ValueError(f"layer: expected one of {', '.join(layers)}, got {params.layer!r}")
+        layers = self._rectifiers() if params.layer else ()
+        if params.layer not in ("", *layers):
+            some = ", ".join(layers[-20:]) or "none"
+            raise ValueError(f"layer: expected one of {some}, got {params.layer!r}")
 
     def unfit(self, model: str = "") -> str:
-        """That the model has no ReLU."""
+        """That the model has no ReLU, or hides its layers."""
         classifier = self.selection.classifier(model)
+        if reason := unheard(classifier):
+            return reason
         return "" if rectifiers(classifier) else f"{classifier.card.name} has no ReLU layer"
+
+    def _rectifiers(self) -> tuple[str, ...]:
+        model = self.selection.classifier()
+        return () if unheard(model) else rectifiers(model)
 
     # The work.
 
     def peek(self) -> Iterator[Step[PatternView]]:
         """What the model says of the image and what it fires; the patterns that are known."""
-        images, model = self.selection.images(), self.selection.classifier()
-        index, p = min(self.selection.index, len(images) - 1), self.params
-        x, layers = images.images[index : index + 1], rectifiers(model)
-        with watched(model, layers) as ask, torch.no_grad():
-            logits, outputs = ask(x)
-        values = {name: value[0].cpu() for name, value in outputs.items()}
-        view = PatternView(images, index, model, logits[0].cpu(), int(logits.argmax()), values)
-        if self._mined is not None and self._mined.key == self._key():
-            found, quality, scores = self._mined.judged(p.delta)
-            broken = found.violations(model, x)[0]
-            score, threshold = float(broken[view.label]), least_threshold(scores, p.false_alarms)
-            if p.kind != "pattern":
-                watch = self._mined.watch(model, p)
-                score, threshold = float(watch.score(model, x)[0]), watch.threshold
-            view = replace(view, patterns=found, quality=quality, broken=broken, score=score)
-            view = replace(view, threshold=threshold)
+        view = self._look()
+        known = self._known()
+        if known is not None and (self.params.kind == "pattern" or known.watch(self.params)):
+            view = self._judged(view, known)
         yield Step(1, 1, "answered", view)
+
+    def _look(self) -> PatternView:
+        """What the model says of the image, and what it fires."""
+        images, model = self.selection.images(), self.selection.classifier()
+        index, layers = min(self.selection.index, len(images) - 1), self._rectifiers()
+        x = images.images[index : index + 1]
+        if not layers:  # nothing to look at, and maybe no way to look
+            logits = model.predict(x).logits
+            return PatternView(images, index, model, logits[0], int(logits.argmax()), {}, {}, {})
+        with outputs(model, layers, copied) as ask, torch.no_grad():
+            logits, found = ask(x)
+        shapes = {name: layer.shape for name, layer in model.layers().items()}
+        values = {name: value[0].cpu() for name, value in found.items()}
+        on = {name: margins(v[None], shapes[name])[0] > 0 for name, v in values.items()}
+        units = {name: unit(shapes[name]) for name in values}
+        label = int(logits.argmax())
+        view = PatternView(images, index, model, logits[0].cpu(), label, values, on, units)
+        return replace(view, remark=self._missing())
+
+    def _missing(self) -> str:
+        """Why no pattern can be mined; empty where one can."""
+        name, given = self.selection.origin, self.selection.trainings
+        if name not in given and not (name in data.available() and data.present(name, "train")):
+            return f"There are no training images of {name!r} at hand; {GIVE}."
+        if name in given and not bool((given[name].labels >= 0).any()):
+            return f"The training images of {name!r} have no labels: there is no class to mine."
+        return ""
+
+    def _judged(self, view: PatternView, mined: Mined) -> PatternView:
+        """The patterns, what the image breaks of them, and the monitor's word."""
+        p = self.params
+        found, quality, scores = mined.judged(p.delta)
+        values = {name: on[None] for name, on in view.on.items()}
+        broken, watch = found.broken(values)[0], mined.watch(p)
+        score, threshold = float(broken[view.label]), least_threshold(scores, p.false_alarms)
+        if p.kind != "pattern" and watch is not None:
+            x = view.images.images[view.index : view.index + 1]
+            score, threshold = float(watch.score(view.model, x)[0]), watch.threshold
+        found_out = {"patterns": found, "quality": quality, "broken": broken}
+        return replace(view, **found_out, score=score, threshold=threshold)
 
     def steps(self) -> Iterator[Step[PatternView]]:
         """The patterns, where they are not known yet; what `peek` tells; the neuron."""
@@ -174,30 +179,37 @@ class PatternPanel(Panel[PatternPanelParameters, PatternView]):
         if not view.values:
             yield Step(1, 1, "no ReLU", view)
             return
-        model, training = view.model, self.selection.training()
+        training = None if view.remark else self.selection.training()
         if training is None:
-            missing = f"There are no training images of {self.selection.origin!r} at hand; {GIVE}."
-            yield Step(1, 1, "no training images", replace(view, remark=missing))
+            remark = view.remark or f"The training images of {key[0]!r} are of another shape."
+            yield Step(1, 1, "no training images", replace(view, remark=remark))
             return
-        if view.patterns is None:
-            training = training[: p.n_train]
+        mined = self._known()
+        if mined is None:
             test = self.selection.images(self.selection.origin)[:HELD_OUT]  # without a drawing
-            for step in patterns.mine_steps(model, training, p.delta):
+            for step in Mined.steps(key, p.delta, training[: p.n_train], test):
                 yield Step(step.done, step.total, step.message, view)
-            assert step.value is not None
-            self._mined = Mined(key, step.value, patterns.record(model, test), training, test)
-            view = next(self.peek()).value
-            assert view is not None
+            mined = self._mined = step.value
+        assert mined is not None
+        if p.kind != "pattern":
+            for made in mined.watch_steps(p):
+                yield Step(made.done, made.total, f"{p.kind} monitor: {made.message}", view)
+        view = self._judged(view, mined)
         yield Step(0, 1, "judged", view)
-        assert self._mined is not None
         layer, k = self._neuron(view)
-        found, held = self._mined.top(model, layer), None
         check_neurons(layer, [k], len(view.values[layer]))
+        for asked in mined.top_steps(layer):
+            yield Step(asked.done, asked.total, asked.message, view)
+        best, held = mined.top(layer), None
         if p.switch != "as it is":
-            value = 0.0 if p.switch == "off" else float(self._mined.seen.layers[layer].highest[k])
+            value = 0.0 if p.switch == "off" else float(mined.seen.layers[layer].highest[k])
             x = view.images.images[view.index : view.index + 1]
-            held = value, patterns.switched(model, x, layer, {k: value})[0]
-        yield Step(1, 1, "done", replace(view, top=(found[0][[k]], found[1][[k]]), held=held))
+            held = value, patterns.switched(view.model, x, layer, {k: value})[0]
+        yield Step(1, 1, "done", replace(view, top=(best[0][[k]], best[1][[k]]), held=held))
+
+    def _known(self) -> Mined | None:
+        """The patterns that were mined, where they are of what is selected."""
+        return self._mined if self._mined is not None and self._mined.key == self._key() else None
 
     def _key(self) -> Key:
         return self.selection.origin, self.selection.classifier(), self.params.n_train
@@ -212,43 +224,73 @@ class PatternPanel(Panel[PatternPanelParameters, PatternView]):
     def draw(self, result: PatternView) -> str:
         """The image, the patterns it breaks, the verdict; the neuron; a strip a layer."""
         view, found = result, result.patterns
-        words = f"index {view.index}, taken for {view.images.classes[view.label]}"
-        blocks, strips = [figure(view.images.images[view.index], words)], ""
+        words = f"index {view.index}, taken for {view.model.classes[view.label]}"
+        blocks = [figure(view.images.images[view.index], words)]
         if not view.values:
             return section(*blocks, self.offer())
         layer, k = self._neuron(view)
-        below = view.remark or "Press <b>Mine</b> for the patterns of the classes."
+        below = (
+            escape(view.remark, quote=False) or "Press <b>Mine</b> for the patterns of the classes."
+        )
         below = f"<p>{below}</p>"
         if found is not None and view.quality is not None and view.broken is not None:
             table = figures.pattern_table(found, view.quality, view.broken, view.label)
-            verdict = (
-                f"{'▲ <b>Alarm</b>' if view.score > view.threshold else '● <b>No alarm</b>'}: the "
-                f"{self.params.kind} monitor's distance is {view.score:.4g}; alarm above "
-                f"{view.threshold:.4g}; {self.params.false_alarms:.1%} of the held-out at most."
-            )
+            verdict = self._verdict(view, found)
             blocks += [table.html, f'<p style="max-width:18em">{verdict}</p>']
             below = self._looked_at(view, found, layer, k) if view.top is not None else ""
-        for at, value in view.values.items():
-            phase = torch.zeros(len(value)) if found is None else found.phases[at][view.label]
-            known = found is not None
-            chosen = k if known and at == layer else None
-            strips += figures.pattern_strip(value > 0, phase, at, chosen=chosen, pick=known).html
+        strips, rest = "", []
+        shown, known = drawn(view, layer), found is not None
+        for at, on in view.on.items():
+            phase = torch.zeros(len(on)) if found is None else found.phases[at][view.label]
+            about = {"unit": view.units[at], "chosen": k if known and at == layer else None}
+            if at in shown:
+                strips += figures.pattern_strip(on, phase, at, pick=known, **about).html
+            else:
+                rest.append(folded(at, on, phase, view.units[at]))
+        if rest:
+            heads = f"<summary>{len(rest)} more layers: one is drawn when picked</summary>"
+            strips += f"<details>{heads}{''.join(rest)}</details>"
         return section(row(blocks), below, figures.pattern_legend().html, strips)
+
+    def _verdict(self, view: PatternView, found: Patterns) -> str:
+        """What the monitor says of the image."""
+        if not found.total[view.label]:
+            name = escape(view.model.classes[view.label])
+            return f"There is no training image of class {name}, so it has no pattern."
+        return (
+            f"{'▲ <b>Alarm</b>' if view.score > view.threshold else '● <b>No alarm</b>'}: the "
+            f"{self.params.kind} monitor's distance is {view.score:.4g}; alarm above "
+            f"{view.threshold:.4g}; {self.params.false_alarms:.1%} of the held-out at most."
+        )
 
     def _looked_at(self, view: PatternView, found: Patterns, layer: str, k: int) -> str:
         """The neuron chosen: the images that fire it most, and the logits with it switched."""
         assert view.top is not None
         images, asked = view.images, ("free", "on", "off")[found.phases[layer][view.label, k]]
-        words = f"{layer}, neuron {k}: {view.values[layer][k]:.3g} here; the pattern asks: {asked}"
+        what = view.units[layer]
+        words = f"{layer}, {what} {k}: {view.values[layer][k]:.3g} here; the pattern asks: {asked}"
         tags = ""
         for i, fires in zip(*(part[0].tolist() for part in view.top), strict=True):
-            alt = f"index {i}, {images.classes[int(images.labels[i])]}: {fires:.3g}"
+            alt = f"index {i}, {called(images, i)}: {fires:.3g}"
             tags += figures.img_tag(images.images[i], alt, 48) + " " if fires > 0 else ""
         to, logits = view.held or (0.0, None)
-        what = f"neuron at {to:.3g}"
-        table = figures.logit_table(view.logits, logits, images.classes, what=what, n=4).html
+        classes = view.model.classes
+        table = figures.logit_table(view.logits, logits, classes, what=f"{what} at {to:.3g}", n=4)
         top = f"<p><b>{escape(words)}</b></p><p>fired most by<br>{tags or 'no test image'}</p>"
-        return row([f"<div>{top}</div>", table])
+        return row([f"<div>{top}</div>", table.html])
+
+    def shown(self, result: PatternView) -> None:
+        """List the layers, where they are not all drawn."""
+        names = list(result.values)
+        layer = self._neuron(result)[0] if names else ""
+        many = len(drawn(result, layer)) < len(names)
+        self.layers.layout.display = None if many else "none"
+        if many:
+            self._listing = True
+            try:
+                choose_from(self.layers, [(LAST, ""), *names], self.params.layer)
+            finally:
+                self._listing = False
 
     def code(self) -> str:
         """The calls that give the result shown."""
@@ -281,13 +323,17 @@ top = patterns.top_images(model, test, {layer!r}, [{k}])"""
         """The form; a button to mine."""
         self.form = Form(self.params, only=FORM)
         self.form.observe(guarded(self, self._form_changed))
-        return ipw.VBox([self.form.widget, self.button("Mine", "Mine the patterns")])
+        mine = self.button("Mine", "Mine the patterns")
+        return ipw.VBox([self.form.widget, self.layers, mine])
 
     def _picked(self, change: Any) -> None:
         """A cell was clicked, or a key pressed on a strip."""
         event, view = change["new"], self.result
         if event.get("name", "").startswith("model:"):
             self.selection.model = event["name"].removeprefix("model:")
+            return
+        if event.get("name", "").startswith("show:"):
+            self._show_layer(event["name"].removeprefix("show:"))
             return
         layer, key = event.get("name", "").removeprefix("layer:"), event.get("key", "")
         assert view is not None
@@ -301,6 +347,16 @@ top = patterns.top_images(model, test, {layer!r}, [{k}])"""
         self.selection.layer = layer
         self.start()
 
+    def _layer_chosen(self, change: Any) -> None:
+        if not self._listing:
+            self._show_layer(change["new"])
+
+    def _show_layer(self, layer: str) -> None:
+        """Draw a layer; nothing is mined for it."""
+        self.params = self.params.changed(layer=layer, neuron=-1)
+        self.selection.layer = layer
+        self.start(None if self._known() is not None else self.peek())
+
     def _form_changed(self, values: Parameters) -> None:
         chosen = cast("PatternPanelParameters", values).model_dump(include=set(FORM))
         # The slider counts in floats: 0.9450000000000001 of the images may be one too many.
@@ -313,7 +369,27 @@ top = patterns.top_images(model, test, {layer!r}, [{k}])"""
             self.params = self.params.changed(layer="", neuron=-1)
         layer = self.selection.layer
         if change["name"] == "layer" and layer != self.params.layer:
-            known = layer in rectifiers(self.selection.classifier())
-            self.params = self.params.changed(layer=layer if known else "", neuron=-1)
-        known = self._mined is not None and self._mined.key == self._key()
-        self.start(None if known else self.peek())
+            layer = layer if layer in self._rectifiers() else ""
+            self.params = self.params.changed(layer=layer, neuron=-1)
+        self.start(None if self._known() is not None else self.peek())
+
+
+def drawn(view: PatternView, layer: str) -> set[str]:
+    """The layers that are drawn: the one looked at, and the last as long as there is room."""
+    shown, cells = {layer}, len(view.on[layer]) if layer in view.on else 0
+    for name in reversed(view.on):
+        if name not in shown:
+            cells += len(view.on[name])
+            if len(shown) == LAYERS or cells > CELLS:
+                break
+            shown.add(name)
+    return shown
+
+
+def folded(layer: str, on: torch.Tensor, phase: torch.Tensor, unit: str) -> str:
+    """A layer in a line, to be picked: how much is on, and how much against the pattern."""
+    against = int(((phase > 0) & ~on | (phase < 0) & on).sum())
+    words = f"{layer}: {int(on.sum()):,} of {len(on):,} {unit}s on"
+    words += f", {against:,} against the pattern" if bool((phase != 0).any()) else ""
+    pick = f'data-pick="show:{escape(layer)}" style="display:block"'
+    return f"<button {pick}>{escape(words)}</button>"
