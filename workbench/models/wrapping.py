@@ -48,7 +48,8 @@ def wrap(
 
     The classifier works on a copy of the module's structure that shares its weights, in
     eval mode: the module keeps its own mode and hooks, and training it further shows
-    (unless its weights are of another type than float32: then they are copied too).
+    (unless its weights are of another type than float32, or it is compiled by torch.jit: then
+    they are copied too).
 
     Args:
         module: maps float32 `(N, C, H, W)` to logits `(N, K)`, alone or as a part of what it
