@@ -24,6 +24,25 @@ SHORT = {  # notebooks of the tests' own
         "from workbench.widgets import ModelPanel\n"
         "ModelPanel('digits', 'digits/cnn', 7, method='gradient')",
     ],
+    "photographs.ipynb": [
+        "import shutil, torch, transformers\n"
+        "from pathlib import Path\n"
+        "import skimage\n"
+        "from workbench import models\n"
+        "from workbench.widgets import Bench\n"
+        "torch.manual_seed(0)\n"
+        "folder = Path('photographs')\n"
+        "folder.mkdir(exist_ok=True)\n"
+        "for name in ('astronaut.png', 'chelsea.png', 'coffee.png', 'rocket.jpg', 'horse.png'):\n"
+        "    shutil.copy(Path(skimage.__file__).parent / 'data' / name, folder)\n"
+        "config = transformers.ResNetConfig(num_labels=1000)\n"
+        "net = transformers.ResNetForImageClassification(config).eval()\n"
+        "model = models.wrap(net, input_shape=(3, 224, 224), name='resnet-50',\n"
+        "    mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))\n"
+        "bench = Bench(f'folder:{folder}', model)\n"
+        "bench",
+        "print('the kernel answers')",
+    ],
     "verify.ipynb": [
         "from workbench.widgets import VerifyPanel\n"
         "VerifyPanel('digits', 'digits/mlp', 3, eps=0.01)",
@@ -275,6 +294,34 @@ def test_the_bench_is_turned_drawn_on_saved_and_run_again(page, server):
     assert again.locator("img[alt^='attacked image']").get_attribute("src") == source
     assert again.locator("[role=status]:has-text('Perturbation')").inner_text() == said
     shot(page, "bench_again")
+    assert page.problems == []
+
+
+def test_photographs_on_a_network_of_real_size(page, server):
+    pytest.importorskip("transformers", reason="needs transformers")
+    run_all(page, server, "photographs.ipynb")
+    assert errors(page).count() == 0
+    bench = page.locator(".jp-OutputArea-output:has(button:has-text('draw'))").first
+    bench.scroll_into_view_if_needed()
+    bench.locator("text=without a label").first.wait_for(timeout=60_000)
+    shot(page, "photographs_model")
+    for name, shown in (
+        ("attack", "as it is"),
+        ("prototypes", "no prototypes to compare"),
+        ("level set", "source 0"),
+        ("patterns", "taken for"),
+    ):
+        bench.locator(f"li.lm-TabBar-tab:has-text('{name}')").first.click()
+        bench.locator(f"text={shown} >> visible=true").first.wait_for(timeout=60_000)
+        shot(page, f"photographs_{name.replace(' ', '_')}")
+    before = bench.locator("img[alt^='index ']").first.get_attribute("alt")
+    bench.locator("button:has-text('next')").first.click()
+    page.wait_for_function(
+        "before => document.querySelector(`img[alt^='index ']`).alt !== before",
+        arg=before,
+        timeout=60_000,
+    )
+    assert page.locator(".panel-failure").count() == 0
     assert page.problems == []
 
 
