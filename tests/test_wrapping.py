@@ -465,7 +465,8 @@ REFUSED = {
     "tokens": (lambda z: z[:, None].expand(-1, 4, -1), r"\(3, 4, 10\)"),
     "nothing": (lambda z: None, "got NoneType with no tensor"),
     "text": (lambda z: "cat", "got str"),
-    "labels": (lambda z: z.argmax(1), "torch.int64"),
+    "labels": (lambda z: z.argmax(1), "torch.int64; as floating-point numbers, before any argmax"),
+    "sparse": (lambda z: z.to_sparse(), r"\(3, 10\)"),
     "one score": (lambda z: z[:, 0], r"\(0, s\)"),
     "one score each": (lambda z: {"out": z[:, :1]}, r"\(0, s\)"),
     "transposed": (lambda z: z.T, r"\(10, 3\)"),
@@ -553,6 +554,8 @@ def test_other_shapes_are_refused(shape):
 def test_channels_come_first():
     with pytest.raises(ValueError, match=r"channels come first: input_shape=\(3, 224, 224\)\?"):
         wrap(nn.Conv2d(3, 4, 3), input_shape=(224, 224, 3))
+    with pytest.raises(ValueError, match=r"has 224 channels, mean 3; channels come first"):
+        wrap(nn.Conv2d(3, 4, 3), input_shape=(224, 224, 3), mean=(0.4, 0.5, 0.6))
     body = nn.Sequential(nn.Flatten(), nn.Linear(8 * 8 * 3, 4))
     with pytest.warns(UserWarning, match=r"has 8 channels; channels come first"):
         wrap(body, input_shape=(8, 8, 3))
@@ -617,6 +620,15 @@ def test_modules_of_every_make_are_welcome(make):
     again = models.private_copy(model, share=False)
     assert torch.allclose(again(x), expected, atol=1e-6)
     assert torch.allclose(module(x), expected, atol=1e-6)
+
+
+def test_a_module_traced_in_train_mode_is_random_for_good():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        body = nn.Sequential(net(), nn.Dropout()).train()
+        traced = torch.jit.trace(body, images(1), check_trace=False)
+    with pytest.warns(UserWarning, match="differently each time"):
+        wrap(traced)
 
 
 @pytest.mark.parametrize("make", ["weight_norm", "pruned"])

@@ -11,8 +11,10 @@ from torch import nn
 
 Path = tuple[Any, ...]
 # Names of logits in the field's modules, the plainest first.
-LOGITS = ("logits", "logit", "out", "output", "outputs", "prediction", "predictions", "pred")
-LOGITS += ("preds", "scores", "class_logits", "cls_logits", "pred_logits", "y_hat", "y")
+LOGITS = (
+    *("logits", "logit", "out", "output", "outputs", "prediction", "predictions", "pred"),
+    *("preds", "scores", "class_logits", "cls_logits", "pred_logits", "y_hat", "y"),
+)
 # What stands beside logits and has their shape at times.
 OTHERS = ("feature", "embed", "hidden", "pool", "loss", "attention", "aux", "box", "mask", "proto")
 DEEPEST = 3
@@ -89,7 +91,8 @@ def shaped(tensor: torch.Tensor, n: int) -> bool:
     """Whether a tensor can be the logits of n images; `(N, K, 1, 1)` is as good as `(N, K)`."""
     shape = tensor.shape
     many = len(shape) > 1 and shape[0] == n and shape[1] > 1
-    return many and tensor.is_floating_point() and all(side == 1 for side in shape[2:])
+    usual = tensor.is_floating_point() and tensor.layout == torch.strided
+    return many and usual and all(side == 1 for side in shape[2:])
 
 
 def said_of(path: Path, words: tuple[str, ...]) -> bool:
@@ -125,6 +128,8 @@ def advice(found: dict[Path, torch.Tensor], fit: dict[Path, torch.Tensor], n: in
         return f"this looks like a detector, which has no class for an image as a whole; {HOW}"
     if fit:
         return f"which of them the logits are is not clear: {HOW}"
+    if not any(t.is_floating_point() for t in found.values()) and shapes:
+        return f"as floating-point numbers, before any argmax or rounding; {HOW}"
     if shapes and all(shape in ((n,), (n, 1)) for shape in shapes):
         return (
             "for 2 classes or more; turn a single score s into two logits (0, s): "

@@ -267,7 +267,10 @@ def state(model: nn.Module) -> dict[str, Any]:
     """What a model keeps in buffers and in attributes of its own, to be compared."""
     kept: dict[str, Any] = {}
     for name, module in model.named_modules():
-        own = {key: value for key, value in vars(module).items() if key not in COMMON}
+        if isinstance(module, torch.jit.ScriptModule):  # which keeps all in its buffers
+            own = {}
+        else:
+            own = {key: value for key, value in vars(module).items() if key not in COMMON}
         for key, value in {**own, **module._parameters, **module._buffers}.items():
             if isinstance(value, (int, float, str)):
                 kept[f"{name}.{key}".lstrip(".")] = value

@@ -94,7 +94,7 @@ def models_of(path: str | Path) -> tuple[Path, dict[str, Weights]]:
     found = {name: without_prefix(weights) for name, weights in found.items()}
     if not key or key in found:
         return file, {key: found[key]} if key else found
-    parts = {
+    parts: dict[str, Weights] = {
         name: {k.removeprefix(f"{key}."): w for k, w in weights.items() if k.startswith(f"{key}.")}
         for name, weights in found.items()
     }

@@ -38,8 +38,8 @@ def wrap(
     *,
     input_shape: Sequence[int],
     classes: Sequence[str] | Mapping[Any, Any] | int | None = None,
-    mean: Sequence[float] | None = None,
-    std: Sequence[float] | None = None,
+    mean: Sequence[float] | float | None = None,
+    std: Sequence[float] | float | None = None,
     weights: str | PathLike[str] | None = None,
     name: str = "my model",
     licence: str = "",
@@ -72,43 +72,65 @@ def wrap(
             other images of the batch or on the calls before, its weights or outputs are not
             finite, or the classes do not fit.
     """
-    module, shape = given_module(module), given_shape(input_shape)
-    remarks = about_types(module) if frozen(module) else []
-    body = private_copy(module, share=weights is None and not remarks)
-    if weights is not None:
-        from workbench.models import state_dicts
-
-        state_dicts.load_into(body, str(weights).removeprefix("state_dict:"))
-    for part_name, part in body.named_modules():
-        if part.training:
-            raise ValueError(
-                f"module: {part_name or type(module).__name__} stays in train mode after eval(); "
-                "do without its own train() or eval(), or wrap what it holds"
-            )
-    finite(body)
+    module, shape = given_module(module), given_shape(input_shape, mean)
+    shared = weights is None and not frozen(module)
+    body = body_of(module, weights, share=shared)
     card = ModelCard(
         name=name,
         classes=(),
         input_shape=shape,
-        architecture=type(module).__name__,
+        architecture=getattr(module, "original_name", type(module).__name__),  # if scripted
         parameters=sum(p.numel() for p in module.parameters()),
         licence=licence,
     )
+    remarks = about_types(module) if frozen(module) else []
     n_classes = count(classes)
     try:
-        probe = Probe(Classifier(body, card, mean, std), n_classes)
+        probe = Probe(classifier(body, card, mean, std), n_classes)
     except ValueError:
         remarks = about_types(module)
         if not remarks:
             raise
         body = private_copy(body, share=False).float()
-        probe = Probe(Classifier(body, card, mean, std), n_classes)
+        probe = Probe(classifier(body, card, mean, std), n_classes)
     model = probe.model
     names, named = class_names(classes, probe.n_outputs)
     model.card = card.model_copy(update={"classes": names, "named": named})
     remarks += [*about_shape(shape), *about_normalisation(mean, std), *probe.remarks]
     for remark in [*remarks, *about_modes(module, probe)]:
         warnings.warn(remark, stacklevel=2)
+    return model
+
+
+def body_of(module: nn.Module, weights: Any, *, share: bool) -> nn.Module:
+    """The copy of a module that becomes a classifier's body, with other weights where given.
+
+    Raises:
+        ValueError: it cannot be copied or does not leave train mode, or weights that do not
+            fit or are not finite.
+    """
+    body = private_copy(module, share=share)
+    if weights is not None:
+        from workbench.models import state_dicts
+
+        state_dicts.load_into(body, str(weights).removeprefix("state_dict:"))
+    for name, part in body.named_modules():
+        if part.training:
+            raise ValueError(
+                f"module: {name or type(module).__name__} stays in train mode after eval(); "
+                "do without its own train() or eval(), or wrap what it holds"
+            )
+    finite(body)
+    return body
+
+
+def classifier(body: nn.Module, card: ModelCard, mean: Any, std: Any) -> Classifier:
+    """The classifier of a body, with its normalisation where the body is."""
+    model = Classifier(body, card, mean, std)
+    if model.mean is not None:
+        model.mean = model.mean.to(model.device)
+    if model.std is not None:
+        model.std = model.std.to(model.device)
     return model
 
 
@@ -142,11 +164,11 @@ def given_module(module: Any) -> nn.Module:
     return module
 
 
-def given_shape(input_shape: Any) -> tuple[int, int, int]:
+def given_shape(input_shape: Any, mean: Any = None) -> tuple[int, int, int]:
     """The shape of one image.
 
     Raises:
-        ValueError: not three positive whole numbers.
+        ValueError: not three positive whole numbers, or the channels last, as `mean` shows.
     """
     try:
         channels, height, width = (index(checks.plain(n)) for n in input_shape)
@@ -156,7 +178,11 @@ def given_shape(input_shape: Any) -> tuple[int, int, int]:
         raise ValueError(
             f"input_shape: expected (channels, height, width), whole numbers, got {input_shape}"
         )
-    return channels, height, width
+    shape = channels, height, width
+    hint = last_channels(shape)
+    if hint and mean is not None and width == torch.as_tensor(mean).numel() > 1:
+        raise ValueError(f"input_shape={shape} has {channels} channels, mean {width}{hint}")
+    return shape
 
 
 def frozen(module: nn.Module) -> bool:
