@@ -126,6 +126,8 @@ def advice(found: dict[Path, torch.Tensor], fit: dict[Path, torch.Tensor], n: in
     keys = {str(path[-1]) for path in found if path}
     if keys & {"boxes", "pred_boxes", "masks", "pred_masks"}:
         return f"this looks like a detector, which has no class for an image as a whole; {HOW}"
+    if fit and all(path and said_of(path, OTHERS) for path in fit):
+        return f"by their names these are features, so the head is missing; else {HOW}"
     if fit:
         return f"which of them the logits are is not clear: {HOW}"
     if not any(t.is_floating_point() for t in found.values()) and shapes:

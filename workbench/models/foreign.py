@@ -241,10 +241,9 @@ def normalisation(name: str, processor: Any) -> tuple[Any, Any]:
         )
     if not getattr(processor, "do_normalize", False):
         return None, None
-    return tuple(
-        (value,) if isinstance(value, (int, float)) else tuple(value)
-        for value in (processor.image_mean, processor.image_std)
-    )
+    values = processor.image_mean, processor.image_std
+    mean, std = ((v,) if isinstance(v, (int, float)) else tuple(v) for v in values)
+    return mean, std
 
 
 def size(processor: Any, config: Any) -> tuple[int, int]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from workbench import checks, data
 from workbench.models import checkpoints
@@ -180,14 +180,14 @@ def from_state_dict(
             f"state_dict:{path} holds weights alone, and not what they are the weights of; give "
             f"{', and '.join(absent)}"
         )
-    module = architecture
-    if isinstance(module, str):
-        shape, n_classes = given_shape(input_shape), count(classes)
+    module, shape = cast("nn.Module", architecture), given_shape(input_shape)
+    if isinstance(architecture, str):
+        n_classes = count(classes)
         if n_classes is None:
             n_classes = len(checks.class_names(classes))
-        module = architectures.build(module, shape, n_classes, **(architecture_options or {}))
+        module = architectures.build(architecture, shape, n_classes, **(architecture_options or {}))
     facts = {"name": f"state_dict:{path}", **options}
-    return wrap(module, weights=path, input_shape=input_shape, classes=classes, **facts)
+    return wrap(module, weights=path, input_shape=shape, classes=classes, **facts)
 
 
 ADAPTERS: dict[str, Callable[..., Classifier]] = {
