@@ -15,6 +15,7 @@ from typer.core import TyperCommand, TyperGroup
 START = "00_start_here.ipynb"
 # What a page may load: voila's template would ask the network for a font.
 POLICY = "default-src 'self' data: blob: 'unsafe-inline' 'unsafe-eval'; connect-src 'self' ws:"
+UNDECIDED = 3  # the exit code of a proof that is neither
 FAILURES = (ValueError, TypeError, OSError, ImportError, RuntimeError)
 
 
@@ -319,6 +320,32 @@ def train(
     robust = percent(card.robust_accuracy)
     typer.echo(f"{name}: {percent(card.accuracy)}% clean, {robust}% robust at eps {card.eps:.3g}")
     typer.echo(result.path)
+
+
+@app.command()
+def prove(
+    file: Annotated[Path, typer.Argument(metavar="FILE.vnnlib", help="Perhaps packed, .gz.")],
+    model: Annotated[str, typer.Option(help="An ONNX file, or a model such as mnist/mlp.")],
+    time_limit: Annotated[float, typer.Option(metavar="S", help="Seconds for the answer.")] = 60,
+    method: Annotated[
+        str, typer.Option("--method", "--backend", help="branching, milp, marabou or z3.")
+    ] = "branching",
+    seed: Annotated[int, typer.Option(help="Seed of the search for a counterexample.")] = 0,
+    witness: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write the result as VNN-COMP has it.")
+    ] = None,
+) -> None:
+    """Prove or refute a VNN-LIB property: verified, falsified (with a counterexample) or unknown.
+
+    Exit code 0 where it is decided, 3 where it is unknown, 1 or 2 where it cannot be asked.
+    """
+    from workbench.patterns.verify import proving
+
+    options = {"backend": method, "time_limit": time_limit, "seed": seed, "witness": witness}
+    answer, values = proving.prove(file, model, **options)  # type: ignore[arg-type]
+    typer.echo(proving.described(answer, values))
+    if answer.verdict == "unknown":
+        raise typer.Exit(UNDECIDED)
 
 
 @app.command()

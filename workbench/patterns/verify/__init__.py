@@ -6,12 +6,14 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
         "bounds": ["Bounds", "bounds_of"],
-        "branching": ["BACKENDS", "verify", "verify_steps"],
         "exhaustive": ["GridCheck", "exhaustive_grid_check", "exhaustive_grid_steps"],
         "planted": ["plant_counterexample"],
         "properties": [
-            *("Answer", "Property", "ambiguity", "local_robustness", "pattern_property"),
+            *("Answer", "Properties", "Property"),
+            *("ambiguity", "local_robustness", "pattern_property"),
         ],
+        "proving": ["prove"],
+        "verifying": ["BACKENDS", "verify", "verify_steps"],
         "vnnlib": ["read_vnnlib"],
     },
 )

@@ -7,16 +7,15 @@ and the property, and none of our bounds.
 from __future__ import annotations
 
 import importlib
-import math
-import time
+import json
 from collections.abc import Callable, Iterator
 from itertools import accumulate
 from typing import Any
 
 import torch
 
-from workbench.models import Classifier
-from workbench.patterns.verify.properties import Answer, Property
+from workbench.patterns.verify import marabou
+from workbench.patterns.verify.properties import Answer
 from workbench.patterns.verify.query import Query
 from workbench.steps import Step
 
@@ -47,58 +46,29 @@ class Encoding:
             blocks = [(starts[j], net.weight.get((k, j))) for j in range(k)]
             dense = [(start, w.to_dense().tolist()) for start, w in blocks if w is not None]
             for i, bias in enumerate(net.bias[k].flatten().tolist()):
+                query.clock.check()
                 terms = [(w, s + c) for s, rows in dense for c, w in enumerate(rows[i]) if w]
                 self.sums.append((first + len(self.sums), bias, terms))
 
 
-def marabou_steps(
-    model: Classifier, prop: Property, time_limit: float, seed: int = 0
-) -> Iterator[Step[Answer]]:
+def marabou_steps(query: Query, seed: int = 0) -> Iterator[Step[Answer]]:
     """Marabou, one query for each unsafe set, on one core. Its arithmetic rounds.
 
     Raises:
         ImportError: maraboupy is not installed.
     """
-    core = solver("maraboupy.MarabouCore", "maraboupy")
+    solver("maraboupy.MarabouCore", "maraboupy")
+    code = ""
 
-    def ask(query: Query, code: Encoding, unsafe: Rows, inside: float) -> list[float] | None:
-        task = core.InputQuery()
-        task.setNumberOfVariables(code.count)
-        for i, (low, high) in enumerate(code.sides):
-            task.setLowerBound(i, low)
-            task.setUpperBound(i, high)
-            task.markInputVariable(i, i)
+    def ask(query: Query, encoding: Encoding, unsafe: Rows, inside: float) -> list[float] | None:
+        nonlocal code
+        code = code or json.dumps(vars(encoding))
+        return marabou.solve(code, unsafe, inside, query.clock.left)
 
-        def add(kind: Any, terms: Terms, scalar: float) -> None:
-            equation = core.Equation(kind)
-            for weight, variable in terms:
-                equation.addAddend(weight, variable)
-            equation.setScalar(scalar)
-            task.addEquation(equation)
-
-        for z, bias, terms in code.sums:
-            add(core.Equation.EQ, [*terms, (-1.0, z)], -bias)
-        for z, y, phase in code.relus:
-            core.addReluConstraint(task, z, y)
-            task.setLowerBound(y, 0.0)
-            if phase:
-                (task.setLowerBound if phase > 0 else task.setUpperBound)(z, phase * inside)
-        for terms, bound in unsafe:
-            add(core.Equation.LE, terms, bound - inside)
-        options = core.Options()
-        options._verbosity = 0
-        options._timeoutInSeconds = max(1, math.ceil(query.deadline - time.monotonic()))
-        status, values, _ = core.solve(task, options, "")
-        if status not in ("sat", "unsat"):
-            raise TimeoutError(f"Marabou says {status}")
-        return [values[i] for i in range(len(code.sides))] if status == "sat" else None
-
-    return one_by_one(model, prop, time_limit, ask)
+    return one_by_one(query, ask)
 
 
-def z3_steps(
-    model: Classifier, prop: Property, time_limit: float, seed: int = 0
-) -> Iterator[Step[Answer]]:
+def z3_steps(query: Query, seed: int = 0) -> Iterator[Step[Answer]]:
     """Z3 in exact fractions: for networks of a few dozen neurons.
 
     Raises:
@@ -119,13 +89,14 @@ def z3_steps(
         for i, (low, high) in enumerate(code.sides):
             exact.add(v[i] >= number(low), v[i] <= number(high))
         for z, bias, terms in code.sums:
+            query.clock.check()
             exact.add(v[z] == total(terms) + number(bias))
         for z, y, phase in code.relus:
             on, off = z3.And(v[y] == v[z], v[z] >= 0), z3.And(v[y] == 0, v[z] <= 0)
             exact.add(z3.Or(on, off), phase * v[z] >= number(inside if phase else 0.0))
         for terms, bound in unsafe:
             exact.add(total(terms) <= number(bound - inside))
-        exact.set("timeout", max(1, int(1000 * (query.deadline - time.monotonic()))))
+        exact.set("timeout", max(1, int(1000 * query.clock.left)))
         status = exact.check()
         if status == z3.unknown:
             raise TimeoutError(f"Z3 says {exact.reason_unknown()}")
@@ -135,21 +106,18 @@ def z3_steps(
         values = (found.eval(v[i], model_completion=True) for i in range(len(code.sides)))
         return [float(value.as_fraction()) for value in values]
 
-    return one_by_one(model, prop, time_limit, ask)
+    return one_by_one(query, ask)
 
 
 def one_by_one(
-    model: Classifier,
-    prop: Property,
-    time_limit: float,
-    ask: Callable[[Query, Encoding, Rows, float], list[float] | None],
+    query: Query, ask: Callable[[Query, Encoding, Rows, float], list[float] | None]
 ) -> Iterator[Step[Answer]]:
     """Ask about the unsafe sets, the nearest to the centre of the box first.
 
     `ask` gives an image that a solver found `inside` the set and the phases by so much, None
     where there is none, and raises TimeoutError when it is late.
     """
-    query = Query(model, prop, time_limit)
+    prop = query.prop
     code, total = Encoding(query), len(prop.unsafe)
     logits = query.net.run(query.root.centre[None])[-1][0]
     order = [float((a.double() @ logits - b.double()).max()) for a, b in prop.unsafe]
@@ -163,8 +131,7 @@ def one_by_one(
             for row, bound in zip(a.tolist(), b.tolist(), strict=True)
         ]
         for inside in MARGINS:
-            if query.late:
-                raise TimeoutError("the time limit was reached")
+            query.clock.check()
             found = ask(query, code, [row for row in unsafe if row[0]], inside)
             if found is None:
                 break

@@ -6,7 +6,6 @@ Everything is float64, and every comparison that decides leaves `TOLERANCE` for 
 
 from __future__ import annotations
 
-import time
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,14 +16,14 @@ from torch.nn import functional as F
 
 from workbench import checks
 from workbench.models import Classifier
-from workbench.patterns.verify.network import CHUNK, Network
+from workbench.patterns.verify.network import Network, chunk, slices
 from workbench.patterns.verify.properties import TOLERANCE, Property
 from workbench.patterns.verify.query import Query, Region
 
 if TYPE_CHECKING:
     import pandas as pd
 
-RATE = 0.1
+RATE, DECAYS = 0.1, (0.9, 0.98)  # of the ascent
 METHODS: dict[str, list[int | None]] = {
     "interval": [None],
     "crown": [0],
@@ -65,7 +64,33 @@ def relax(
     beta of the signs and the weights of the m rows take `steps` steps of Adam to a higher
     bound, or until all are proved or the time is up. Any of them is sound; the best is kept.
     above: the signs of layers after k, whose bounds must be known, count too.
+
+    Raises:
+        TimeoutError: the time was up before each had a bound.
     """
+    highest = net.top - 1 if above else min(k, net.top - 1)
+    seen = slice(net.parts[highest].stop)  # the neurons that count
+    found = []
+    for some in slices(len(rows), chunk(max(net.sizes[0], seen.stop))):
+        net.clock.check()
+        few = Region(*region[:2], *(part[some, seen] for part in region[2:]))
+        slopes = (None if part is None else part[some, seen] for part in (alpha, beta))
+        found.append(ascent(net, few, k, highest, rows[some], offset[some], *slopes, steps))
+    return Relaxed(*map(torch.cat, zip(*found, strict=True)))
+
+
+def ascent(
+    net: Network,
+    region: Region,
+    k: int,
+    highest: int,
+    rows: torch.Tensor,
+    offset: torch.Tensor,
+    alpha: torch.Tensor | None,
+    beta: torch.Tensor | None,
+    steps: int,
+) -> Relaxed:
+    """`relax` of a few subproblems, which fit in a cache, by the ReLUs up to layer `highest`."""
     unstable, sign = region.unstable, region.sign.double()
     low, high = region.lower.clamp(max=0), region.upper.clamp(min=0)
     rise = high / (high - low).clamp(min=1e-300)
@@ -73,9 +98,8 @@ def relax(
     below = (rise > 0.5).double() if alpha is None else alpha.double()
     alpha = torch.where(unstable, below, (region.lower >= 0).double())
     beta = torch.zeros_like(rise) if beta is None else beta.double()
-    highest = net.top - 1 if above else min(k, net.top - 1)
     mix = torch.full_like(offset, 1 / offset.shape[1])
-    adam = torch.optim.Adam([alpha, beta, mix], lr=RATE, betas=(0.9, 0.98))
+    adam = Adam(alpha, beta, mix)
     best: Relaxed | None = None
     while True:
         pushes = beta * sign
@@ -100,7 +124,7 @@ def relax(
         now = Relaxed(value, y[0], cost, alpha.clone(), beta.clone())
         best = now if best is None else better(now, best)
         proved = bool((best.value > TOLERANCE).all())
-        if steps == 0 or proved or time.monotonic() > net.deadline:
+        if steps == 0 or proved or net.clock.late:
             return best
         steps -= 1
         # The gradient, from the image that reaches the bound and the lines that were taken.
@@ -110,14 +134,29 @@ def relax(
             z[:, part] = net.z(j, y)
             y.append(slope[:, part] * z[:, part] + shift[:, part])
         last = net.z(k, y) if k == net.top else z[:, net.parts[k]]
-        alpha.grad = -(pulled.clamp(min=0) * z * unstable)
-        beta.grad = sign * z
-        mix.grad = offset - (rows @ last[:, :, None])[:, :, 0]
-        adam.step()
+        mixed = offset - (rows @ last[:, :, None])[:, :, 0]
+        adam.step(-(pulled.clamp(min=0) * z * unstable), sign * z, mixed)
         alpha.clamp_(0, 1)
         beta.clamp_(min=0)
         mix.clamp_(min=1e-9)
         mix /= mix.sum(1, keepdim=True)
+
+
+class Adam:
+    """Kingma and Ba (2015). That of torch takes seconds to import, of a time limit's few."""
+
+    def __init__(self, *points: torch.Tensor) -> None:
+        self.points = [(x, torch.zeros_like(x), torch.zeros_like(x)) for x in points]
+        self.steps = 0
+
+    def step(self, *gradients: torch.Tensor) -> None:
+        """Move each point against its gradient."""
+        self.steps += 1
+        scales = [1 - decay**self.steps for decay in DECAYS]
+        for (x, mean, square), gradient in zip(self.points, gradients, strict=True):
+            mean.lerp_(gradient, 1 - DECAYS[0])
+            square.mul_(DECAYS[1]).addcmul_(gradient, gradient, value=1 - DECAYS[1])
+            x.addcdiv_(mean, (square / scales[1]).sqrt_().add_(1e-8), value=-RATE / scales[0])
 
 
 def better(one: Relaxed, other: Relaxed) -> Relaxed:
@@ -146,6 +185,7 @@ def tighten(
     `steps` is None. It ends early where the region is empty. again: there are bounds already,
     which are made better, also by the signs of later layers.
     """
+    later = again and bool(region.sign.any())  # with no sign, later layers say nothing
     for k, part in enumerate(net.parts[1:], 1):
         middle, radius = interval(net, region, k)
         lower, upper = region.lower[:, part], region.upper[:, part]
@@ -156,12 +196,12 @@ def tighten(
         exact = k == 1 and not bool(region.sign.any())
         if steps is None or exact:
             free = free[:0]
-        for some in free.split(CHUNK) if len(free) else ():
+        for some in free.split(chunk(max(net.sizes[0], part.stop)) // 2) if len(free) else ():
             eye = F.one_hot(some, net.sizes[k]).double()
             rows = torch.cat([eye, -eye])[:, None]
             many = region.under(region.sign.expand(len(rows), -1))
             zero = torch.zeros(len(rows), 1).double()
-            found = relax(net, many, k, rows, zero, steps=steps or 0, above=again)
+            found = relax(net, many, k, rows, zero, steps=steps or 0, above=later)
             low, high = found.value.split(len(some))
             lower[0, some] = torch.maximum(lower[0, some], low)
             upper[0, some] = torch.minimum(upper[0, some], -high)

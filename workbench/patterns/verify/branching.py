@@ -7,84 +7,25 @@ branching; Wang et al. (2021), beta-CROWN.
 from __future__ import annotations
 
 import math
-import pkgutil
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
-from workbench import checks
-from workbench.models import Classifier
 from workbench.patterns.verify.bounds import interval, relax, tighten
-from workbench.patterns.verify.properties import TOLERANCE, Answer, Property, Verdict
+from workbench.patterns.verify.properties import TOLERANCE, Answer, Verdict
 from workbench.patterns.verify.query import Query
-from workbench.steps import Step, run
+from workbench.steps import Step
 
 # Steps to a better relaxation: of each neuron and of the root, at first and if need be, and of
 # each branch.
 EFFORTS, ASCENT = [(0, 10), (20, 50)], 12
 RESTARTS = 10  # of the search, for each unsafe set
 FILTERED = 4  # neurons of each layer of which both halves are tried before one is split
-BATCH = 16, 512, 2**24  # branches at a time: at least, at most, times the weights
-LATE = "the time limit was reached"
+BATCH = 16, 256, 2**24  # branches at a time: at least, at most, times the weights
 LARGE = 1e8  # beyond, the rounding of float64 may reach TOLERANCE
 EMPTY = "no image in the box follows the phases"
-Backend = Callable[[Classifier, Property, float, int], Iterator[Step[Answer]]]
-# A name in place of a function is imported when it is first asked for.
-BACKENDS: dict[str, Backend | str] = {
-    "branching": "workbench.patterns.verify.branching:branching_steps",
-    "milp": "workbench.patterns.verify.milp:milp_steps",
-    "marabou": "workbench.patterns.verify.backends:marabou_steps",
-    "z3": "workbench.patterns.verify.backends:z3_steps",
-}
-
-
-def verify_steps(
-    model: Classifier,
-    prop: Property,
-    *,
-    backend: str = "branching",
-    time_limit: float = 60.0,
-    seed: int = 0,
-) -> Iterator[Step[Answer]]:
-    """Prove or refute a property; each step has the bound and the open branches so far.
-
-    A counterexample was checked on the real network. A proof is of the network in real
-    numbers, by float64 with a margin of `TOLERANCE`; what is nearer than that is unknown.
-
-    Args:
-        backend: a name in `BACKENDS`.
-        time_limit: seconds, above 0.
-
-    Raises:
-        ValueError: an unknown backend, a time limit that is none, layers other than affine ones
-            and nn.ReLU, a model in train mode, a property that does not fit the model.
-        ImportError: the backend is not installed.
-    """
-    if backend not in BACKENDS:
-        raise checks.unknown("backend", backend, BACKENDS)
-    if not 0 < time_limit < math.inf:
-        raise ValueError(f"time_limit: expected a number of seconds above 0, got {time_limit}")
-    made = BACKENDS[backend]
-    made = pkgutil.resolve_name(made) if isinstance(made, str) else made
-    try:
-        yield from made(model, prop, time_limit, seed)
-    except TimeoutError as late:
-        yield Step(1, 1, "unknown", Answer("unknown", seconds=time_limit, note=str(late)))
-
-
-def verify(
-    model: Classifier,
-    prop: Property,
-    *,
-    backend: str = "branching",
-    time_limit: float = 60.0,
-    seed: int = 0,
-) -> Answer:
-    """`verify_steps`, run to its end."""
-    options = {"backend": backend, "time_limit": time_limit, "seed": seed}
-    return run(verify_steps(model, prop, **options))  # type: ignore[arg-type]
 
 
 class Branches(NamedTuple):
@@ -107,19 +48,17 @@ class Branches(NamedTuple):
         return Branches(*(part[rows] for part in self))
 
 
-def branching_steps(
-    model: Classifier, prop: Property, time_limit: float = 60.0, seed: int = 0
-) -> Iterator[Step[Answer]]:
+def branching_steps(query: Query, seed: int = 0) -> Iterator[Step[Answer]]:
     """Search for a counterexample; then split ReLUs, the lowest bound first, till all is proved."""
-    query = Query(model, prop, time_limit)
     net, root = query.net, query.root
     draw = torch.Generator().manual_seed(seed)
     which = torch.arange(len(query.a)).repeat(RESTARTS)
     noise = 2 * torch.rand((len(which), net.sizes[0]), generator=draw).double() - 1
-    x = search(query, root.centre + root.radius * noise, which, 20)
-    if x is not None:
-        yield last(query, "falsified", counterexample=x)
-        return
+    for some in torch.arange(len(which)).split(net.rows):
+        x = search(query, root.centre + root.radius * noise[some], which[some], 20)
+        if x is not None:
+            yield last(query, "falsified", counterexample=x)
+            return
     which = torch.arange(len(query.a))
     for again, (ascent, steps) in enumerate(EFFORTS):
         if (yield from opening(query, ascent, again > 0)):
@@ -133,20 +72,14 @@ def branching_steps(
     size = min(max(BATCH[0], BATCH[2] // weights), BATCH[1])
     while len(left.value):
         query.open = len(left.value) + query.doubts
-        bound = min(float(left.value.min()), query.floor)
-        message = f"bound {bound:.4g}, {query.open:,} branches open"
-        so_far = query.answer("unknown", bound=bound)
+        query.bound = min(float(left.value.min()), query.floor)
+        message = f"bound {query.bound:.4g}, {query.open:,} branches open"
+        so_far = query.answer("unknown", bound=query.bound)
         yield Step(query.branches - query.open, query.branches, message, so_far)
-        if query.late:
-            yield last(query, "unknown", bound=bound, note=LATE)
-            return
         order = left.value.argsort()
         now, left = left.some(order[:size]), left.some(order[size:])
         whole = ~root.under(now.sign).unstable.any(1)
         for i in whole.nonzero().flatten().tolist():
-            if query.late:
-                yield last(query, "unknown", bound=bound, note=LATE)
-                return
             depth, x = leaf(query, now.sign[i : i + 1], int(now.which[i]))
             if x is not None:
                 yield last(query, "falsified", counterexample=x)
@@ -158,8 +91,8 @@ def branching_steps(
         if len(now.value):
             twice = torch.arange(len(now.value)).repeat(2)
             sign, now = split(query, now), now.some(twice)
-            query.branches += len(sign)
             found, x = bounded(query, sign, now.which, ASCENT, now)
+            query.branches += len(sign)
             x = nearby(query, found, x)
             if x is not None:
                 yield last(query, "falsified", counterexample=x)
@@ -169,13 +102,11 @@ def branching_steps(
 
 
 def opening(query: Query, steps: int, again: bool) -> Generator[Step[Answer], None, bool]:
-    """Bound every neuron; whether that ends it, with an empty region or at the time limit."""
+    """Bound every neuron; whether that ends it, with an empty region or in trouble."""
     root = query.root
     for name in tighten(query.net, root, steps, again=again):
         yield Step(0, 1, f"bounds of {name}", query.answer("unknown"))
-        if query.late:
-            yield last(query, "unknown", note=LATE)
-            return True
+        query.clock.check()
     widest = torch.cat([root.lower, root.upper, *interval(query.net, root, query.net.top)], 1)
     if not bool((widest.abs() < LARGE).all()):
         yield last(query, "unknown", note=f"numerical trouble: bounds are not all below {LARGE:g}")
@@ -230,11 +161,14 @@ def split(query: Query, now: Branches) -> torch.Tensor:
         cost[:, p].topk(min(FILTERED, p.stop - p.start)).indices + p.start for p in net.parts[1:]
     ]
     tried = torch.cat(few, 1)
-    many = torch.arange(len(tried)).repeat_interleave(tried.shape[1])
-    both, many = halves(now.sign[many], tried.flatten()), many.repeat(2)
-    rows = query.a[now.which[many]], query.b[now.which[many]]
-    found = relax(net, root.under(both), net.top, *rows, now.alpha[many], now.beta[many])
-    value = found.value.clamp(max=TOLERANCE).view(2, *tried.shape)
+    values = []
+    for some in torch.arange(len(tried)).split(max(1, net.rows // (2 * tried.shape[1]))):
+        many = some.repeat_interleave(tried.shape[1])
+        both, many = halves(now.sign[many], tried[some].flatten()), many.repeat(2)
+        rows = query.a[now.which[many]], query.b[now.which[many]]
+        found = relax(net, root.under(both), net.top, *rows, now.alpha[many], now.beta[many])
+        values.append(found.value.clamp(max=TOLERANCE).view(2, len(some), -1))
+    value = torch.cat(values, 1)
     merit = value.amin(0) + 0.01 * value.amax(0)
     best = torch.where(free.gather(1, tried), merit, -torch.inf).argmax(1)
     return halves(now.sign, tried.gather(1, best[:, None])[:, 0])
@@ -257,6 +191,7 @@ def search(query: Query, x: torch.Tensor, which: torch.Tensor, steps: int) -> to
     net, root = query.net, query.root
     low, high = root.centre - root.radius, root.centre + root.radius
     for i in range(steps + 1):
+        query.clock.check()
         _, *z = net.run(x)
         slack = (query.a[which] @ z[-1][:, :, None])[:, :, 0] - query.b[which]
         row = slack.argmax(1)
@@ -288,9 +223,14 @@ def nearby(query: Query, now: Branches, x: torch.Tensor) -> torch.Tensor | None:
     found = search(query, x[few], now.which[few], 10)
     if found is not None or not len(x):
         return found
+    if query.clock.left < query.slowest:
+        return None  # a solver cannot be stopped while it reads so large a program
     sign = now.sign[:1]
     sign = torch.where(sign != 0, sign, settled(query, x[:1]))
-    return leaf(query, sign, int(now.which[0]))[1]
+    begun = query.clock.seconds
+    _, found = leaf(query, sign, int(now.which[0]))
+    query.slowest = max(query.slowest, query.clock.seconds - begun)
+    return found
 
 
 def settled(query: Query, x: torch.Tensor) -> torch.Tensor:
@@ -311,21 +251,23 @@ def leaf(query: Query, sign: torch.Tensor, which: int) -> tuple[float, torch.Ten
     net, region = query.net, query.root.under(sign)
     a, b = query.rows(which)
     corners = torch.eye(net.sizes[0] + 1, net.sizes[0]).double()  # unit vectors, and 0
-    y, parts = [corners], []
-    for k, part in enumerate(net.parts[1:], 1):
-        z = net.z(k, y)
-        y.append(z * (region.lower[:, part] >= 0))
-        told = sign[0, part] != 0
-        parts.append(-(z * sign[:, part])[:, told])
-    parts.append(net.z(net.top, y) @ a.T - b)
-    values = torch.cat(parts, 1)
+    told, chunks = sign[0] != 0, []
+    for some in corners.split(net.rows):
+        query.clock.check()
+        y, z = [some], [some[:, :0]]
+        for k, part in enumerate(net.parts[1:], 1):
+            z.append(net.z(k, y))
+            y.append(z[k] * (region.lower[:, part] >= 0))
+        breaks = -(torch.cat(z, 1) * sign)[:, told]
+        chunks.append(torch.cat([breaks, net.z(net.top, y) @ a.T - b], 1))
+    values = torch.cat(chunks)
     matrix = torch.cat([values[:-1] - values[-1], -torch.ones(1, values.shape[1])]).T
     low, high = region.centre - region.radius, region.centre + region.radius
     found = linprog(
         np.eye(1, len(low) + 1, len(low))[0],
         *(matrix.numpy(), -values[-1].numpy()),
         bounds=[*zip(low.tolist(), high.tolist(), strict=True), (None, None)],
-        options={"time_limit": max(0.1, query.left)},
+        options={"time_limit": max(0.01, query.clock.left)},
     )
     if found.status != 0:
         return math.nan, None

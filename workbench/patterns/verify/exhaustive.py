@@ -17,7 +17,7 @@ from workbench import checks, steps
 from workbench.models import Classifier, ready
 from workbench.steps import Step
 
-BATCH = 2000
+BATCH = 2000, 2**22  # images at a time: at most, and numbers in them
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,8 +83,9 @@ def exhaustive_grid_steps(
     label = model.predict(x).label
     rows = torch.arange(len(where))
     place = sizes[0] ** rows
-    for start in range(0, total, BATCH):
-        index = torch.arange(start, min(start + BATCH, total))
+    size = min(max(1, BATCH[1] // x.numel()), BATCH[0])
+    for start in range(0, total, size):
+        index = torch.arange(start, min(start + size, total))
         batch = x.flatten(1).repeat(len(index), 1)
         batch[:, where] = table[rows, index[:, None] // place % sizes[0]]
         images = batch.view(-1, *model.input_shape)

@@ -13,10 +13,8 @@ import torch
 from scipy import sparse
 from scipy.optimize import Bounds, LinearConstraint, milp
 
-from workbench.models import Classifier
 from workbench.patterns.verify.branching import (
     EFFORTS,
-    LATE,
     conclusion,
     last,
     leaf,
@@ -24,7 +22,7 @@ from workbench.patterns.verify.branching import (
     settled,
 )
 from workbench.patterns.verify.network import Network
-from workbench.patterns.verify.properties import Answer, Property
+from workbench.patterns.verify.properties import Answer
 from workbench.patterns.verify.query import Query
 from workbench.steps import Step
 
@@ -33,11 +31,8 @@ DEEP = 1e-3  # that far inside it, and inside the phases, an image is as good as
 INFEASIBLE = 2  # what SciPy calls it, and a model that HiGHS cannot read: the message tells
 
 
-def milp_steps(
-    model: Classifier, prop: Property, time_limit: float = 60.0, seed: int = 0
-) -> Iterator[Step[Answer]]:
+def milp_steps(query: Query, seed: int = 0) -> Iterator[Step[Answer]]:
     """Ask HiGHS about the unsafe sets one by one, without any search before."""
-    query = Query(model, prop, time_limit)
     for again, (ascent, _) in enumerate(EFFORTS):
         if (yield from opening(query, ascent, again > 0)):
             return
@@ -49,7 +44,7 @@ def milp_steps(
         found = milp(
             **program.variables,
             constraints=[*program.relus, program.unsafe(query, which)],
-            options={"time_limit": max(0.1, query.left)},
+            options={"time_limit": max(0.01, query.clock.left)},
         )
         query.branches += 1 + int(found.get("mip_node_count") or 0)
         if found.status == INFEASIBLE and "infeasible" in found.message.lower():
@@ -60,9 +55,7 @@ def milp_steps(
             if x is not None:
                 yield last(query, "falsified", counterexample=x)
                 return
-        if query.late:
-            yield last(query, "unknown", note=LATE)
-            return
+        query.clock.check()
         query.doubts += 1
     yield conclusion(query)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -13,9 +12,12 @@ import torch
 from torch import nn
 
 from workbench.models import Classifier, private_copy, ready
+from workbench.patterns.verify.clock import LATE, Clock
 
 PROBES = 61  # a batch size that no other tensor of a network is likely to have
-CHUNK = 256  # rows at a time
+# Rows at a time, at least and at most, and numbers at a time: what fits a cache is quickest, and
+# between two chunks the clock is looked at.
+CHUNK, NUMBERS = (16, 256), 2**18
 ADVICE = (
     "Verified can be networks of affine layers and nn.ReLU modules, each of which runs once: "
     "write every ReLU as a module of its own"
@@ -33,16 +35,17 @@ class Network:
 
     names: of the ReLU layers, in the order they run. sizes: of y_0, of each z, and of the
     logits. weight: `(n_k, n_j)` by (k, j), where not all are zero. parts: the columns of each
-    ReLU layer in a tensor `(B, N)` of all neurons, from 1.
+    ReLU layer in a tensor `(B, N)` of all neurons, from 1. rows: how many of its B to work on
+    at a time.
 
     Raises:
         ValueError: something is neither affine nor an nn.ReLU, or an nn.ReLU runs twice.
-        TimeoutError: it is past `deadline` (of `time.monotonic`).
+        TimeoutError: the limit of the clock is over.
     """
 
-    def __init__(self, model: Classifier, deadline: float = math.inf) -> None:
+    def __init__(self, model: Classifier, clock: Clock | None = None) -> None:
         ready(model)
-        self.deadline = deadline
+        self.clock = clock or Clock()
         self.shape = model.input_shape
         self.sizes = [math.prod(self.shape)]
         watch = Watch(model)
@@ -52,18 +55,18 @@ class Network:
         self.top = len(probed)
         ends = torch.tensor(self.sizes).cumsum(0) - self.sizes[0]
         self.parts = [slice(int(ends[max(k - 1, 0)]), int(ends[k])) for k in range(self.top)]
+        self.rows = chunk(max(self.sizes[0], self.parts[-1].stop))
         self.bias = [torch.zeros(0).double()]
         self.weight: Matrices = {}
         self.transposed: Matrices = {}
         self.size: Matrices = {}  # the absolute values of the weights
         for j, n in enumerate(self.sizes[:-1]):
             columns: list[list[torch.Tensor]] = [[] for _ in self.sizes]
-            for some in torch.arange(n).split(CHUNK):
+            for some in torch.arange(n).split(chunk(sum(self.sizes) // 16)):
                 # Zeros come last in the same batch: what they make is rounded the same way.
                 eye = nn.functional.one_hot(torch.cat([some, some[:1]]), n).double()
                 eye[-1] = 0
-                if time.monotonic() > deadline:
-                    raise TimeoutError("the time limit was reached while the network was read")
+                self.clock.check(f"{LATE} while the network was read")
                 made = watch.run(units(j, eye))
                 for k in range(j + 1, self.top + 1):
                     columns[k].append((made[k - 1][:-1] - made[k - 1][-1]).to_sparse())
@@ -175,6 +178,16 @@ def planar(points: torch.Tensor, draw: torch.Generator, _: int, n: int) -> torch
 def units(j: int, eye: torch.Tensor) -> Source:
     """A source of these unit vectors for y_j, and of zeros for the others."""
     return lambda i, n: eye if i == j else eye.new_zeros(len(eye), n)
+
+
+def chunk(width: int) -> int:
+    """How many rows of that many numbers to work on at a time."""
+    return min(max(CHUNK[0], NUMBERS // max(1, width)), CHUNK[1])
+
+
+def slices(n: int, size: int) -> list[slice]:
+    """0 to n, `size` at a time."""
+    return [slice(start, start + size) for start in range(0, n, size)]
 
 
 def stored(matrix: torch.Tensor) -> torch.Tensor:

@@ -19,9 +19,11 @@ TOLERANCE = 1e-6  # of the box and the outputs, when a counterexample is checked
 class Property:
     """No image in a box that follows the phases has logits in the unsafe set.
 
-    lower, upper: the box, `(C, H, W)` each. unsafe: a union of polyhedra; each `(A, b)`,
-    `(m, K)` and `(m,)`, holds where `A @ logits <= b` in every row. A row of zeros with
-    b = 0 holds everywhere. phases: +1 on, -1 off, 0 free, int8 `(n,)` by ReLU layer.
+    lower, upper: the box, `(C, H, W)` each; it may lie outside [0, 1], where a network takes
+    inputs that are normalised already. unsafe: a union of polyhedra; each `(A, b)`, `(m, K)`
+    and `(m,)`, holds where `A @ logits <= b` in every row. A row of zeros with b = 0 holds
+    everywhere. phases: +1 on, -1 off, 0 free, int8 `(n,)` by ReLU layer. inner: the box that
+    counterexamples keep to, where `lower` and `upper` had to be rounded outwards.
     """
 
     lower: torch.Tensor
@@ -29,6 +31,7 @@ class Property:
     unsafe: tuple[tuple[torch.Tensor, torch.Tensor], ...]
     phases: dict[str, torch.Tensor] = field(default_factory=dict)
     name: str = ""
+    inner: tuple[torch.Tensor, torch.Tensor] | None = None
 
     def __post_init__(self) -> None:
         if self.lower.shape != self.upper.shape or self.lower.ndim != 3:
@@ -38,10 +41,17 @@ class Property:
             )
         if not bool((self.lower <= self.upper).all()):
             raise ValueError("lower, upper: the box is empty; lower is above upper somewhere")
+        if not bool((self.lower.isfinite() & self.upper.isfinite()).all()):
+            raise ValueError("lower, upper: expected a box of finite sides, got infinite ones")
         if not self.unsafe:
             raise ValueError("unsafe: expected one set of outputs or more, got none")
         if not all(bool(part.isfinite().all()) for rows in self.unsafe for part in rows):
             raise ValueError("unsafe: expected finite rows (A, b), got NaN or infinite values")
+
+    @property
+    def sides(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """The box that counterexamples keep to."""
+        return self.inner or (self.lower, self.upper)
 
     def inside(self, pattern: Pattern, *more: Pattern) -> Property:
         """The same property of only those images that follow the pattern, or several.
@@ -80,6 +90,22 @@ class Property:
         for a, b in self.unsafe:
             found |= (logits @ a.to(logits).T <= b.to(logits)).all(1)
         return found
+
+
+@dataclass(frozen=True, eq=False)
+class Properties:
+    """All of these hold: the property of a union of boxes, each with its own unsafe set."""
+
+    parts: tuple[Property, ...]
+    name: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.parts:
+            raise ValueError("parts: expected one property or more, got none")
+
+    def holds_against(self, model: Classifier, x: torch.Tensor) -> torch.Tensor:
+        """Which images `(N, C, H, W)` are counterexamples to any of them, bool `(N,)`."""
+        return torch.stack([part.holds_against(model, x) for part in self.parts]).any(0)
 
 
 @dataclass(frozen=True, eq=False)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-import time
 from typing import Any, NamedTuple
 
 import torch
 
 from workbench.models import Classifier
+from workbench.patterns.verify.clock import Clock
 from workbench.patterns.verify.network import Network
 from workbench.patterns.verify.properties import TOLERANCE, Answer, Property, Verdict
 
@@ -55,25 +55,37 @@ class Query:
     a, b: the G unsafe sets, `(G, m, K)` and `(G, m)`; a set of fewer rows has its last one
     repeated. root: the whole problem as a region, with no bounds yet. branches, open: what
     an answer is to say of them; doubts: of the open ones, those that cannot be decided.
-    floor: the lowest bound at which a branch was closed. followed: whether an image was met
-    that follows the phases.
+    bound: what is proved so far. floor: the lowest bound at which a branch was closed.
+    followed: whether an image was met that follows the phases. slowest: the seconds of the
+    longest linear program. net: the model's, where it was read before.
 
     Raises:
+        TypeError: a property of several boxes.
         ValueError: a network or a property that cannot be verified, or one that does not fit
             the other.
-        TimeoutError: the time limit in seconds is over before the network is read.
+        TimeoutError: the time limit of the clock is over before the network is read.
     """
 
-    def __init__(self, model: Classifier, prop: Property, time_limit: float = math.inf) -> None:
-        self.started = time.monotonic()
-        self.deadline = self.started + time_limit
+    def __init__(
+        self,
+        model: Classifier,
+        prop: Property,
+        clock: Clock | None = None,
+        net: Network | None = None,
+    ) -> None:
+        if not isinstance(prop, Property):
+            raise TypeError(
+                f"prop: expected a Property of one box, got {type(prop).__name__}; ask about "
+                "each of its parts"
+            )
+        self.clock = clock or Clock()
         if tuple(prop.lower.shape) != model.input_shape:
             raise ValueError(
                 f"prop: its box is of images {tuple(prop.lower.shape)}, the model takes "
                 f"{model.input_shape}"
             )
         self.model, self.prop = model, prop
-        self.net = net = Network(model, self.deadline)
+        self.net = net = net or Network(model, self.clock)
         for a, b in prop.unsafe:
             if a.shape != (len(b), net.sizes[-1]) or not len(b):
                 raise ValueError(
@@ -100,31 +112,26 @@ class Query:
                 )
             sign[0, part] = phase.sign().to(torch.int8)
         self.branches = self.open = self.doubts = 0
+        self.bound: float | None = None
         self.floor = math.inf
+        self.slowest = 0.0
         self.followed = not bool(sign.any())
 
     def answer(self, verdict: Verdict, **more: Any) -> Answer:
         """An answer as of now."""
-        seconds = time.monotonic() - self.started
-        return Answer(verdict, branches=self.branches, open=self.open, seconds=seconds, **more)
+        counts = {"branches": self.branches, "open": self.open}
+        return Answer(verdict, seconds=self.clock.seconds, **counts, **more)
 
     def rows(self, which: int) -> tuple[torch.Tensor, torch.Tensor]:
         """An unsafe set for a solver of the deepest image: what holds anywhere is no edge."""
         a, b = self.a[which], self.b[which]
         return a, b + (~a.any(1) & (b >= 0))
 
-    @property
-    def left(self) -> float:
-        """The seconds that are left."""
-        return self.deadline - time.monotonic()
-
-    @property
-    def late(self) -> bool:
-        """Whether the time limit is over."""
-        return self.left < 0
-
     def counterexample(self, x: torch.Tensor) -> torch.Tensor | None:
         """The first of the images `(B, n_0)` that breaks the property on the real network."""
-        x = x.float().view(-1, *self.net.shape).clamp(self.prop.lower, self.prop.upper)
-        found = self.prop.holds_against(self.model, x).nonzero()
-        return x[found[0, 0]] if len(found) else None
+        x = x.float().view(-1, *self.net.shape).clamp(*self.prop.sides)
+        for i in self.prop.holds_against(self.model, x).nonzero().flatten().tolist():
+            # Alone as well: in a batch of another size the network rounds otherwise.
+            if bool(self.prop.holds_against(self.model, x[i : i + 1])):
+                return x[i]
+        return None
