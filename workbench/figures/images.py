@@ -147,10 +147,15 @@ def png_data(pixels: np.ndarray) -> str:
 
 
 def _tag(pixels: np.ndarray, alt: str, height: int, style: str = OUTLINE) -> str:
-    """An `<img>` with square hard pixels, `height` CSS pixels high."""
+    """An `<img>` with square hard pixels, `height` CSS pixels high; large ones are made smaller."""
     # max-width: notebooks shrink wide images by default, which would break the aspect ratio.
     size = f"height:{checks.positive('height', height)}px;width:auto;max-width:none"
-    style = f"{size};image-rendering:pixelated;{style}"
+    # Twice the height on the page is all that dense screens show.
+    factor = len(pixels) // (2 * height)
+    if factor > 1:
+        pixels = np.asarray(Image.fromarray(pixels).reduce(factor))
+    rendering = "pixelated" if len(pixels) <= height else "auto"
+    style = f"{size};image-rendering:{rendering};{style}"
     return f'<img alt="{escape(alt)}" src="{png_data(pixels)}" style="{style}">'
 
 

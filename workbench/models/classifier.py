@@ -154,7 +154,8 @@ class Classifier(nn.Module):
         ready(self)
         size = batch_size or batching.batch_size(self.input_shape, 512)
         with torch.no_grad():
-            parts = [self(part.to(self.device)).to(x.device) for part in x.split(size)]
+            batches = x.split(size) if len(x) else ()  # not all modules take an empty batch
+            parts = [self(part.to(self.device)).to(x.device) for part in batches]
         logits = torch.cat(parts) if len(x) else x.new_zeros((0, len(self.classes)))
         probabilities = logits.softmax(1)
         confidence, label = probabilities.max(1)
