@@ -44,7 +44,6 @@ LARGEST = 100_000  # runs of a grid
 DEATHS = 3  # of the process under a run, after which the run counts as failed
 MANY = 1000  # runs that a cluster is handed at a time
 MARK, RESULTS, SHOWN, SCRATCH = "complete.txt", "results.json", "picture.png", ".run-"
-LITERAL = re.compile(r"""["']([^"'\n]{1,200})["']""")
 PICTURE = re.compile(r"<img\s[^>]*?data:image/png;base64,([A-Za-z0-9+/=]+)")
 Workers = Callable[[], AbstractContextManager[futures.Executor]]
 Outcome = tuple[dict[str, bytes], str]  # the files of a report, compressed; the error or ""
@@ -136,12 +135,12 @@ def grid_steps(
         limits={"cell_timeout": cell_timeout, "timeout": timeout},
         output=Path(output or f"reports/{source.stem}-grid").absolute(),
     )
-    code = [c.source for c in inputs.read_notebook(source).cells if c.cell_type == "code"]
-    written = LITERAL.findall("\n".join(code))
+    cells = [c.source for c in inputs.read_notebook(source).cells if c.cell_type == "code"]
+    written = [text for cell in cells for text in inputs.texts(cell)]
     known, sha256 = cache(partial(labels, source.parent)), cache(partial(digest, source.parent))
     jobs = []
     for given in chosen:
-        names = [*written, *LITERAL.findall(json.dumps(given, ensure_ascii=False))]
+        names = [*written, *inputs.texts(repr(given))]
         needs = {label: sha256(label) for name in names for label in known(name)}
         key = hashed([hashlib.sha256(text).hexdigest(), version, given, needs])
         place = folder_name(source.stem, given, values)

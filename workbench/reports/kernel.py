@@ -53,7 +53,7 @@ class Client(NotebookClient):
 
     source: the notebook file; executed: where its executed copy will be. cell_timeout,
     timeout: seconds, for a cell and for the whole notebook. `records` is what the
-    notebook recorded.
+    notebook recorded, `record_cells` the number of the cell that did, by name.
     """
 
     def __init__(
@@ -70,11 +70,14 @@ class Client(NotebookClient):
             store_widget_state=False,
             shutdown_kernel="immediate",  # a hanging kernel never says goodbye
             resources={"metadata": {"path": str(source.parent)}},
+            on_cell_executed=self._hear_exit,
         )
+        self._exits = False
         self.source, self.executed = source, executed
         self.cell_timeout, self.whole_timeout = cell_timeout, timeout
         self.deadline = float("inf")
         self.records: dict[str, Any] = {}
+        self.record_cells: dict[str, int] = {}
         self._cell_of: dict[str, int] = {}  # id of a request -> index of its cell
         self._errors: list[tuple[int | None, str, str]] = []
         self._stderr: dict[int | None, str] = defaultdict(str)
@@ -114,11 +117,15 @@ class Client(NotebookClient):
     def error(self, index: int | None, ename: str, evalue: str, how: str = "") -> ReportError:
         """The error that says what failed, where, and where the executed notebook is."""
         where, number = "", None
-        if index is not None and index < len(self.nb.cells):
-            cell, number = self.nb.cells[index], index + 1
+        cells = [cell for cell in self.nb.cells if cell.source != LAST_WORDS]
+        if index is not None and index >= len(cells):
+            where = "after the last cell: "
+        elif index is not None:
+            cell, number = cells[index], index + 1
             where = f"cell {number} `{_first_line(cell)}`: "
         error = ReportError(
-            f"{self.source.name}: {where}{ename}: {evalue:.500}{how and f' ({how})'}. "
+            f"{self.source.name}: {where}{ename}{evalue and ': '}{evalue.rstrip('.'):.500}"
+            f"{how and f' ({how})'}. "
             f"The executed notebook is in {self.executed}."
         )
         error.cell, error.ename, error.evalue = number, ename, evalue
@@ -164,12 +171,21 @@ class Client(NotebookClient):
         elif kind == "stream" and content["name"] == "stderr":
             self._stderr[index] += content["text"]
         elif kind == "display_data":
-            self.records |= content["data"].get(MIME, {})
+            values = content["data"].get(MIME, {})
+            self.records |= values
+            self.record_cells |= dict.fromkeys(values, -1 if index is None else index + 1)
+
+    def _hear_exit(self, *, execute_reply: dict[str, Any], **_: Any) -> None:
+        """Hear exit() and quit(), which answer well and then end the kernel."""
+        for asked in execute_reply["content"].get("payload", ()):
+            self._exits |= asked["source"] == "ask_exit" and not asked.get("keepkernel")
 
     def _run_cell(self, cell: NotebookNode, index: int) -> None:
         try:
             self.execute_cell(cell, index)
-            return
+            if not self._exits:
+                return
+            ename, evalue = "SystemExit", "exit() ended Python here, before the notebook did"
         except exceptions.CellExecutionError as error:
             raise self.error(index, error.ename, error.evalue) from None
         except exceptions.CellTimeoutError:
@@ -212,7 +228,7 @@ def _runs(cell: NotebookNode) -> bool:
 
 
 def _tags(cell: NotebookNode) -> set[str]:
-    return set(cell.metadata.get("tags", []))
+    return set(cell.metadata.get("tags") or [])
 
 
 def _environment() -> dict[str, str]:

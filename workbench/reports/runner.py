@@ -7,6 +7,7 @@ import os
 import platform
 import time
 import uuid
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -15,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
-from papermill.iorw import load_notebook_node
 from papermill.parameterize import parameterize_notebook
 
 import workbench
@@ -54,8 +54,9 @@ def execute(
 
     The notebook runs in its own folder, in a fresh kernel of this Python; the file itself
     is never changed. `output` is a folder: it gets the executed notebook and one
-    self-contained page, both named as the notebook, and results.json. By default it is
-    `reports/<notebook>` here. Errors inside widgets, callbacks and threads are failures.
+    self-contained page, both named as the notebook, and results.json: the parameters, what
+    was recorded and in which cells, and versions. By default it is `reports/<notebook>` here.
+    Errors inside widgets, callbacks and threads are failures.
 
     parameters: checked by `coerce`. cell_timeout, timeout: seconds for a cell, and for the
     whole notebook with the start of its kernel; the kernel is killed when either is over.
@@ -94,19 +95,39 @@ def steps(
             "give another folder"
         )
     folder.mkdir(parents=True, exist_ok=True)
-    prepared = _prepared(source, given)
+    prepared = _prepared(source)
+    for what in inputs.reassigned(prepared, declared):
+        warnings.warn(
+            f"{source.name}: {what} again, so that the parameter has no effect from there on; "
+            "what is recorded is the parameter",
+            stacklevel=2,
+        )
+    if given:
+        prepared = parameterize_notebook(prepared, given, kernel_name="python3", language="python")
     return _steps(Client(prepared, source, folder / source.name, cell_timeout, timeout), values)
 
 
-def _prepared(source: Path, given: dict[str, Any]) -> nbformat.NotebookNode:
-    """The notebook without outputs, and with a cell of parameters where some are given."""
-    notebook = load_notebook_node(str(source))
+def _prepared(source: Path) -> nbformat.NotebookNode:
+    """The notebook as papermill takes it, without outputs.
+
+    A cell of parameters that an earlier run left is taken out: it would run unrecorded.
+    """
+    notebook = inputs.read_notebook(source)
+    injected = [c for c in notebook.cells if "injected-parameters" in c.metadata.get("tags", [])]
+    if injected:
+        notebook.cells = [cell for cell in notebook.cells if cell not in injected]
+        warnings.warn(
+            f"{source.name}: its injected-parameters cell, of an earlier run, is left out",
+            stacklevel=3,
+        )
     for cell in notebook.cells:
+        cell.metadata.setdefault("tags", [])
         if cell.cell_type == "code":
             cell.outputs, cell.execution_count = [], None
-    if not given:
-        return notebook
-    return parameterize_notebook(notebook, given, kernel_name="python3", language="python")
+        elif "parameters" in cell.metadata.tags:  # papermill would put the values behind it
+            cell.metadata.tags.remove("parameters")
+    notebook.metadata["papermill"] = {}
+    return notebook
 
 
 def _steps(client: Client, values: dict[str, Any]) -> Iterator[Step[Report]]:
@@ -128,6 +149,7 @@ def _steps(client: Client, values: dict[str, Any]) -> Iterator[Step[Report]]:
         "notebook": executed.name,
         "parameters": values,
         "results": client.records,
+        "cells": client.record_cells,
         "versions": versions(),
         "seconds": seconds,
     }
