@@ -9,11 +9,11 @@ import struct
 import numpy as np
 import pytest
 import torch
+from foreign_nets import resnet20
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch import nn
-from torch.nn import functional as F
 
 from workbench.data.readers import read_cifar10
 from workbench.models import state_dicts
@@ -383,45 +383,9 @@ def test_weights_without_the_batch_counter_load(tmp_path):
     state_dicts.load_into(net(), save(weights, tmp_path / "w.pt"))
 
 
-def shortcut(x, n_out):
-    """He et al.'s option A: subsample, and pad the channels."""
-    grow = (n_out - x.shape[1]) // 2
-    return F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, grow, grow)) if grow else x
-
-
-class Block(nn.Module):
-    def __init__(self, n_in, n_out):
-        super().__init__()
-        self.conv1 = nn.Conv2d(n_in, n_out, 3, n_out // n_in, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(n_out)
-        self.conv2 = nn.Conv2d(n_out, n_out, 3, 1, 1, bias=False)
-        self.bn2 = nn.BatchNorm2d(n_out)
-
-    def forward(self, x):
-        y = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
-        return F.relu(y + shortcut(x, y.shape[1]))
-
-
-class ResNet20(nn.Module):
-    """He et al. 2016 for CIFAR-10."""
-
-    def __init__(self):
-        super().__init__()
-        self.conv1 = nn.Conv2d(3, 16, 3, 1, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(16)
-        for i, (n_in, n_out) in enumerate(((16, 16), (16, 32), (32, 64)), start=1):
-            blocks = Block(n_in, n_out), Block(n_out, n_out), Block(n_out, n_out)
-            self.add_module(f"layer{i}", nn.Sequential(*blocks))
-        self.linear = nn.Linear(64, 10)
-
-    def forward(self, x):
-        x = self.layer3(self.layer2(self.layer1(F.relu(self.bn1(self.conv1(x))))))
-        return self.linear(x.mean((2, 3)))
-
-
 def test_the_real_resnet20_reaches_its_accuracy(real_data):
     """925 of the first 1000 test images; 0.9173 over all 10,000."""
-    path, net = real_data / "nets" / "resnet20-12fca82f.th", ResNet20().eval()
+    path, net = real_data / "nets" / "resnet20-12fca82f.th", resnet20()
     if not path.is_file():
         pytest.skip("needs the real CIFAR-10 network")
     state_dicts.load_into(net, path)
