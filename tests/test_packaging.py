@@ -123,7 +123,8 @@ def required_by(name: str) -> list[str]:
 def test_what_the_code_imports_is_declared():
     project = PROJECT["project"]
     extras = project["optional-dependencies"]
-    users = [line for extra in ("onnx", "hf", "timm", "app", "cluster") for line in extras[extra]]
+    names = ("onnx", "hf", "timm", "app", "solvers", "cluster")
+    users = [line for extra in names for line in extras[extra]]
     declared = {canonicalize_name(Requirement(r).name) for r in [*project["dependencies"], *users]}
     homes = metadata.packages_distributions()
     # Parts of the interface of ipywidgets, ipykernel, transformers and onnx, which bring them.
