@@ -1,5 +1,6 @@
 """The pattern panel without a browser."""
 
+import copy
 import re
 import threading
 
@@ -238,3 +239,167 @@ def test_a_click_returns_at_once_and_cancel_stops(monkeypatch, where):
     assert panel.job.state == "cancelled"
     assert "Cancelled" in panel.message.value
     assert panel.result.patterns is None
+
+
+# Large networks, many classes, no labels.
+
+
+class Deep(torch.nn.Module):
+    """One ReLU after each of many convolutions."""
+
+    def __init__(self, n=30, classes=1000):
+        super().__init__()
+        torch.manual_seed(0)
+        self.stem, self.relu = torch.nn.Conv2d(3, 40, 3, stride=2), torch.nn.ReLU(inplace=True)
+        self.convs = torch.nn.ModuleList(torch.nn.Conv2d(40, 40, 1) for _ in range(n))
+        self.head = torch.nn.Linear(40, classes)
+
+    def forward(self, x):
+        x = self.relu(self.stem(x))
+        for conv in self.convs:
+            x = self.relu(conv(x))
+        return self.head(x.mean((2, 3)))
+
+
+@pytest.fixture(scope="module")
+def deep():
+    names = [f"thing {k}" for k in range(1000)]
+    return models.wrap(Deep().eval(), input_shape=(3, 48, 48), classes=names)  # 21,160 neurons
+
+
+def photographs(n=6, label=-1):
+    generator = torch.Generator().manual_seed(1)
+    classes = () if label < 0 else [f"thing {k}" for k in range(label + 1)]
+    labels = torch.full((n,), label)
+    return ImageDataset(torch.rand(n, 3, 48, 48, generator=generator), labels, classes, "photos")
+
+
+def test_photographs_without_labels_show_what_fires_and_what_is_missing(deep):
+    panel = PatternPanel(photographs(), deep, 2)
+    shown = panel._repr_mimebundle_()["text/html"]
+    label = int(deep.predict(photographs().images[2:3]).label)
+    assert f"index 2, taken for thing {label}" in shown
+    assert "There are no training images of 'photos' at hand; give them to the panel" in shown
+    assert "thing 999" not in shown or label == 999
+    assert panel.result.summary()["predicted"] == f"thing {label}"
+    panel.run()
+    assert panel.result.patterns is None
+
+
+def test_many_layers_are_counted_and_the_last_drawn(deep):
+    panel = PatternPanel(photographs(), deep)
+    panel._repr_mimebundle_()
+    names = list(deep.layers_of(torch.nn.ReLU))
+    assert len(names) == 31
+    drawn = [name for name in names if f"{name}, 40 channels: " in panel.view.value]
+    assert drawn == names[-8:]
+    assert panel.view.value.count("data-pick=") == 23
+    on = int(panel.result.on["relu"].sum())
+    assert f"relu: {on} of 40 channels on" in panel.view.value
+    assert len(panel.view.value) < 300_000
+    assert panel.layers.layout.display is None
+    panel.view.picked = {"name": "show:relu#4", "key": "", "x": 0, "y": 0, "turn": 1}
+    settle(panel)
+    assert panel.result.patterns is None, "nothing is mined to draw a layer"
+    assert panel.params.layer == panel.selection.layer == panel.layers.value == "relu#4"
+    assert "relu#4, 40 channels: " in panel.view.value
+    assert "relu#5, 40 channels: " not in panel.view.value
+    panel.layers.value = "relu#5"
+    settle(panel)
+    assert "relu#5, 40 channels: " in panel.view.value
+    panel.layers.value = ""
+    settle(panel)
+    assert "relu#31, 40 channels: " in panel.view.value
+
+
+def test_the_model_is_asked_once_for_a_frame(deep):
+    asked = []
+    handle = deep.body.register_forward_pre_hook(lambda *_: asked.append(1))
+    deep.layers()
+    panel = PatternPanel(photographs(), deep)
+    asked.clear()
+    panel._repr_mimebundle_()
+    assert len(asked) == 1
+    panel.selection.index = 3
+    settle(panel)
+    assert len(asked) == 2
+    handle.remove()
+
+
+def test_some_of_a_thousand_classes_are_mined(deep):
+    images = photographs(12)
+    training = ImageDataset(images.images, torch.arange(12) % 3, ("thing 5", "thing 8", "thing 2"))
+    panel = PatternPanel(images, deep, training=training)
+    view = panel.run()
+    assert view.patterns.total.nonzero().flatten().tolist() == [2, 5, 8]
+    assert "4 of 1,000 classes: the least broken" in panel.view.value
+    assert panel.view.value.count('scope="row"') < 60
+    name = f"thing {view.label}"
+    assert f"no training image of class {name}, so it has no pattern" in panel.view.value
+    assert "Alarm" not in panel.view.value
+    assert "no label" in panel.view.value, "of the images that fire a channel most"
+    assert "recall –, precision –" in panel.view.value
+    layer, k = panel._neuron(view)
+    assert f"{layer}, channel {k}: " in panel.view.value
+
+
+def test_training_images_without_labels_are_no_training_images(deep):
+    panel = PatternPanel(photographs(), deep, training=photographs(9))
+    shown = panel.draw(panel.run())
+    assert "The training images of 'photos' have no labels: there is no class to mine." in shown
+
+
+def test_functions_are_no_layers_and_smooth_ones_do_not_fit():
+    class Functional(torch.nn.Module):
+        def __init__(self, act):
+            super().__init__()
+            self.a, self.act = torch.nn.Linear(64, 10), act
+
+        def forward(self, x):
+            return self.act(self.a(x.flatten(1))) - 0.1
+
+    for act in (torch.relu, torch.nn.GELU(), torch.nn.Hardswish()):
+        model = models.wrap(Functional(act).eval(), input_shape=(1, 8, 8))
+        panel = PatternPanel("digits", model)
+        assert panel.unfit() == "my model has no ReLU layer"
+        assert "my model has no ReLU layer. Choose one that fits" in panel.draw(panel.look())
+
+
+@pytest.mark.parametrize("stage", ["mine", "record", "top", "monitor"])
+def test_it_can_be_cancelled_between_two_passes(monkeypatch, stage):
+    from workbench.models import batching
+
+    monkeypatch.setattr(batching, "VALUES", 64 * 100)  # 100 images a pass
+    reached, gate, n = threading.Event(), threading.Event(), []
+    name = f"{stage}_steps"
+    original = getattr(patterns, name)
+
+    def slow(*arguments, **options):
+        for step in original(*arguments, **options):
+            n.append(step)
+            reached.set()
+            assert gate.wait(20)
+            yield step
+
+    monkeypatch.setattr(patterns, name, slow)
+    panel = PatternPanel("digits", "digits/mlp", 3, kind="hamming")
+    panel._repr_mimebundle_()
+    panel.start()
+    assert reached.wait(20)
+    panel.cancel()
+    gate.set()
+    assert panel.wait(20)
+    assert panel.job.state == "cancelled"
+    assert len(n) == 1
+
+
+def test_a_trained_model_joins_where_no_image_has_a_label():
+    from workbench.widgets.trainer import Trainer
+
+    digits = data.load("digits", limit=20)
+    unknown = ImageDataset(digits.images, torch.full((20,), -1), digits.classes, "unknown")
+    panel = PatternPanel(unknown, models.load("digits/mlp"), training=data.load("digits", "train"))
+    trainer, model = panel.trainer, copy.deepcopy(models.load("digits/cnn"))
+    assert isinstance(trainer, Trainer)
+    assert trainer.join(model) == "my-prototypes-1"
+    assert model.card.name == "my-prototypes-1"

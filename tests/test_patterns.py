@@ -15,6 +15,8 @@ from torch import nn
 
 from workbench import attacks, data, models, patterns
 from workbench.data import ImageDataset
+from workbench.models import batching
+from workbench.patterns import grouping
 from workbench.patterns.mining import against, phases_of
 from workbench.patterns.monitoring import boxes, least_threshold, states
 from workbench.patterns.recording import watched
@@ -465,6 +467,208 @@ def test_nothing_of_the_model_changes(digits):
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     assert all(p.requires_grad and p.grad is None for p in model.parameters())
     assert not model.training
+
+
+# Channels, where neurons are too many.
+
+
+@pytest.fixture
+def by_channel(monkeypatch):
+    """Layers of more than 20 neurons are read by channel."""
+    monkeypatch.setattr(grouping, "FEW", 20)
+
+
+def convolutional(seed=0):
+    torch.manual_seed(seed)
+    net = nn.Sequential(
+        *(nn.Conv2d(1, 6, 3, padding=1), nn.ReLU(), nn.Conv2d(6, 6, 3, stride=2), nn.ReLU(True)),
+        *(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 12), nn.ReLU(), nn.Linear(12, 10)),
+    )
+    return models.wrap(net.eval(), input_shape=(1, 8, 8))
+
+
+def test_the_rule_is_one_and_small_layers_keep_their_neurons():
+    assert not grouping.grouped((16, 32, 32))  # 16,384 neurons
+    assert grouping.grouped((16, 32, 33))
+    assert not grouping.grouped((100_000,)), "there is nothing to take together"
+    names = {(64, 56, 56): "channel", (197, 3072): "feature", (6, 4, 4): "neuron", (9,): "neuron"}
+    assert {shape: grouping.unit(shape) for shape in names} == names
+
+
+@given(st.integers(1, 3), st.integers(2, 5), st.integers(1, 4), st.integers(0, 99))
+@settings(max_examples=40, deadline=None)
+def test_a_channel_is_on_where_its_mean_is_above_that_of_the_layer(n, c, side, seed):
+    size = (side, side + (c != side))  # (C, H, W) with C = H alone is taken for (H, W, C)
+    output = torch.rand(n, c, *size, generator=torch.Generator().manual_seed(seed))
+    values = output.mean((2, 3))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(grouping, "FEW", 0)
+        assert torch.allclose(grouping.amounts(output), values)
+        on = grouping.margins(grouping.amounts(output), output.shape[1:]) > 0
+        assert torch.equal(on, values > values.mean(1, keepdim=True))
+        assert not on.all(1).any()
+        tokens = output.flatten(2).mT  # (N, T, C): features are channels
+        assert torch.allclose(grouping.amounts(tokens), values, atol=1e-6)
+        if c != side:
+            square = torch.rand(n, side, side, c)
+            assert torch.allclose(grouping.amounts(square), square.mean((1, 2)), atol=1e-6)
+    assert torch.equal(grouping.amounts(output), output.flatten(1))
+    assert torch.equal(grouping.margins(values, output.shape[1:]), values)
+
+
+def test_channels_are_recorded_mined_and_watched(digits, by_channel):
+    model, (_, training, test) = convolutional(), digits
+    few, values = training[:200], {}
+    hidden = few.images
+    for name in ("1", "3"):
+        hidden = model.layer(str(int(name) - 1))(hidden).relu()
+        values[name] = hidden.mean((2, 3)).detach()
+    seen = patterns.record(model, few)
+    assert {n: len(r.mean) for n, r in seen.layers.items()} == {"1": 6, "3": 6, "7": 12}
+    assert seen.layers["1"].shape == (6, 8, 8)
+    assert seen.layers["1"].bits.shape == (200, 1)
+    found = patterns.mine(model, few, 0.9)
+    for name, value in values.items():
+        on = value > value.mean(1, keepdim=True)
+        assert torch.equal(seen.layers[name].signs(), on)
+        assert torch.allclose(seen.layers[name].mean, value.mean(0), atol=1e-6)
+        assert torch.allclose(seen.layers[name].highest, value.amax(0), atol=1e-6)
+        for k in range(10):
+            assert torch.equal(found.counts[name][k], on[few.labels == k].sum(0))
+        order = value[:, 2].sort(descending=True, stable=True)
+        best, strength = patterns.top_images(model, few, name, [2], 3)
+        assert best[0].tolist() == order.indices[:3].tolist()
+        assert torch.allclose(strength[0], order.values[:3], atol=1e-6)
+    own = found.violations(model, few.images)
+    assert torch.equal(own == 0, found.follows(model, few.images))
+    for kind in ("pattern", "hamming", "box"):
+        watch = patterns.monitor(model, few, test[:50], kind=kind)
+        assert bool((watch.score(model, test.images[:9]) >= 0).all())
+
+
+def test_a_channel_is_held_at_all_of_its_places(digits, by_channel):
+    model, x = convolutional(), digits[2].images[:5]
+    hidden = model.body[:2](x).detach()
+    hidden[:, 4] = 0.7
+    with torch.no_grad():
+        expected = model.body[2:](hidden)
+    assert torch.allclose(patterns.switched(model, x, "1", {4: 0.7}), expected, atol=1e-6)
+    with pytest.raises(ValueError, match=r"neuron: expected 0\.\.5 in layer 1, got 6"):
+        patterns.switched(model, x, "1", {6: 0})
+
+
+# Large images, many classes, no labels.
+
+
+def test_passes_are_as_large_as_the_images_allow_and_steps_lie_between(digits, monkeypatch):
+    model, training, test = digits
+    few = training[:50]
+    whole = patterns.mine(model, few), patterns.record(model, few)
+    watch = patterns.monitor(model, few, test[:30], kind="box")
+    monkeypatch.setattr(batching, "VALUES", 64 * 7)
+    done = [step.done for step in patterns.mine_steps(model, few)]
+    assert done == [7, 14, 21, 28, 35, 42, 49, 50, 50]
+    sizes = []
+    handle = model.body.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
+    work = (
+        lambda: patterns.mine_steps(model, few),
+        lambda: patterns.record_steps(model, few),
+        lambda: patterns.top_steps(model, few, "relu2"),
+        lambda: patterns.monitor_steps(model, few, test[:30], kind="box"),
+    )
+    for begin in work:
+        steps = begin()
+        next(steps)
+        sizes.clear()
+        next(steps)
+        steps.close()
+        assert sizes == [7], "one pass between two steps"
+    handle.remove()
+    assert not model.layer("relu2")._forward_hooks
+    parts = patterns.mine(model, few), patterns.record(model, few)
+    for name in ("relu1", "relu2"):
+        assert torch.equal(whole[0].phases[name], parts[0].phases[name])
+        assert np.array_equal(whole[1].layers[name].bits, parts[1].layers[name].bits)
+    again = patterns.monitor(model, few, test[:30], kind="box")
+    assert again.threshold == pytest.approx(watch.threshold, rel=1e-3)
+
+
+def test_the_best_images_are_the_same_in_any_batches_and_the_first_of_equals(monkeypatch):
+    model = pixels(2)
+    images = dataset(torch.tensor([[1.0, 0.5], [0.75, 0.5], [1.0, 1], [0.75, 0], [1, 1]]), [0] * 5)
+    expected = [[0, 2, 4, 1], [2, 4, 0, 1]]
+    for values in (2, 4, 1000):  # one, two, and all images a pass
+        monkeypatch.setattr(batching, "VALUES", values)
+        assert patterns.top_images(model, images, "2", [0, 1], 4)[0].tolist() == expected
+
+
+def test_images_without_a_label_are_recorded_and_count_for_no_class(digits):
+    model, training, _ = digits
+    few = training[:60]
+    labels = few.labels.clone()
+    labels[20:] = -1
+    some = replace(few, labels=labels)
+    seen, known = patterns.record(model, some), patterns.record(model, few[:20])
+    assert torch.equal(
+        seen.layers["relu1"].signs(), patterns.record(model, few).layers["relu1"].signs()
+    )
+    assert torch.equal(
+        seen.layers["relu2"].class_mean.nan_to_num(-1),
+        known.layers["relu2"].class_mean.nan_to_num(-1),
+    )
+    found, expected = patterns.mine(model, some), patterns.mine(model, few[:20])
+    assert all(torch.equal(found.counts[n], expected.counts[n]) for n in found.counts)
+    judged = patterns.quality(found, model, some), patterns.quality(found, model, few[:20])
+    assert torch.equal(judged[0].follows, judged[1].follows)
+    nowhere = replace(few, labels=torch.full_like(labels, -1))
+    assert patterns.record(model, nowhere).layers["relu1"].class_mean.isnan().all()
+
+
+def test_classes_without_images_have_no_pattern_and_nothing_follows_it(digits):
+    model, training, test = digits
+    some = training[(training.labels == 2) | (training.labels == 7)]
+    found, whole = patterns.mine(model, some), patterns.mine(model, training)
+    broken = found.violations(model, test.images)
+    for k in range(10):
+        if k in (2, 7):
+            assert all(torch.equal(found.phases[n][k], whole.phases[n][k]) for n in found.phases)
+            assert torch.equal(broken[:, k], whole.violations(model, test.images)[:, k])
+        else:
+            assert bool((broken[:, k] == 513).all()), "one more than there are neurons"
+            with pytest.raises(ValueError, match=f"label: no image of class '{k}' was mined"):
+                found.of(k)
+    assert set(broken.argmin(1).tolist()) == {2, 7}
+    assert found.mean_size == float(found.sizes[[2, 7]].float().mean())
+    assert set(found.frame()["class"]) == {"2", "7"}
+    assert not found.disjoint()[3].any()
+    assert bool(found.disjoint()[2, 7]) == bool(whole.disjoint()[2, 7])
+    assert bool((found.at(0.9).violations(model, test.images)[:, 3] == 513).all())
+    told = patterns.quality(found, model, test)
+    assert told.precision[3].isnan()
+    for kind in ("pattern", "hamming", "box"):
+        watch = patterns.monitor(model, some, test, kind=kind, false_alarms=0.9)
+        strange = watch.score(model, test.images)
+        label = model.predict(test.images).label
+        known = (label == 2) | (label == 7)
+        assert float(strange[~known].min()) > float(strange[known].max())
+
+
+def test_a_thousand_classes_of_which_some_have_images():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(16, 30), nn.ReLU(), nn.Linear(30, 1000))
+    names = [f"class {k}" for k in range(1000)]
+    model = models.wrap(net.eval(), classes=names, input_shape=(1, 4, 4))
+    labels = torch.arange(60) % 12
+    images = ImageDataset(torch.rand(60, 1, 4, 4), labels, names[500:512])  # by name, not number
+    found = patterns.mine(model, images)
+    assert found.total.nonzero().flatten().tolist() == list(range(500, 512))
+    assert found.summary()["images"] == 60
+    assert len(found.frame()) == 12
+    with pytest.raises(ValueError, match="label: no image of class 'class 0' was mined"):
+        found.of(0)
+    strange = ImageDataset(images.images, labels, [f"other {k}" for k in range(12)])
+    with pytest.raises(ValueError, match="no image of my data has a label that my model can be"):
+        patterns.mine(model, strange)
 
 
 @pytest.mark.slow

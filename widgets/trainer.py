@@ -67,11 +67,16 @@ class Trainer:
         self._plan, self._whole = None, plan
 
     def join(self, model: Classifier) -> str:
-        """The name under which a model trained here joins the selection, its accuracy measured."""
+        """The name under which a model trained here joins the selection.
+
+        Its accuracy is measured, where some of the images have a label that it knows.
+        """
         n, taken = 1, self.selection.models_for(self.selection.dataset)
         while (name := f"my-prototypes-{n}") in taken:
             n += 1
-        facts = {"name": name, **models.evaluate(model, self.selection.images())}
+        images, facts = models.matched(self.selection.as_it_is(), model), {"name": name}
+        if bool((images.labels >= 0).any()):
+            facts |= models.evaluate(model, images)
         model.card = model.card.model_copy(update=facts)
         if self._whole is not None:
             self._plans[name], self._whole = self._whole, None
