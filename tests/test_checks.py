@@ -23,7 +23,7 @@ def test_images_pass_and_rounding_is_clamped():
         (torch.zeros(2, 1, 4, 4, dtype=torch.uint8), TypeError, "divide by 255"),
         (torch.zeros(2, 1, 4, 4, dtype=torch.float64), TypeError, "float32"),
         (torch.zeros(1, 4, 4), ValueError, r"x\[None\]"),
-        (torch.full((2, 1, 4, 4), 255.0), ValueError, r"\[255, 255\].*normalisation"),
+        (torch.full((2, 1, 4, 4), 255.0), ValueError, r"\[255, 255\].*divide by 255"),
         (torch.full((2, 1, 4, 4), -1e-3), ValueError, r"\[0, 1\]"),
         (torch.full((2, 1, 4, 4), float("nan")), ValueError, "nan"),
         (torch.full((2, 1, 4, 4), float("inf")), ValueError, "inf"),

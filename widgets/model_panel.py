@@ -110,6 +110,12 @@ class ModelPanel(Panel[ModelPanelParameters, ModelView]):
             raise ValueError(f"index: expected 0..{n - 1}, got {self.selection.index}")
         fit = self.selection.models_for(self.selection.dataset)
         for name in filter(None, (self.selection.model, params.compare)):
+            if name not in fit and name in models.available():
+                takes, shape = models.card(name).input_shape, self.selection.as_it_is().shape
+                raise ValueError(
+                    f"model: {name} takes {takes} images, {self.selection.dataset} has {shape} "
+                    f"images; choose one that takes them, such as {fit[0]}"
+                )
             if name not in fit:
                 raise checks.unknown(f"model for {self.selection.dataset}", name, fit)
         if params.compare == self.selection.model:

@@ -54,9 +54,14 @@ def images(
         return x
     low, high = (float(v) for v in torch.aminmax(x.detach()))
     if not (low >= -ROUNDING and high <= 1 + ROUNDING):  # also true for NaN
+        of_bytes = low >= 0 and 1 < high <= 255
+        advice = (
+            "divide by 255"
+            if of_bytes
+            else "normalisation belongs inside the model (models.wrap(..., mean=, std=))"
+        )
         raise ValueError(
-            f"{name}: expected values in [0, 1], got [{low:.4g}, {high:.4g}]; "
-            "normalisation belongs inside the model (models.wrap(..., mean=, std=))"
+            f"{name}: expected values in [0, 1], got [{low:.4g}, {high:.4g}]; {advice}"
         )
     return x.clamp(0, 1) if low < 0 or high > 1 else x
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from difflib import get_close_matches
 from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -23,7 +25,8 @@ class Parameters(BaseModel):
         try:
             super().__init__(**values)
         except ValidationError as error:
-            raise ValueError(f"{type(self).__name__}: {explain(error)}") from None
+            known = type(self).model_fields
+            raise ValueError(f"{type(self).__name__}: {explain(error, known)}") from None
 
     def changes(self) -> dict[str, Any]:
         """The values that differ from their defaults."""
@@ -43,13 +46,20 @@ class Parameters(BaseModel):
         return f"{type(self).__name__}({arguments})"
 
 
-def explain(error: ValidationError) -> str:
-    """A validation error as one sentence a field: name, what was expected, value."""
+def explain(error: ValidationError, known: Iterable[str] = ()) -> str:
+    """A validation error as one sentence a field: name, what was expected, value.
+
+    known: the names there are, of which the nearest to a strange one is suggested.
+    """
     sentences = []
     for item in error.errors(include_url=False):
         name = ".".join(str(part) for part in item["loc"]) or "value"
         if item["type"] == "extra_forbidden":
-            sentences.append(f"{name}: no such parameter (value {item['input']!r})")
+            near = get_close_matches(name, known, n=1, cutoff=0.5)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            sentences.append(f"{name}: no such parameter (value {item['input']!r}){hint}")
+        elif item["type"] == "value_error" and not item["loc"]:
+            sentences.append(str(item["ctx"]["error"]))  # our own sentence, which has it all
         else:
             message = item["msg"][0].lower() + item["msg"][1:]
             sentences.append(f"{name}: {message}, got {item['input']!r}")
