@@ -22,7 +22,7 @@ from nbformat.v4 import new_code_cell, new_notebook
 from typer.testing import CliRunner
 
 from workbench import cli, figures, reports
-from workbench.reports import grid_page, grids, needs
+from workbench.reports import grid_page, grids, inputs, needs
 from workbench.steps import run
 
 DECLARED = "name: str = 'a'\neps: float = 0.1\nfew: list[int] = [1]\n"
@@ -502,6 +502,9 @@ def worker(monkeypatch, tmp_path):
 def test_a_name_stands_for_its_files(worker, tmp_path):
     assert needs.labels(tmp_path, "digits/cnn") == ["models/digits/cnn.safetensors"]
     (tmp_path / "w.onnx").write_text("w")
+    (tmp_path / "it's mine.onnx").write_text("w")
+    (name,) = inputs.texts("""models.load("onnx:it's mine.onnx")""")
+    assert needs.labels(tmp_path, name) == [name]
     assert needs.labels(tmp_path, "onnx:w.onnx") == ["onnx:w.onnx"]
     nothing = ("no/such", "../w", "x" * 100_000, "a\x00", "hf:some/net", "file:", "folder")
     for name in (*nothing, *HOSTILE):
@@ -516,6 +519,11 @@ def test_a_folder_of_pictures_is_hashed_as_a_whole(tmp_path):
     assert before == needs.digest(tmp_path, f"folder:{tmp_path / 'pets'}")
     (tmp_path / "pets/cats/1.png").rename(tmp_path / "pets/cats/2.png")
     assert needs.digest(tmp_path, "folder:pets") != before
+    for name in ("flat.png", "cats/deeper/3.png"):  # as `data.load` reads them
+        before = needs.digest(tmp_path, "folder:pets")
+        (tmp_path / "pets" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "pets" / name).write_text(name)
+        assert needs.digest(tmp_path, "folder:pets") != before
 
 
 def test_a_worker_with_other_weights_or_none_says_so(worker, tmp_path):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -20,11 +20,13 @@ MODES = {1: "L", 3: "RGB"}
 FITS = ("stretch", "crop")
 SPLITS = {"train": ("train", "training"), "test": ("test", "testing", "val", "valid", "validation")}
 LITTER = {"__macosx", "thumbs.db", "desktop.ini", "@eadir", "__pycache__"}  # systems leave it
-HEIC = (".heic", ".heif")
 SEVERAL = 3  # names of files that a message has
 WHITE = "laid on white where transparent"
 BESIDE = "beside the class folders, hence without a label"
 DEEP = "sub-folders, taken as of their class folder (load that one, if they are the classes)"
+OTHER = "passed over, not pictures"
+HEIC = "passed over, HEIC (readable once pillow_heif.register_heif_opener() has been called)"
+DAMAGED = "passed over, cannot be read"
 EMPTY = "classes without a picture, which keep their number"
 _Notes = dict[str, list[str]]
 
@@ -39,21 +41,18 @@ def load(
 ) -> ImageDataset:
     """Pictures of a folder, `(N, channels, H, W)`, labelled by sub-folder.
 
-    PATH/CLASS/*: classes that are all numbers are in the order of numbers, others in that of
-    letters; what lies deeper in a class folder is of that class. Pictures beside the class
-    folders, or in a folder without any, have label -1. Where the sub-folders are splits (train
-    and test or val), their sub-folders are the classes; else all is test set. The order takes
-    one picture of each class in turn, by file name (2 before 10), so that the first n have
-    every class.
+    PATH/CLASS/*: names of classes that are all numbers are in their order, others in that of
+    text; what lies deeper is of the same class. Pictures beside class folders, or in a folder
+    without any, have label -1. Where the sub-folders are train and test (or val), these are
+    the splits and theirs the classes; else all is test set. One picture of each class comes in
+    turn, by file name (2 before 10), so that the first n have every class.
 
-    A picture is told by its content and read as it looks (see `pictures.read`): PNG, JPEG,
-    WebP, TIFF, GIF, BMP, AVIF and others; 16 bits are scaled to 8. One warning counts what is
-    transparent, and laid on white; what is passed over, by kind; and classes without pictures,
-    which keep their number.
+    A picture is known by its content and read as it looks, see `pictures.read`. One warning
+    counts what is laid on white, what is passed over, by kind, and classes without a picture.
 
-    size: height and width of all pictures, as one number or as (height, width); may be left
-    out where all have the same size. fit: "stretch" to that size, or "crop", which keeps the
-    proportions and cuts what is left over at both ends. channels: 3 for colour, 1 for grey.
+    size: height and width of all pictures, one number or (height, width); may be left out
+    where all have the same. fit: "stretch" to that size, or "crop", which keeps the
+    proportions and cuts what is over at both ends. channels: 3 for colour, 1 for grey.
 
     Raises:
         FileNotFoundError: no such folder.
@@ -71,22 +70,16 @@ def load(
     queues = {k: _readable(place, c, MODES[channels], notes) for k, c in enumerate(classes)}
     if loose:
         queues[-1] = _readable(place, "", MODES[channels], notes)
-    first, labels = "", []
+    labels, chosen = [], list[Path]()
     images: list[np.ndarray] = []
     for label, file, picture in islice(_in_turn(queues), limit):
-        pixels = _pixels(picture, sides, fit)
-        if images and pixels.shape != images[0].shape:
-            (_, h, w), (_, other_h, other_w) = images[0].shape, pixels.shape
-            raise ValueError(
-                f"{name}: {first} is {h}x{w} but {file} is {other_h}x{other_w} (height x width); "
-                f"pass size={h} or size=({h}, {w}), say, best the size that the model takes; all "
-                "are stretched to it, or cut with fit='crop'"
-            )
+        labels.append(label)
+        chosen.append(file)
+        images.append(_pixels(picture, sides, fit))
+        if images[-1].shape != images[0].shape:
+            raise _different(name, chosen, images)
         if label < 0 and classes:
             notes[BESIDE].append(file.name)
-        first = first or str(file)
-        labels.append(label)
-        images.append(pixels)
     if not images:
         raise ValueError(
             f"{name}: no picture in {place.absolute()}; expected one sub-folder a class with "
@@ -98,6 +91,16 @@ def load(
     x = torch.from_numpy(pixels.astype(np.float32) / np.float32(255))
     named = not classes or not arrays.mere(classes)
     return ImageDataset(x, torch.tensor(labels), classes, name, split, named=named)
+
+
+def _different(name: str, chosen: list[Path], images: list[np.ndarray]) -> ValueError:
+    """The error for pictures of different sizes."""
+    (_, h, w), (_, other_h, other_w) = images[0].shape, images[-1].shape
+    return ValueError(
+        f"{name}: {chosen[0]} is {h}x{w} but {chosen[-1]} is {other_h}x{other_w} (height x width); "
+        f"pass size={h} or size=({h}, {w}), say, best the size that the model takes; all are "
+        "stretched to it, or cut with fit='crop'"
+    )
 
 
 def files(folder: Path, *, deep: bool = True) -> Iterator[Path]:
@@ -210,22 +213,24 @@ def _pass_over(file: Path, name: str, error: Exception, notes: _Notes) -> None:
     kind, reason = file.suffix.lower(), str(error) or type(error).__name__
     if isinstance(error, UnidentifiedImageError):
         if kind not in pictures.SUFFIXES:
-            how = ", readable after pillow_heif.register_heif_opener()" if kind in HEIC else ""
-            notes[f"passed over, {kind or 'no suffix'}{how}"].append(name)
+            heic = kind in (".heic", ".heif")
+            notes[HEIC if heic else OTHER].append(name if heic else kind or "no suffix")
             return
-        reason = "not a picture" if file.stat().st_size else "an empty file"
+        reason = "an empty file" if not file.stat().st_size else "of no kind that Pillow reads"
     elif isinstance(error, OSError) and error.strerror:
         reason = error.strerror
-    notes["passed over, unreadable"].append(f"{name}: {reason.rstrip('.')}")
+    notes[DAMAGED].append(f"{name}: {reason.rstrip('.')}")
 
 
 def _text(notes: _Notes) -> str:
-    """What there is to say of a folder, each with a count and the first names."""
-    some = {what: ", ".join(names[:SEVERAL]) for what, names in notes.items() if names}
-    return "; ".join(
-        f"{what}: {len(notes[what])} ({names}{', …' if len(notes[what]) > SEVERAL else ''})"
-        for what, names in some.items()
-    )
+    """What there is to say of a folder, each with a count and the first names or the kinds."""
+    parts = []
+    for what, names in notes.items():
+        some = names[:SEVERAL] + ["…"] * (len(names) > SEVERAL)
+        if what == OTHER:
+            some = [f"{n} {kind}" for kind, n in Counter(names).most_common()]
+        parts += [f"{what}: {len(names)} ({', '.join(some)})"] if names else []
+    return "; ".join(parts)
 
 
 def _sides(size: Any) -> tuple[int, int]:
