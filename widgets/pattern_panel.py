@@ -169,8 +169,8 @@ class PatternPanel(Panel[PatternPanelParameters, PatternView]):
         if p.kind != "pattern" and watch is not None:
             x = view.images.images[view.index : view.index + 1]
             score, threshold = float(watch.score(view.model, x)[0]), watch.threshold
-        found_out = {"patterns": found, "quality": quality, "broken": broken}
-        return replace(view, **found_out, score=score, threshold=threshold)
+        view = replace(view, patterns=found, quality=quality, broken=broken)
+        return replace(view, score=score, threshold=threshold)
 
     def steps(self) -> Iterator[Step[PatternView]]:
         """The patterns, where they are not known yet; what `peek` tells; the neuron."""

@@ -17,7 +17,7 @@ import torch
 from workbench import checks, steps
 from workbench.data import ImageDataset
 from workbench.models import Classifier, batch_size, measurable, ready
-from workbench.patterns.mining import Patterns, check_model, mine_steps
+from workbench.patterns.mining import check_model, mine_steps
 from workbench.patterns.recording import BATCH, pattern_layers, rectifiers, watched
 from workbench.steps import Step
 
@@ -140,33 +140,51 @@ def monitor_steps(
     if layers is None and kind != "pattern":
         layers = rectifiers(model)[-1:]
     names, total = pattern_layers(model, layers), len(training) + len(held_out)
-    distances: list[Distance] = []
-    step: Step[Any]
     if kind == "pattern":
-        for step in mine_steps(model, training, delta, layers=names):
-            yield Step(step.done, total, step.message)
-        assert isinstance(step.value, Patterns)
-        phases = torch.cat(list(step.value.phases.values()), 1)
-        far = float(step.value.neurons + 1)
-        distances = [
-            broken(phase) if n else unseen(far)
-            for phase, n in zip(phases, step.value.total, strict=True)
-        ]
+        work = pattern_distances(model, training, names, delta)
     else:
-        for step in activations(model, measurable(training, model), names):
-            yield Step(step.done, total, step.message)
-        make, most = states if kind == "hamming" else boxes, torch.finfo(torch.float32).max
-        distances = [
-            make(values, clusters, seed) if len(values) else unseen(most) for values in step.value
-        ]
-    found = Monitor(model.card.name, kind, names, tuple(distances), 0.0, false_alarms)
+        work = activation_distances(model, training, names, kind, clusters, seed)
+    for step in work:
+        yield Step(step.done, total, step.message)
+    assert step.value is not None
+    about = model.card.name, kind, names, tuple(step.value)
     scores: list[torch.Tensor] = []
-    for part in found.scores(model, held_out.images):
+    for part in Monitor(*about).scores(model, held_out.images):
         scores.append(part)
         yield Step(len(training) + sum(map(len, scores)), total, "held-out images")
     threshold = least_threshold(torch.cat(scores), false_alarms)
-    result = Monitor(model.card.name, kind, names, tuple(distances), threshold, false_alarms)
-    yield Step(total, total, "done", result)
+    yield Step(total, total, "done", Monitor(*about, threshold, false_alarms))
+
+
+def pattern_distances(
+    model: Classifier, training: ImageDataset, names: tuple[str, ...], delta: float
+) -> Iterator[Step[list[Distance]]]:
+    """How many neurons of its class's pattern an image breaks."""
+    for step in mine_steps(model, training, delta, layers=names):
+        yield Step(step.done, step.total, step.message)
+    assert step.value is not None
+    found = step.value
+    phases = torch.cat(list(found.phases.values()), 1)
+    far = unseen(found.neurons + 1)
+    value = [broken(phase) if n else far for phase, n in zip(phases, found.total, strict=True)]
+    yield Step(step.done, step.total, "mined", value)
+
+
+def activation_distances(
+    model: Classifier,
+    training: ImageDataset,
+    names: tuple[str, ...],
+    kind: Kind,
+    clusters: int,
+    seed: int,
+) -> Iterator[Step[list[Distance]]]:
+    """How far an image is from what the training images that the model gets right fire."""
+    for step in activations(model, measurable(training, model), names):
+        yield Step(step.done, step.total, step.message)
+    assert step.value is not None
+    make, far = states if kind == "hamming" else boxes, unseen(torch.finfo(torch.float32).max)
+    value = [make(values, clusters, seed) if len(values) else far for values in step.value]
+    yield Step(step.done, step.total, "training images", value)
 
 
 def monitor(

@@ -181,12 +181,10 @@ def concept_steps(
         what = "n_crops" if crop < 1 else "images"
         raise ValueError(f"{what}: {n_concepts} concepts need as many crops, got {len(boxes)}")
     parts = []
-    at_once, done = batch_size(model.input_shape, BATCH), 0
-    for batch in boxes.split(at_once):
+    for batch in boxes.split(batch_size(model.input_shape, BATCH)):
         a = activations(model, _cut(x, batch, (height, width)), layer)
         parts.append(a.flatten(1, -2).mean(1) if a.ndim > 2 else a)
-        done += len(batch)
-        yield Step(done, 2 * len(boxes), "activations of the crops")
+        yield Step(sum(map(len, parts)), 2 * len(boxes), "activations of the crops")
     rows = torch.cat(parts)
     if isinstance(method, str):
         dictionary = factorise(rows, n_concepts, method, seed=seed)
