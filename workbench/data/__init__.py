@@ -10,6 +10,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     submod_attrs={
         "centring": ["centred"],
         "dataset": ["ImageDataset"],
+        "folders": ["files"],
         "drawing": ["as_text", "from_text", "with_drawing"],
         "registry": ["DatasetInfo", "available", "info", "load", "present"],
         "remote": ["folder"],

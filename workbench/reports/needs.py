@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from workbench import data, models
-from workbench.data import folders
 
 STORE = "WORKBENCH_STORE"  # the address of a data folder served by HTTP
 KINDS = ("file", "onnx", "state_dict", "folder")  # of names that are KIND:PATH
@@ -52,7 +51,7 @@ def digest(base: Path, label: str) -> str:
     """sha256 of a file, or of the names and hashes of the pictures in a folder."""
     path = _path(base, label)
     if path.is_dir():
-        inside = sorted(folders.files(path))
+        inside = sorted(data.files(path))
         return hashed([(str(p.relative_to(path)), digest(path, f"file:{p}")) for p in inside])
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
