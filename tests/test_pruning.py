@@ -269,7 +269,10 @@ def test_errors_of_relevance():
         ({"share": float("nan")}, r"share: expected .* got nan"),
         ({"step": 0}, r"step: expected .* got 0"),
         ({"step": 1.5}, r"step: expected .* got 1.5"),
-        ({"test": ImageDataset(torch.zeros(2, 1, 5, 5), torch.zeros(2).long(), "abc")}, "dataset:"),
+        (
+            {"test": ImageDataset(torch.zeros(2, 1, 5, 5), torch.zeros(2).long(), tuple("abc"))},
+            "dataset:",
+        ),
     ],
 )
 def test_errors_of_pruning(options, message):

@@ -150,7 +150,10 @@ def hidden_layers(model: Classifier) -> list[str]:
     Raises:
         ValueError: there are none.
     """
-    names = [name for name in model.layers() if isinstance(model.layer(name), WEIGHTED)]
+    places = model.listing().places  # a layer that runs twice has its weights once
+    names = [
+        n for n, (module, _, call) in places.items() if call == 1 and isinstance(module, WEIGHTED)
+    ]
     head = model.linear_head()
     last = next((name for name in names if model.layer(name) is head), names[-1] if names else "")
     if len(names) < 2:
