@@ -71,7 +71,7 @@ def theirs(model, x):
     return np.stack([run.run(None, {name: image})[0].ravel() for image in x])
 
 
-def agree(model, path, *, batch=True, dynamic=False, images=4, atol=1e-5):
+def agree(model, path, *, batch=True, dynamic=False, images=4, atol=1e-5, empty=True):
     """Read `model`, compare it with onnxruntime, check its batches and its gradients."""
     onnx.save(model, path)
     read = reader.read(path)
@@ -81,6 +81,7 @@ def agree(model, path, *, batch=True, dynamic=False, images=4, atol=1e-5):
     ours = read.module(given)
     assert ours.shape == (images, read.n_outputs)
     assert ours.dtype == torch.float32
+    assert not empty or read.module(given[:0]).shape == (0, read.n_outputs)
     single = theirs(model, [image[None] if batch else image for image in x.astype(kind)])
     np.testing.assert_allclose(ours.detach(), single, atol=atol, rtol=1e-4)
     if dynamic:

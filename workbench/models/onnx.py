@@ -32,7 +32,9 @@ OLDEST_OPSET = 7  # before it, Add and Mul broadcast by other rules
 class OnnxModel:
     """A graph as a module in eval mode, an `nn.Sequential` where it is a chain.
 
-    module: float32 `(N, *input_shape)` -> `(N, n_outputs)`, for any N.
+    module: float32 `(N, *input_shape)` -> `(N, n_outputs)`, for any N. Graphs in float64 or
+    in half precision are computed in float32, and a graph whose input has no batch dimension
+    is taken to be the function of one image.
     """
 
     module: nn.Module
@@ -41,7 +43,10 @@ class OnnxModel:
 
 
 def read(path: str | Path) -> OnnxModel:
-    """Read an `.onnx` file of float32 weights; no code in it is run, no other file opened.
+    """Read an `.onnx` file; no code in it is run, no other file opened.
+
+    It warns where the input has no batch dimension, and where float32 instead of the graph's
+    float64 changes what it says by more than 1e-4 of its largest output.
 
     Raises:
         ImportError: the `onnx` package is missing.
@@ -171,7 +176,7 @@ class Builder:
             if name and name not in self.values and name not in self.constants:
                 raise ValueError(f"takes {name!r}, which no node before it makes")
         if node.op_type not in CONVERTERS:
-            raise ValueError("of values computed from the images is not supported")
+            raise ValueError("supported for constants, not for values computed from the images")
         inputs = [self.values.get(name, self.constants.get(name)) for name in node.input]
         sources = tuple(name for name in node.input if name in self.values)
         for i, output in enumerate(node.output):
@@ -187,6 +192,8 @@ class Builder:
                     made = Value(layer(*(self.values[name].data for name in sources)))
             name = re.sub(r"\W+", "_", str(node.name)).strip("_")
             name = name or f"{node.op_type.lower()}_{len(self.module.wiring)}"
+            if made.data.numel() > LARGEST:
+                raise ValueError(f"makes {made.data.numel():.0e} values of one image")
             self.append(name, layer, sources, output)
             self.values[output] = made
 

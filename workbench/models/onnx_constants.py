@@ -82,6 +82,10 @@ def evaluate(node: Any, inputs: Sequence[Any], opset: int) -> dict[str, np.ndarr
         for side in (names, node.output)
     )
     graph = helper.make_graph([node], "constants", taken, made)
-    with np.errstate(all="ignore"):
-        values = ReferenceEvaluator(graph, opsets={"": opset}).run(None, names)
+    try:
+        with np.errstate(all="ignore"):
+            values = ReferenceEvaluator(graph, opsets={"": opset}).run(None, names)
+    except Exception as error:  # numpy and onnx raise several kinds
+        shapes = [i.shape for i in names.values()]
+        raise ValueError(f"cannot be computed of constants of shapes {shapes}: {error}") from error
     return {info.name: widened(np.asarray(i)) for info, i in zip(made, values, strict=True)}

@@ -28,10 +28,10 @@ from workbench.models.onnx_nodes import (
     Value,
     filled,
     tensor,
-)  # fmt: skip
+)
 
 # Attributes that a converter may leave, at the values that do nothing.
-IDLE = [("training_mode", 0), ("saturate", 1), ("broadcast", 1)]
+IDLE = [("training_mode", 0), ("saturate", 1)]
 FLOATS = (1, 10, 11, 16)  # TensorProto's float32, float16, float64 and bfloat16
 
 
@@ -149,6 +149,14 @@ def batch_norm(node: Node) -> nn.Module:
     return filled(layer, weight=weight, bias=bias, running_mean=mean, running_var=var)
 
 
+def instance_norm(node: Node) -> nn.Module:
+    """Normalisation of each channel of each image; groups are channels of a reshaped value."""
+    weight, bias, *_ = node.constants
+    kind = getattr(nn, f"InstanceNorm{len(node.spatial())}d")
+    layer = kind(len(weight), eps=node.take("epsilon", 1e-5), affine=True, device="meta")
+    return filled(layer, weight=weight, bias=bias)
+
+
 def layer_norm(node: Node) -> nn.Module:
     """Normalisation over the last axes."""
     weight, bias, *_ = node.constants
@@ -264,6 +272,7 @@ CONVERTERS: dict[str, Callable[[Node], nn.Module]] = {
     "Gather": shapes.gather,
     "Gelu": lambda node: nn.GELU(node.take("approximate", b"none").decode()),
     "HardSigmoid": hard_sigmoid,
+    "InstanceNormalization": instance_norm,
     "LRN": local_response_norm,
     "LeakyRelu": lambda node: nn.LeakyReLU(node.take("alpha", 0.01)),
     "MatMul": matmul,

@@ -38,7 +38,8 @@ FUNCTIONS: dict[str, Callable[..., torch.Tensor]] = {
 
 def alike(parts: Sequence[torch.Tensor]) -> list[torch.Tensor]:
     """The parts, with those of one row (constants) repeated for every image of the batch."""
-    n = max(len(part) for part in parts)
+    lengths = {len(part) for part in parts}
+    n = 0 if 0 in lengths else max(lengths)
     return [part if len(part) == n else part.expand(n, *part.shape[1:]) for part in parts]
 
 
@@ -60,16 +61,16 @@ class Value:
         """The shape that the graph gives it at batch size 1."""
         return tuple(self.data.shape[int(self.bare) :])
 
-    def dim(self, axis: int) -> int:
-        """The dimension of `data` that the graph calls `axis`.
-
-        Raises:
-            ValueError: there is no such axis, or it is the batch.
-        """
+    def axis(self, axis: int) -> int:
+        """An axis of the graph, from 0; ValueError where there is none."""
         rank = len(self.shape)
         if not -rank <= axis < rank:
             raise ValueError(f"a value of shape {self.shape} has no axis {axis}")
-        dim = axis % rank + int(self.bare)
+        return axis % rank
+
+    def dim(self, axis: int) -> int:
+        """The dimension of `data` that the graph calls `axis`; ValueError for the batch."""
+        dim = self.axis(axis) + int(self.bare)
         if dim == 0:
             raise ValueError("axis 0 is the batch, whose images must stay apart")
         return dim

@@ -33,7 +33,7 @@ def squeeze(node: Node) -> nn.Module:
     """Squeeze; without axes also of the batch, for there is one image in it."""
     sizes, axes = node.value.shape, node.numbers("axes", 1)
     ones = [i for i, n in enumerate(sizes) if n == 1]
-    axes = ones if axes is None else [axis % len(sizes) for axis in axes]
+    axes = ones if axes is None else [node.value.axis(axis) for axis in axes]
     if not set(axes) <= set(ones):
         raise ValueError(f"axes={axes} of {sizes} are not all of size 1")
     return node.give([n for i, n in enumerate(sizes) if i not in axes])
@@ -42,7 +42,10 @@ def squeeze(node: Node) -> nn.Module:
 def unsqueeze(node: Node) -> nn.Module:
     """Unsqueeze, whose axes are those of the result."""
     sizes, axes = list(node.value.shape), node.numbers("axes", 1) or []
-    for place in sorted(axis % (len(node.value.shape) + len(axes)) for axis in axes):
+    rank = len(sizes) + len(axes)
+    if len({axis % rank for axis in axes}) < len(axes) or any(not -rank <= a < rank for a in axes):
+        raise ValueError(f"axes={axes} of a result of {rank} dimensions")
+    for place in sorted(axis % rank for axis in axes):
         sizes.insert(place, 1)
     return node.give(sizes)
 
@@ -73,7 +76,7 @@ def slice_(node: Node) -> nn.Module:
     axes = node.numbers("axes", 3) or list(range(len(starts)))
     steps = node.numbers("steps", 4) or [1] * len(axes)
     layers: list[nn.Module] = []
-    if len({axis % len(node.value.shape) for axis in axes}) < len(axes):
+    if len({node.value.axis(axis) for axis in axes}) < len(axes):
         raise ValueError(f"axes={axes} name one twice")
     for axis, start, end, step in zip(axes, starts, ends, steps, strict=True):
         n = node.value.shape[axis]
@@ -85,7 +88,7 @@ def slice_(node: Node) -> nn.Module:
 def gather(node: Node) -> nn.Module:
     """Gather of constant places."""
     shape, places = node.value.shape, node.constants[0]
-    axis = node.take("axis", 0) % len(shape)
+    axis = node.value.axis(node.take("axis", 0))
     kept = np.arange(shape[axis])[np.asarray(places, dtype=np.int64)]
     layers = taken(node.value, axis, kept.ravel().tolist())
     return chain([*layers, node.give([*shape[:axis], *kept.shape, *shape[axis + 1 :]])])
@@ -93,7 +96,7 @@ def gather(node: Node) -> nn.Module:
 
 def split(node: Node) -> nn.Module:
     """One part of a Split."""
-    axis, sizes = node.take("axis", 0), node.numbers("split", 1)
+    axis, sizes = node.value.axis(node.take("axis", 0)), node.numbers("split", 1)
     whole, count = node.value.shape[axis], node.take("num_outputs", node.outputs)
     if sizes is None:
         part = math.ceil(whole / count)
@@ -124,7 +127,7 @@ def pad(node: Node) -> nn.Module:
     pads, axes = node.numbers("pads", 1) or [], node.numbers("axes", 3)
     fill, rank = node.take("value", node.constants[1]), len(value.shape)
     axes = list(range(rank)) if axes is None else axes
-    each = {a % rank: (pads[i], pads[i + len(axes)]) for i, a in enumerate(axes)}
+    each = {value.axis(a): (pads[i], pads[i + len(axes)]) for i, a in enumerate(axes)}
     first = min((value.dim(axis) for axis, ends in each.items() if any(ends)), default=0)
     if not first:
         return nn.Identity()
