@@ -339,11 +339,11 @@ def prove(
 
     Exit code 0 where it is decided, 3 where it is unknown, 1 or 2 where it cannot be asked.
     """
-    from workbench.patterns.verify import proving
+    from workbench import patterns
 
     options = {"backend": method, "time_limit": time_limit, "seed": seed, "witness": witness}
-    answer, values = proving.prove(file, model, **options)  # type: ignore[arg-type]
-    typer.echo(proving.described(answer, values))
+    answer, values = patterns.verify.prove(file, model, **options)
+    typer.echo(patterns.verify.described(answer, values))
     if answer.verdict == "unknown":
         raise typer.Exit(UNDECIDED)
 

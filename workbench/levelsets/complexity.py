@@ -12,8 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from workbench import checks
-from workbench.models import Classifier, batch_size, ready, unheard
-from workbench.models.hooks import audible
+from workbench.models import Classifier, audible, batch_size, ready, unheard
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -14,7 +14,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "confidence": ["Calibration", "calibration"],
         "classifier": ["Classifier", "Layer", "Prediction", "ready"],
         "evaluation": ["evaluate"],
-        "hooks": ["edited", "heard", "outputs", "unheard"],
+        "hooks": ["audible", "edited", "heard", "outputs", "unheard"],
         "matching": ["matched", "measurable"],
         "recipes": ["RECIPES", "Recipe"],
         "training": ["TrainingResult", "fit", "train"],

@@ -4,6 +4,7 @@ import lazy_loader
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
+    submodules=["verify"],
     submod_attrs={
         "mining": [
             *("Pattern", "PatternQuality", "Patterns", "mine", "mine_steps", "minimal", "quality")

@@ -12,7 +12,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             *("Answer", "Properties", "Property"),
             *("ambiguity", "local_robustness", "pattern_property"),
         ],
-        "proving": ["prove"],
+        "proving": ["described", "prove"],
         "verifying": ["BACKENDS", "verify", "verify_steps"],
         "vnnlib": ["read_vnnlib"],
     },
