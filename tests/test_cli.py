@@ -1,6 +1,8 @@
 """The `workbench` command, run as a user runs it."""
 
+import gzip
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -263,3 +265,158 @@ def test_the_text_ends_with_what_is_left_to_do():
     text = doctor.as_text([fine, broken])
     assert "-> do this" in text
     assert text.endswith("1 to mend: see the lines with ->")
+
+
+# Proofs
+
+
+@pytest.fixture
+def asked(tmp_path):
+    """A network with logits (x_0 + x_1, 0.5) as a flat ONNX file, and files of questions."""
+    onnx = pytest.importorskip("onnx", reason="needs dnn-workbench[onnx]")
+    numpy = pytest.importorskip("numpy")
+    from onnx import helper, numpy_helper
+
+    def network(name, weight, bias, shape=(1, 2, 1)):
+        stored = [
+            numpy_helper.from_array(numpy.array(value, numpy.float32), key)
+            for key, value in (("w", weight), ("b", bias))
+        ]
+        nodes = [
+            helper.make_node("Flatten", ["x"], ["flat"]),
+            helper.make_node("Gemm", ["flat", "w", "b"], ["y"]),
+        ]
+        ends = [
+            helper.make_tensor_value_info(key, onnx.TensorProto.FLOAT, sizes)
+            for key, sizes in (("x", shape), ("y", [1, len(bias)]))
+        ]
+        graph = helper.make_graph(nodes, "g", ends[:1], ends[1:], stored)
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+        content = model.SerializeToString()
+        path = tmp_path / name
+        path.write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
+        return str(path)
+
+    def question(row, outputs=2, name="p.vnnlib"):
+        names = [*(f"X_{i}" for i in range(2)), *(f"Y_{i}" for i in range(outputs))]
+        lines = [f"(declare-const {name} Real)" for name in names]
+        lines += [f"(assert (>= X_{i} -2.5)) (assert (<= X_{i} -1.5))" for i in range(2)]
+        path = tmp_path / name
+        path.write_text("\n".join([*lines, f"(assert {row})"]))
+        return str(path)
+
+    return network, question
+
+
+TWO = [[1.0, 0.0], [1.0, 0.0]], [0.0, 0.5]
+
+
+def test_prove_says_the_verdict_first(asked):
+    network, question = asked
+    net = network("m.onnx", *TWO)
+    words = ["prove", question("(>= Y_0 Y_1)"), "--model", net]
+    for given_ in (words, [*words, "--method", "milp"], [*words[:3], f"onnx:{net}"]):
+        result = workbench(*given_)
+        assert result.exit_code == 0, result.output
+        assert result.stdout.startswith("verified in ")
+    assert "bound 3.5, " in workbench(*words).stdout  # 0.5 and -3
+
+
+@pytest.mark.parametrize("name", ["m.onnx", "m.onnx.gz", "M.ONNX"])
+def test_prove_shows_a_counterexample_and_writes_a_witness(asked, tmp_path, name):
+    network, question = asked
+    witness = tmp_path / "w.txt"
+    words = ["prove", question("(<= Y_0 -4.75)"), "--model", network(name, *TWO)]
+    result = workbench(*words, "--witness", str(witness))
+    assert result.exit_code == 0, result.output
+    assert result.stdout.startswith("falsified in ")
+    shown = dict(line.split() for line in result.stdout.splitlines()[-4:])
+    assert list(shown) == ["X_0", "X_1", "Y_0", "Y_1"]
+    values = {key: float(value) for key, value in shown.items()}
+    assert -2.5 <= min(values["X_0"], values["X_1"]) <= max(values["X_0"], values["X_1"]) <= -1.5
+    assert values["Y_0"] == pytest.approx(values["X_0"] + values["X_1"], abs=1e-6)
+    assert values["Y_0"] <= -4.75
+    first, *rest = witness.read_text().splitlines()
+    assert first == "sat"
+    assert dict(re.findall(r"\((\w+) ([^()]+)\)", " ".join(rest))) == shown
+
+
+def test_prove_writes_what_the_competition_calls_the_other_verdicts(asked, tmp_path):
+    network, question = asked
+    witness, net = tmp_path / "w.txt", network("m.onnx", *TWO)
+    workbench("prove", question("(>= Y_0 Y_1)"), "--model", net, "--witness", str(witness))
+    assert witness.read_text() == "unsat\n"
+    words = ["prove", question("(>= Y_0 Y_1)"), "--model", net, "--time-limit", "1e-9"]
+    result = workbench(*words, "--witness", str(witness))
+    assert result.exit_code == 3
+    assert result.stdout.startswith("unknown in ")
+    assert "the time limit was reached" in result.stdout
+    assert witness.read_text() == "timeout\n"
+
+
+def test_prove_takes_a_network_with_one_output(asked):
+    network, question = asked
+    net = network("m.onnx", [[1.0], [1.0]], [0.0], (1, 2))
+    result = workbench("prove", question("(>= Y_0 -2.9)", 1), "--model", net)
+    assert result.stdout.startswith("verified in ")
+    shown = workbench("prove", question("(>= Y_0 -3.1)", 1), "--model", net).stdout
+    assert shown.startswith("falsified in ")
+    assert shown.splitlines()[-1].split()[0] == "Y_0"  # none that is not the network's
+
+
+def test_prove_keeps_the_order_of_the_inputs_of_the_graph(asked):
+    """Height, width, channels: X are numbered as the graph has them."""
+    network, question = asked
+    net = network("m.onnx", [[1.0, 0.0], [9.0, 0.0]], [0.0, 0.5], (1, 1, 1, 2))
+    result = workbench("prove", question("(<= Y_0 -20)"), "--model", net)
+    values = dict(line.split() for line in result.stdout.splitlines()[-4:])
+    assert float(values["Y_0"]) == pytest.approx(
+        float(values["X_0"]) + 9 * float(values["X_1"]), abs=1e-4
+    )
+
+
+def test_prove_names_a_model_of_the_bench(tmp_path, no_data):
+    names = [f"X_{i}" for i in range(64)] + [f"Y_{i}" for i in range(10)]
+    lines = [f"(declare-const {name} Real)" for name in names]
+    lines += [f"(assert (= X_{i} 0.5))" for i in range(64)]
+    file = tmp_path / "p.vnnlib"
+    file.write_text("\n".join([*lines, "(assert (<= Y_0 1e6))"]))
+    result = workbench("prove", str(file), "--model", "digits/mlp")
+    assert result.exit_code == 0, result.output
+    assert result.stdout.startswith("falsified in ")
+    assert "64 inputs; --witness FILE writes them all" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("change", "code", "message"),
+    [
+        ({"file": "nowhere.vnnlib"}, 1, "nowhere.vnnlib"),
+        ({"model": "nowhere.onnx"}, 1, "nowhere.onnx"),
+        ({"model": "digits/ml"}, 2, "Did you mean 'digits/mlp'?"),
+        ({"model": "digits/mlp"}, 2, "line 7: expected X_0 to X_63 declared, got 2 X"),
+        ({"method": "milpp"}, 2, "unknown backend 'milpp'. Did you mean 'milp'?"),
+        ({"time-limit": "0"}, 2, "time_limit: expected a number of seconds above 0, got 0"),
+        ({"witness": "no/such/folder/w.txt"}, 1, "witness: no folder "),
+    ],
+)
+def test_prove_says_what_cannot_be_asked_in_one_line(asked, no_data, change, code, message):
+    network, question = asked
+    options = {"file": question("(>= Y_0 Y_1)"), "model": network("m.onnx", *TWO), **change}
+    words = [
+        word for key, value in options.items() if key != "file" for word in (f"--{key}", value)
+    ]
+    result = workbench("prove", options["file"], *words)
+    assert (result.exit_code, result.stdout) == (code, "")
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("error: ")
+    assert message in line
+
+
+@pytest.mark.parametrize("content", [b"", b"no network", b"\x1f\x8b cut"])
+def test_prove_says_what_is_wrong_with_a_network(asked, tmp_path, content):
+    path = tmp_path / "damaged.onnx"
+    path.write_bytes(content)
+    result = workbench("prove", asked[1]("(>= Y_0 Y_1)"), "--model", str(path))
+    assert result.exit_code == 2
+    (line,) = result.stderr.splitlines()
+    assert line.startswith(f"error: {path}: ")

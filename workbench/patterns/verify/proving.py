@@ -80,14 +80,14 @@ def network_of(name: str) -> tuple[Classifier, int]:
 
 def read_onnx(path: Path) -> models.onnx.OnnxModel:
     """`models.onnx.read` of a file that may be packed."""
-    content = unpacked(path)
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder, path.name)
-        copy.write_bytes(content)
         try:
+            copy.write_bytes(unpacked(path))
             return models.onnx.read(copy)
         except ValueError as error:
-            raise ValueError(str(error).replace(str(copy), str(path))) from None
+            reason = str(error).removeprefix(f"{copy}: ")
+            raise ValueError(f"{path}: {reason}") from None
 
 
 def named(model: Classifier, x: torch.Tensor | None, n_outputs: int) -> Iterator[tuple[str, float]]:
