@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
-from typing import ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from pydantic import Field, model_validator
@@ -14,11 +15,9 @@ from workbench.attacks.goals import Goal, goal_for
 from workbench.attacks.norms import Norm
 from workbench.attacks.problem import Problem
 from workbench.attacks.result import AttackResult
-from workbench.models import Classifier, ready
+from workbench.models import Classifier, batch_size, ready
 from workbench.params import Parameters
 from workbench.steps import Step
-
-BATCH = 500
 
 
 class Attack(Parameters):
@@ -62,6 +61,10 @@ class Attack(Parameters):
             return "the model has no gradient; use a black-box attack such as Square"
         return ""
 
+    def depends(self) -> tuple[Any, ...]:
+        """What decides its result beside its code and its parameters: models that these name."""
+        return ()
+
     def steps(
         self,
         model: Classifier,
@@ -74,26 +77,40 @@ class Attack(Parameters):
     ) -> Iterator[Step[AttackResult]]:
         """Attack images `x` `(N, C, H, W)` with labels `y` `(N,)`; each Step has a result.
 
-        target: None for any other class, classes `(N,)`, or ordered classes `(N, K)`. eps:
-        a budget for each image `(N,)`, in place of the parameter.
+        y: -1 where the class is not known: then the attack starts from what the model says of
+        the image, and that is the label in the result. target: None for any other class,
+        classes `(N,)`, or ordered classes `(N, K)`. eps: a budget for each image `(N,)`, in
+        place of the parameter. Autocast and inference mode around the call do not count.
 
         Raises:
             TypeError, ValueError: an argument breaks its contract, or the attack does not
                 fit the model or the goal.
         """
-        x = checks.images(x, model.input_shape, name="x")
-        checks.labels(y, len(model.classes), len(x), name="y")
-        ready(model)
-        device = model.device
-        x, y = x.to(device), y.to(device)
-        if isinstance(target, torch.Tensor):
-            target = target.to(device)
-        goal = goal_for(y, target, len(model.classes))
-        reason = self.unfit(model, goal)
-        if reason:
-            raise ValueError(f"{type(self).__name__}: {reason}")
+        work = self.work(model, x, y, target, seed, eps)
+        try:
+            while True:
+                with plain(model):
+                    step = next(work, None)
+                if step is None:
+                    return
+                yield step
+        finally:
+            work.close()
+
+    def work(
+        self,
+        model: Classifier,
+        x: torch.Tensor,
+        y: torch.Tensor,
+        target: torch.Tensor | Goal | None,
+        seed: int,
+        eps: torch.Tensor | None,
+    ) -> Generator[Step[AttackResult], None, None]:
+        """What `steps` does, a batch after the other."""
+        x, goal = self.checked(model, x, y, target)
         generator = torch.Generator().manual_seed(seed)
-        budgets = self.budgets(len(x), eps, device)
+        budgets = self.budgets(len(x), eps, x.device)
+        size, name, ticks = batch_size(model.input_shape), self.label, 0
         problems = [
             Problem(
                 model,
@@ -104,19 +121,53 @@ class Attack(Parameters):
                 norm=self.distance,
                 smallest=self.smallest,
             )
-            for part in torch.arange(len(x), device=device).split(BATCH)
+            for part in torch.arange(len(x), device=x.device).split(size)
             if len(part)
         ]
-        name = self.label
+        n = len(problems)
         for i, problem in enumerate(problems):
-            everyone = torch.arange(len(problem), device=device)
+            everyone = torch.arange(len(problem), device=x.device)
             problem.offer(problem.x, problem.logits(problem.x, everyone), everyone)
             refuse_lost(problems[: i + 1])
+            value = collect(name, problems, x, goal)
+            yield Step(i, n, f"{name}: the images as they are", value)
             for done, total in self.search(problem):
-                value = collect(name, problems, x, y, goal)
-                yield Step(i * total + done, total * len(problems), f"{name} {done}/{total}", value)
+                ticks += 1
+                if ticks % max(1, ticks // 100) == 0:  # to collect takes time: a hundredth old
+                    value = collect(name, problems, x, goal)
+                yield Step(i * total + done, total * n, f"{name} {done}/{total}", value)
             refuse_lost(problems[: i + 1])
-        yield Step(1, 1, f"{name} done", verified(model, collect(name, problems, x, y, goal), goal))
+        result = collect(name, problems, x, goal)
+        logits: list[torch.Tensor] = []
+        for part in result.x_adv.split(size):  # the images returned, asked of the model anew
+            if logits:
+                yield Step(n, n, f"{name}: checked {size * len(logits)}/{len(x)}", result)
+            logits.append(model.predict(part).logits.float())
+        final = torch.cat(logits)
+        yield Step(1, 1, f"{name} done", replace(result, logits=final, success=goal.met(final)))
+
+    def checked(
+        self,
+        model: Classifier,
+        x: torch.Tensor,
+        y: torch.Tensor,
+        target: torch.Tensor | Goal | None,
+    ) -> tuple[torch.Tensor, Goal]:
+        """The images on the model's device, and the goal; see `steps`."""
+        x = checks.images(x, model.input_shape, name="x")
+        checks.labels(y, len(model.classes), len(x), name="y", unknown=True)
+        ready(model)
+        x, y = (t.clone() if t.is_inference() else t.detach() for t in (x, y))
+        x, y = x.to(model.device), y.to(model.device)
+        if bool((unknown := y < 0).any()):
+            y = y.masked_scatter(unknown, model.predict(x[unknown]).label)
+        if isinstance(target, torch.Tensor):
+            target = target.clone().to(x.device)
+        goal = goal_for(y, target, len(model.classes))
+        reason = self.unfit(model, goal)
+        if reason:
+            raise ValueError(f"{type(self).__name__}: {reason}")
+        return x, goal
 
     def __call__(
         self,
@@ -170,8 +221,8 @@ class FixedBudget(Attack):
             ValueError: not one finite budget of at least 0 an image.
         """
         if eps is None:
-            return torch.full((n,), self.eps, device=device)
-        most = 1.0 if self.norm == "Linf" else torch.finfo().max
+            return torch.full((n,), self.eps, device=device, dtype=torch.float32)
+        most = 1.0 if self.norm == "Linf" else torch.finfo(torch.float32).max
         if eps.shape != (n,) or not bool(((eps >= 0) & (eps <= most)).all()):
             bounds = "at least 0" + (" and at most 1, the box" if most == 1 else "")
             raise ValueError(f"eps: expected ({n},) finite numbers of {bounds}, got {eps}")
@@ -198,9 +249,7 @@ def refuse_lost(problems: list[Problem]) -> None:
         )
 
 
-def collect(
-    name: str, problems: list[Problem], x: torch.Tensor, y: torch.Tensor, goal: Goal
-) -> AttackResult:
+def collect(name: str, problems: list[Problem], x: torch.Tensor, goal: Goal) -> AttackResult:
     """The result so far, from what the problems keep; the model is not asked."""
 
     def joined(values: list[torch.Tensor]) -> torch.Tensor:
@@ -209,7 +258,7 @@ def collect(
     return AttackResult(
         attack=name,
         x=x,
-        labels=y,
+        labels=goal.labels,
         target=getattr(goal, "target", None),
         x_adv=joined([p.best for p in problems]) if problems else x,
         last=joined([p.last for p in problems]) if problems else x,
@@ -224,16 +273,28 @@ def collect(
     )
 
 
-def verified(model: Classifier, result: AttackResult, goal: Goal) -> AttackResult:
-    """The result with its success recomputed: the returned images, asked of the model anew."""
-    logits = torch.cat([model.predict(part).logits for part in result.x_adv.split(BATCH)])
-    return replace(result, logits=logits, success=goal.met(logits))
+@contextmanager
+def plain(model: Classifier) -> Iterator[None]:
+    """Outside of inference mode and autocast: there are gradients, and numbers are float32."""
+    kind = model.device.type
+    with torch.inference_mode(False), torch.autocast(kind, enabled=False):
+        yield
 
 
 def has_gradient(model: Classifier) -> bool:
-    """Whether the logits depend on the image in a way that autograd can follow."""
-    x = torch.full((1, *model.input_shape), 0.5, device=model.device, requires_grad=True)
-    with torch.enable_grad():
+    """Whether the logits depend on the image in a way that autograd can follow.
+
+    Raises:
+        ValueError: weights made in inference mode, which none can be taken through.
+    """
+    if any(p.is_inference() for p in model.parameters()):
+        raise ValueError(
+            "model: its weights were made in torch.inference_mode(), and have no gradients for "
+            "ever; load or wrap it before"
+        )
+    with torch.inference_mode(False), torch.enable_grad():
+        x = torch.full((1, *model.input_shape), 0.5, device=model.device, dtype=torch.float32)
+        x.requires_grad_()
         logits = model(x)
         if not logits.requires_grad:
             return False

@@ -19,6 +19,7 @@ from workbench.attacks.game import Game, saliency
 from workbench.attacks.goals import Goal
 from workbench.attacks.norms import Norm, random_start
 from workbench.attacks.problem import Problem
+from workbench.data import ImageDataset
 from workbench.models import Classifier, private_copy
 
 
@@ -61,8 +62,8 @@ class FeatureGuided(MinimumNorm):
             logits = problem.logits(images, index)
             met = goal.met(logits)
             answers = zip(games, goal.margin(logits).tolist(), met.tolist(), strict=True)
-            ended = torch.tensor([game.judge(*answer) for game, *answer in answers])
-            told = met | ended.to(met.device)
+            ended = [game.judge(*answer) for game, *answer in answers]
+            told = met | torch.tensor(ended, device=met.device)
             if bool(told.any()):
                 problem.offer(images[told], logits[told], index[told])
             left = [i for i, g in enumerate(games) if g.played < self.plays and g.longest > 0]
@@ -104,6 +105,10 @@ class Transfer(FixedBudget):
     surrogate: str = Field("", description="name of the model to attack instead")
     attack: str = Field("PGD", description="attack on the surrogate, by name")
 
+    def depends(self) -> tuple[Any, ...]:
+        """The surrogate and the attack on it."""
+        return models.load(self.surrogate), self.method()
+
     def unfit(self, model: Classifier, goal: Goal | None = None) -> str:
         """Also where the surrogate is not named or sees other images or classes."""
         if not self.surrogate:
@@ -112,6 +117,9 @@ class Transfer(FixedBudget):
         takes, needs = [(m.input_shape, len(m.classes)) for m in (other, model)]
         if takes != needs:
             return f"{self.surrogate} has (input shape, classes) {takes}, the model {needs}"
+        lacking = [model.classes[k] for k in (numbering(model, other) < 0).nonzero().flatten()]
+        if lacking:
+            return f"{self.surrogate} has no class {lacking[0]!r}, one of {len(lacking)} it lacks"
         if not isinstance(method, FixedBudget):
             return f"{self.attack} keeps to no budget; choose an attack such as PGD"
         return method.unfit(other, goal) or super().unfit(model, goal)
@@ -129,11 +137,14 @@ class Transfer(FixedBudget):
         index = problem.active()
         if len(index) == 0:
             return
+        surrogate, goal = models.load(self.surrogate).to(problem.x.device), problem.goal.of(index)
+        number = numbering(problem.model, surrogate).to(problem.x.device)
+        goal = type(goal)(**{name: number[classes] for name, classes in vars(goal).items()})
         steps = self.method().steps(
-            models.load(self.surrogate).to(problem.x.device),
+            surrogate,
             problem.x[index],
-            problem.goal.labels[index],
-            target=problem.goal.of(index),
+            goal.labels,
+            target=goal,
             seed=int(torch.randint(2**62, (1,), generator=problem.generator)),
             eps=problem.budget(index),
         )
@@ -144,6 +155,15 @@ class Transfer(FixedBudget):
             left = ~problem.found[index]
             tried, who = images[left], index[left]
             problem.offer(tried, problem.logits(tried, who), who)
+
+
+def numbering(model: Classifier, other: Classifier) -> torch.Tensor:
+    """The number that `other` has for each class of `model`, by name; -1 where it has none."""
+    n, card = len(model.classes), model.card
+    numbers = torch.arange(n, device="cpu")
+    images = numbers.float().view(n, 1, 1, 1) * 0
+    every = ImageDataset(images, numbers, card.classes, named=card.named)
+    return models.matched(every, other).labels
 
 
 class Wrapped(Attack):

@@ -16,7 +16,7 @@ from pydantic import Field
 from workbench import steps
 from workbench.attacks.base import has_gradient
 from workbench.attacks.genomes import Painters, Pixels
-from workbench.models import Classifier, ready
+from workbench.models import Classifier, batch_size, ready
 from workbench.params import Parameters
 from workbench.steps import Step
 
@@ -64,8 +64,8 @@ class FoolingResult:
 class Fooling(Parameters):
     """A way to make fooling images; a new one gives `search` and the number of its turns."""
 
-    def search(self, model: Classifier, generator: torch.Generator) -> Iterator[Turn]:
-        """Yields the images so far, before the first turn and after each."""
+    def search(self, model: Classifier, generator: torch.Generator) -> Iterator[Turn | None]:
+        """Yields the images so far, before the first turn and after each; None on the way."""
         raise NotImplementedError
 
     @property
@@ -74,7 +74,7 @@ class Fooling(Parameters):
         raise NotImplementedError
 
     def steps(self, model: Classifier, *, seed: int = 0) -> Iterator[Step[FoolingResult]]:
-        """Make the images: one Step a turn.
+        """Make the images: one Step a turn, and one between two passes of large images.
 
         Raises:
             ValueError: the model is in train mode, or says NaN.
@@ -82,8 +82,13 @@ class Fooling(Parameters):
         ready(model)
         generator = torch.Generator().manual_seed(seed)
         name, queries = type(self).__name__, 0
-        history = torch.zeros(self.turns + 1, len(model.classes))
-        for turn, (images, confidence, asked) in enumerate(self.search(model, generator)):
+        history = torch.zeros(self.turns + 1, len(model.classes), dtype=torch.float32)
+        turn, value = 0, None
+        for found in self.search(model, generator):
+            if found is None:
+                yield Step(turn, self.turns, f"{name} {turn}/{self.turns}", value)
+                continue
+            images, confidence, asked = found
             if not bool((confidence >= 0).all()):
                 raise ValueError(f"model: its confidences are {confidence.tolist()}, not numbers")
             queries += asked
@@ -91,6 +96,7 @@ class Fooling(Parameters):
             past = history[: turn + 1].clone()
             value = FoolingResult(name, images, confidence, past, model.classes, queries)
             yield Step(turn, self.turns, f"{name} {turn}/{self.turns}", value)
+            turn += 1
 
     def __call__(self, model: Classifier, *, seed: int = 0) -> FoolingResult:
         """Run `steps` to the end."""
@@ -114,22 +120,28 @@ class GradientAscent(Fooling):
         """The gradient steps."""
         return self.n_steps
 
-    def search(self, model: Classifier, generator: torch.Generator) -> Iterator[Turn]:
+    def search(self, model: Classifier, generator: torch.Generator) -> Iterator[Turn | None]:
         """All classes at once, from faint noise on grey."""
         if not has_gradient(model):
             raise ValueError("model: it has no gradient to climb; use MapElites")
-        k = len(model.classes)
-        noise = torch.randn(k, *model.input_shape, generator=generator)
+        k, size = len(model.classes), batch_size(model.input_shape)
+        noise = torch.randn(k, *model.input_shape, generator=generator, dtype=torch.float32)
         images = (0.5 + 0.1 * noise).clamp(0, 1).to(model.device)
         own = torch.arange(k, device=model.device)
         for turn in range(self.n_steps + 1):
-            with torch.enable_grad():
-                images = images.detach().requires_grad_()
-                logs = model(images).log_softmax(1)[own, own]
-                worth = logs.sum() - self.strength * self.penalty(images)
-                (gradient,) = torch.autograd.grad(worth, images)
-            images = images.detach()
-            yield images.cpu(), logs.detach().exp().cpu(), k
+            found: list[tuple[torch.Tensor, torch.Tensor]] = []
+            for part, which in zip(images.split(size), own.split(size), strict=True):
+                if found:
+                    yield None
+                with torch.inference_mode(False), torch.enable_grad():
+                    asked = part.clone().requires_grad_()
+                    logs = (
+                        model(asked).float().log_softmax(1).gather(1, which.clone()[:, None])[:, 0]
+                    )
+                    worth = logs.sum() - self.strength * self.penalty(asked)
+                    found.append((logs.detach(), torch.autograd.grad(worth, asked)[0]))
+            logs, gradient = map(torch.cat, zip(*found, strict=True))
+            yield images.cpu(), logs.exp().cpu(), k
             length = gradient.flatten(1).norm(dim=1)[:, None, None, None].clamp(min=1e-12)
             # Steps grow shorter, to settle where the class and the prior pull against each other.
             step = self.alpha * (1 - turn / (self.n_steps + 1))
@@ -163,23 +175,30 @@ class MapElites(Fooling):
         """The generations."""
         return self.generations
 
-    def search(self, model: Classifier, generator: torch.Generator) -> Iterator[Turn]:
+    def search(self, model: Classifier, generator: torch.Generator) -> Iterator[Turn | None]:
         """Random genomes, then children of the elites."""
-        shape, k = model.input_shape, len(model.classes)
+        shape, k, size = model.input_shape, len(model.classes), batch_size(model.input_shape)
         coding: Pixels | Painters = Pixels(shape, self.mutation, generator)
         if self.encoding == "cppn":
             coding = Painters(shape, self.mutation, self.hidden, generator)
         genomes = coding.random(self.children)
-        elites, confidence = genomes[:1].expand(k, *genomes.shape[1:]), torch.full((k,), -1.0)
+        elites = genomes[:1].expand(k, *genomes.shape[1:])
+        confidence = torch.full((k,), -1.0, dtype=torch.float32)
         for generation in range(self.generations + 1):
             if generation:
                 first, second = torch.randint(k, (2, self.children // 2), generator=generator)
                 genomes = coding.breed(elites[first], elites[second])
-            with torch.no_grad():
-                said = model(coding.paint(genomes).to(model.device)).softmax(1).cpu()
-            most, who = said.max(0)
+            shares: list[torch.Tensor] = []
+            for part in genomes.split(size):
+                if shares:
+                    yield None
+                with torch.no_grad():
+                    logits = model(coding.paint(part).to(model.device))
+                shares.append(logits.float().softmax(1).cpu())
+            most, who = torch.cat(shares).max(0)
             better = most > confidence
             shaped = better.view(-1, *[1] * (genomes.ndim - 1))
             elites = torch.where(shaped, genomes[who], elites)
             confidence = torch.where(better, most, confidence)
-            yield coding.paint(elites), confidence, len(genomes)
+            painted = torch.cat([coding.paint(part) for part in elites.split(size)])
+            yield painted, confidence, len(genomes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Literal, get_args
 
 import torch
@@ -88,9 +89,10 @@ def random_start(
     x: torch.Tensor, eps: torch.Tensor, norm: Norm, generator: torch.Generator
 ) -> torch.Tensor:
     """A random image in the ball (uniform for Linf) and the box."""
-    noise = torch.rand(x.shape, generator=generator, device=generator.device).to(x.device) * 2 - 1
+    draw = partial(torch.rand, generator=generator, device=generator.device, dtype=torch.float32)
+    noise = draw(x.shape).to(x.device) * 2 - 1
     if norm == "Linf":
         return (x + per_image(eps) * noise).clamp(0, 1)
-    reach = torch.rand(len(x), generator=generator, device=generator.device).to(x.device)
+    reach = draw(len(x)).to(x.device)
     noise = noise / per_image(size(noise, norm)).clamp(min=1e-12)
     return project(x + per_image(eps * reach) * noise, x, eps, norm)

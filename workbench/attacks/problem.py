@@ -13,6 +13,7 @@ from workbench.models import Classifier
 
 Loss = Callable[[Goal, torch.Tensor], torch.Tensor]
 FEW = 16  # images whose steps are kept whole, to be scrubbed through
+VALUES = 2**19  # and how many numbers these images may have: three of 3 x 224 x 224
 LONGEST = 256  # steps kept of one attack
 
 
@@ -54,11 +55,11 @@ class Problem:
         self.generator, self.norm, self.smallest = generator, norm, smallest
         self.best, self.last = x.clone(), x.clone()
         self.found = torch.zeros(n, dtype=torch.bool, device=x.device)
-        self.margin = torch.full((n,), torch.inf, device=x.device)
-        self.distance = torch.full((n,), torch.inf, device=x.device)
+        self.margin = x.new_full((n,), torch.inf)
+        self.distance = self.margin.clone()
         self.forwards = torch.zeros(n, dtype=torch.int64, device=x.device)
         self.backwards = torch.zeros(n, dtype=torch.int64, device=x.device)
-        self.best_logits = torch.zeros(n, len(model.classes), device=x.device)
+        self.best_logits = x.new_zeros(n, len(model.classes))
         self.last_logits = self.best_logits.clone()
         self.trace: list[Moment] = []
         self.n_steps, self.stride = 0, 1
@@ -88,7 +89,7 @@ class Problem:
         """Logits of `images`, tried for the images `index`; no gradient."""
         self.forwards[index] += 1
         with torch.no_grad():
-            return self.model(images)
+            return self.model(images).float()
 
     def gradient(
         self, images: torch.Tensor, index: torch.Tensor, loss: Loss
@@ -105,7 +106,7 @@ class Problem:
         self.backwards[index] += len(losses)
         with torch.enable_grad():
             images = images.detach().requires_grad_()
-            logits = self.model(images)
+            logits = self.model(images).float()
             goal, last = self.goal.of(index), len(losses) - 1
             gradients = [
                 torch.autograd.grad(loss(goal, logits).sum(), images, retain_graph=i < last)[0]
@@ -138,9 +139,9 @@ class Problem:
     def note(self, margin: torch.Tensor, index: torch.Tensor) -> None:
         """Record one step; long attacks keep every second, fourth, ... of theirs."""
         if self.n_steps % self.stride == 0:
-            row = torch.full((len(self),), torch.nan, device=self.x.device)
+            row = self.x.new_full((len(self),), torch.nan)
             row[index] = margin
-            few = len(self) <= FEW
+            few = len(self) == 1 or (len(self) <= FEW and self.x.numel() <= VALUES)
             images = self.last.clone() if few else None
             logits = self.last_logits.clone() if few else None
             self.trace.append(Moment(self.n_steps, row, images, logits))

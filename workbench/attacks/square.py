@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import ClassVar, Literal
 
 import torch
@@ -44,7 +45,7 @@ class Square(FixedBudget):
             last = query == self.n_queries
             if query % pause == 0 or last:  # those not kept are no better than what is there
                 problem.offer(best, logits, index)
-                yield query, self.n_queries
+            yield query, self.n_queries
             if query % every == 0 or last:
                 met = goal.met(logits)
                 if bool(met.any()):
@@ -139,10 +140,10 @@ def within(delta: torch.Tensor, x: torch.Tensor, eps: torch.Tensor) -> torch.Ten
 
 def bump(side: int) -> torch.Tensor:
     """A hill above a valley, of unit length; hills add up squares, the k-th by 1 / k^2."""
-    halves = []
+    halves, count = [], partial(torch.arange, device="cpu")
     for height in (side // 2, side - side // 2):
-        rows, columns = torch.arange(height) - height // 2, torch.arange(side) - side // 2
-        sums = (1 / torch.arange(1, side // 2 + 2) ** 2).flip(0).cumsum(0).flip(0)
+        rows, columns = count(0, height) - height // 2, count(0, side) - side // 2
+        sums = (1 / count(1, side // 2 + 2).float() ** 2).flip(0).cumsum(0).flip(0)
         hill = sums[torch.maximum(rows.abs()[:, None], columns.abs())]
         halves.append(hill / hill.norm().clamp(min=1e-12))
     both = torch.cat([halves[0], -halves[1]])

@@ -52,7 +52,7 @@ class OrderedAttack(MinimumNorm):
     def search(self, problem: Problem) -> Iterator[tuple[int, int]]:
         """One descent for each weight."""
         loss = self.loss(problem)
-        low = torch.zeros(len(problem), device=problem.x.device)
+        low = problem.x.new_zeros(len(problem))
         high = torch.full_like(low, self.weight)
         for search in range(self.searches):
             middle = (low + high) / 2
@@ -66,7 +66,8 @@ class OrderedAttack(MinimumNorm):
         """One descent, from beside the images; returns which met the goal, bool `(N,)`."""
         x, everyone = problem.x, torch.arange(len(problem), device=problem.x.device)
         nearest = torch.full_like(weight, torch.inf)
-        noise = torch.randn(x.shape, generator=problem.generator, device=problem.generator.device)
+        draw = problem.generator
+        noise = torch.randn(x.shape, generator=draw, device=draw.device, dtype=torch.float32)
         images = (x + NOISE * noise.to(x.device)).clamp(0, 1)
         for step in range(self.n_steps):
             if step in (0, FRESH_START):
@@ -158,11 +159,12 @@ class AdversarialDistillation(OrderedAttack):
         in the head, in place of the paper's word vectors; 0 without a head.
         """
         target, head = ordered(problem.goal), problem.model.linear_head()
-        likeness = torch.zeros(len(target), len(problem.model.classes), device=target.device)
+        likeness = problem.x.new_zeros(len(target), len(problem.model.classes))
         if head is not None:
-            rows = F.normalize(head.weight.detach())
+            rows = F.normalize(head.weight.detach().float())
             likeness = (rows @ rows.T)[target].mean(1)
-        order = self.first - self.gap * torch.arange(target.shape[1], device=target.device)
+        places = torch.arange(target.shape[1], device=target.device).float()
+        order = self.first - self.gap * places
         wanted = likeness.scatter(1, target, order.expand(target.shape)).softmax(1)
         return lambda goal, logits: F.kl_div(logits.log_softmax(1), wanted, reduction="none").sum(1)
 
@@ -192,6 +194,8 @@ def random_order(labels: torch.Tensor, n_classes: int, k: int, *, seed: int = 0)
     """
     if checks.positive("k", k) >= n_classes:
         raise ValueError(f"k: expected at most {n_classes - 1}, all classes but the label; got {k}")
-    draws = torch.rand(len(labels), n_classes, generator=torch.Generator().manual_seed(seed))
+    checks.labels(labels, n_classes)
+    generator = torch.Generator().manual_seed(seed)
+    draws = torch.rand(len(labels), n_classes, generator=generator, dtype=torch.float32)
     draws[torch.arange(len(labels)), labels.cpu()] = -1.0
     return draws.topk(k).indices.to(labels.device)

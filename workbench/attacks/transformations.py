@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator
+from functools import partial
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -91,8 +92,9 @@ class Spatial(Transformation):
         height, width = x.shape[2:]
         cos, sin = math.cos(math.radians(angle)), math.sin(math.radians(angle))
         # Where each pixel comes from, in coordinates of -1 to 1 that need not be square.
-        back = torch.tensor([[cos, -sin * height / width], [sin * width / height, cos]])
-        offset = back @ torch.tensor([[-2.0 * right], [-2.0 * down]])
+        made = partial(torch.tensor, dtype=torch.float32, device="cpu")
+        back = made([[cos, -sin * height / width], [sin * width / height, cos]])
+        offset = back @ made([[-2.0 * right], [-2.0 * down]])
         theta = torch.cat([back, offset], 1).to(x).expand(len(x), 2, 3)
         places = F.affine_grid(theta, list(x.shape), align_corners=False)
         images = F.grid_sample(x, places, padding_mode=self.padding, align_corners=False)

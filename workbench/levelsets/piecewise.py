@@ -118,8 +118,9 @@ class Chosen(TorchFunctionMode):
         self.draw = torch.Generator().manual_seed(0)
         # Near and far: a smooth function looks affine near by, a saturated one far away.
         spread = torch.logspace(-1, 2, PROBES, dtype=torch.float64)[:, None]
-        points = spread * torch.randn((PROBES, 2), generator=self.draw)
-        self.basis = torch.linalg.qr(torch.cat([torch.ones(PROBES, 1), points], 1)).Q
+        drawn = torch.randn((PROBES, 2), generator=self.draw, dtype=torch.float32)
+        points = spread * drawn
+        self.basis = torch.linalg.qr(torch.cat([torch.ones_like(points[:, :1]), points], 1)).Q
         self.probing = True
         self.run(self.plane.images(points), [])
         self.probing = False

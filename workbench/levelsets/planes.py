@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 
 from workbench import checks, steps
 from workbench.levelsets.slices import Slice
-from workbench.models import Classifier, ready
+from workbench.models import Classifier, batch_size, ready
 from workbench.steps import Step
 
 BATCH = 512
@@ -39,10 +40,11 @@ class Plane:
 
         left, right, bottom, top = self.slice.window
         last = len(self.followed) - 1
-        scale = torch.tensor([(right - left) / last, (top - bottom) / last])
+        made = partial(torch.tensor, dtype=torch.float32, device="cpu")
+        scale = made([(right - left) / last, (top - bottom) / last])
         lines = find_contours(self.followed.cpu().numpy(), level)
         return [
-            torch.from_numpy(line[:, ::-1].copy()).float() * scale + torch.tensor([left, bottom])
+            torch.from_numpy(line[:, ::-1].copy()).float() * scale + made([left, bottom])
             for line in lines
         ]
 
@@ -85,12 +87,13 @@ def plane_steps(
     points = at.grid(n)
     known = torch.zeros(n, n, dtype=torch.bool)
     predicted, inside = torch.zeros(n * n, dtype=torch.int64), torch.zeros(n * n, dtype=torch.bool)
-    confidence, followed = torch.zeros(n * n), torch.zeros(n * n)
-    done = 0
+    confidence = torch.zeros(n * n, dtype=torch.float32)
+    followed = confidence.clone()
+    done, size = 0, batch_size(model.input_shape, BATCH)
     for stride in strides:
         wanted = torch.zeros_like(known)
         wanted[::stride, ::stride] = True
-        for part in (wanted & ~known).flatten().nonzero().flatten().split(BATCH):
+        for part in (wanted & ~known).flatten().nonzero().flatten().split(size):
             images = at.images(points[part]).to(model.device)
             with torch.no_grad():
                 shares = model(images).softmax(1)
@@ -103,7 +106,7 @@ def plane_steps(
             rounding = checks.ROUNDING
             inside[part] = ((low >= -rounding) & (high <= 1 + rounding)).cpu()
             done += len(part)
-            if stride == strides[-1]:
+            if stride == strides[-1] or size < BATCH:
                 yield Step(done, n * n, f"{done} of {n * n} points")
         known |= wanted
         shown = (
@@ -161,7 +164,7 @@ def extent(
     if not bool((length > 0).all()):
         raise ValueError("directions: expected directions, got one that is zero or NaN")
     ways = ways / length[:, :, None, None, None]
-    first = model.predict(x)
+    first, size = model.predict(x), batch_size(model.input_shape, BATCH)
     floor = (first.confidence - delta)[:, None]
 
     def at(reach: torch.Tensor) -> torch.Tensor:
@@ -170,7 +173,7 @@ def extent(
     def holds(reach: torch.Tensor) -> torch.Tensor:
         images = at(reach)
         with torch.no_grad():
-            parts = [model(part) for part in images.flatten(0, 1).split(BATCH)]
+            parts = [model(part) for part in images.flatten(0, 1).split(size)]
         shares = torch.cat(parts).softmax(1).view(*reach.shape, -1)
         own = first.label[:, None, None].expand(*reach.shape, 1)
         level = shares.gather(2, own)[:, :, 0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
@@ -41,7 +42,8 @@ class Slice:
     def grid(self, n: int) -> torch.Tensor:
         """Points `(n * n, 2)` from end to end of the window, row by row from the bottom."""
         left, right, bottom, top = self.window
-        a, b = torch.linspace(left, right, n), torch.linspace(bottom, top, n)
+        line = partial(torch.linspace, steps=n, dtype=torch.float32, device="cpu")
+        a, b = line(left, right), line(bottom, top)
         return torch.stack([a.repeat(n), b.repeat_interleave(n)], 1)
 
 

@@ -48,7 +48,7 @@ class Star:
 
     def summary(self) -> dict[str, float]:
         """Plain numbers: means over the sources."""
-        return {name: float(value) for name, value in self.frame().mean().items()}
+        return {str(name): float(value) for name, value in self.frame().mean().items()}
 
 
 def star(model: Classifier, source: torch.Tensor, ends: torch.Tensor, labels: torch.Tensor) -> Star:
@@ -68,7 +68,7 @@ def star(model: Classifier, source: torch.Tensor, ends: torch.Tensor, labels: to
     ends = checks.images(ends.flatten(0, 1), model.input_shape, name="ends").view_as(ends)
     checks.labels(labels, len(model.classes), len(source))
     ways = ends.to(source.device) - source
-    ticks = torch.linspace(0, 1, 11).tolist()
+    ticks = torch.linspace(0, 1, 11, dtype=torch.float32).tolist()
     grid = [(a, b) for a in ticks for b in ticks if a + b <= 1 + 1e-6]
 
     def asked(shift: torch.Tensor) -> torch.Tensor:

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
+from math import isnan, nan
 from typing import TYPE_CHECKING, Any
 
 import torch
 from pydantic import Field
 
 from workbench import checks, steps
-from workbench.models import Classifier, ready
+from workbench.models import Classifier, Prediction, batch_size, ready
 from workbench.params import Parameters
 from workbench.steps import Step
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 FEW = 16  # pairs whose images are kept along the way
+VALUES = 2**20  # and how many numbers these images may have, unless it is one
 FRAMES = 100  # moments kept of a traversal, about
 ARRIVED = 1e-3  # RMSE to the target at which a pair is there
 JITTER = 2 / 255  # of the start, so that it does not sit on a point without a gradient
@@ -47,14 +49,19 @@ class Traversal:
     n_steps: torch.Tensor
 
     def frame(self) -> pd.DataFrame:
-        """One row a pair: confidences, RMSE, Linf and SSIM to the target, steps taken."""
+        """One row a pair: confidences, RMSE, Linf and SSIM to the target, steps taken.
+
+        SSIM compares pictures: it is NaN for rows and columns, and whatever is under 3 pixels.
+        """
         import pandas as pd
         from skimage.metrics import structural_similarity
 
-        side = min(7, min(self.source.shape[2:]) // 2 * 2 - 1)  # the window is odd and fits
+        side = min(7, (min(self.source.shape[2:]) - 1) // 2 * 2 + 1)  # the window is odd and fits
         pairs = zip(self.images.cpu().numpy(), self.target.cpu().numpy(), strict=True)
         ssim = [
             structural_similarity(a, b, win_size=side, channel_axis=0, data_range=1)
+            if side > 1
+            else nan
             for a, b in pairs
         ]
         start = rmse(self.source, self.target)
@@ -71,10 +78,11 @@ class Traversal:
         return pd.DataFrame({**{k: v.tolist() for k, v in columns.items()}, "ssim": ssim})
 
     def summary(self) -> dict[str, Any]:
-        """Plain numbers: medians over the pairs."""
+        """Plain numbers: medians over the pairs; None for the SSIM of what is no picture."""
         middle = self.frame().median()
         names = ("source_confidence", "confidence", "start_rmse", "rmse", "rmse_ratio", "ssim")
-        return {"pairs": len(self.images), **{name: float(middle[name]) for name in names}}
+        values = {n: None if isnan(middle[n]) else float(middle[n]) for n in names}
+        return {"pairs": len(self.images), **values}
 
 
 class LevelSetTraversal(Parameters):
@@ -114,43 +122,39 @@ class LevelSetTraversal(Parameters):
         source, target = checked(model, source, target)
         n, device = len(source), source.device
         first = model.predict(source)
-        labels = first.label if labels is None else labels.to(device)
-        checks.labels(labels, len(model.classes), n)
-        if bool((first.label != labels).any()):
-            i = int((first.label != labels).nonzero()[0])
-            raise ValueError(
-                f"source: image {i} is classified as {model.classes[int(first.label[i])]}, "
-                f"not as {model.classes[int(labels[i])]}; choose one that the model gets right"
-            )
+        labels = first.label if labels is None else kept(first, labels)
         generator = torch.Generator().manual_seed(seed)
-        jitter = (torch.rand(source.shape, generator=generator) * 2 - 1) * JITTER
+        noise = torch.rand(source.shape, generator=generator, dtype=torch.float32)
+        jitter = (noise * 2 - 1) * JITTER
         current = (source + jitter.to(device)).clamp(0, 1)
         floor, start = confidence(first.logits, labels), rmse(source, target)
         gradient = ascent(model, source, labels)[1]
         walk = Walk.start(source, target, labels, gradient, floor, start)
         nearest, held, least = source.clone(), floor.clone(), start.clone()
         taken = torch.zeros_like(labels)
-        moments, notes = [0], [(floor, start, source if n <= FEW else None)]
+        few = n == 1 or (n <= FEW and source.numel() <= VALUES)
+        moments, notes = [0], [(floor, start, source if few else None)]
 
         def noted() -> Traversal:
             nearest[walk.index], held[walk.index] = walk.nearest, walk.held
             least[walk.index] = walk.least
             moments.append(step)
-            notes.append((held.clone(), least.clone(), nearest.clone() if n <= FEW else None))
+            notes.append((held.clone(), least.clone(), nearest.clone() if few else None))
             confidences, distances, images = zip(*notes, strict=True)
             course = (tuple(moments), torch.stack(confidences), torch.stack(distances))
-            path = torch.stack(images) if n <= FEW else None
+            path = torch.stack(images) if few else None
             ends = (source, target, labels, self.delta, nearest.clone())
             return Traversal(*ends, *course, path, taken.clone())
 
-        every = max(1, self.n_steps // FRAMES)
+        every, value = max(1, self.n_steps // FRAMES), None
         for step in range(self.n_steps + 1):
             walk.look(model, current, self.delta)
             taken[walk.index] = step
             going = (walk.least > ARRIVED) & (walk.waited < PATIENCE)
             over = step == self.n_steps or not bool(going.any())
             if over or (step and step % every == 0):
-                yield Step(step, self.n_steps, f"step {step}/{self.n_steps}", noted())
+                value = noted()
+            yield Step(step, self.n_steps, f"step {step}/{self.n_steps}", value)
             if over:
                 return
             if not bool(going.all()):
@@ -265,6 +269,24 @@ def checked(
     return source, target
 
 
+def kept(prediction: Prediction, labels: torch.Tensor) -> torch.Tensor:
+    """The labels `(N,)`, which are what the model says.
+
+    Raises:
+        TypeError, ValueError: see `LevelSetTraversal.steps`.
+    """
+    classes, label = prediction.classes, prediction.label
+    checks.labels(labels, len(classes), len(label))
+    labels = labels.to(label.device)
+    if bool((label != labels).any()):
+        i = int((label != labels).nonzero()[0])
+        raise ValueError(
+            f"source: image {i} is classified as {classes[int(label[i])]}, "
+            f"not as {classes[int(labels[i])]}; choose one that the model gets right"
+        )
+    return labels
+
+
 def ascent(
     model: Classifier, x: torch.Tensor, labels: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -273,17 +295,22 @@ def ascent(
     Raises:
         ValueError: the model has no gradient, or answers NaN or infinity.
     """
-    with torch.enable_grad():
-        x = x.detach().requires_grad_()
-        logits = model(x)
-        if not logits.requires_grad:
-            raise ValueError("model: it has no gradient, and level sets are followed by gradients")
-        own = torch.nn.functional.one_hot(labels, logits.shape[1]).bool()
-        odds = logits[own] - logits.masked_fill(own, -torch.inf).logsumexp(1)
-        (gradient,) = torch.autograd.grad(odds.sum(), x)
+    parts, size = [], batch_size(model.input_shape)
+    with torch.inference_mode(False), torch.enable_grad():  # whatever the caller is in
+        for part, label in zip(x.split(size), labels.split(size), strict=True):
+            asked = part.detach().clone().requires_grad_()
+            logits = model(asked)
+            if not logits.requires_grad:
+                raise ValueError(
+                    "model: it has no gradient, and level sets are followed by gradients"
+                )
+            own = torch.nn.functional.one_hot(label, logits.shape[1]).bool()
+            odds = logits[own] - logits.masked_fill(own, -torch.inf).logsumexp(1)
+            parts.append((logits.detach(), *torch.autograd.grad(odds.sum(), asked)))
+        logits, gradient = map(torch.cat, zip(*parts, strict=True))
     if not bool(logits.isfinite().all()):
         raise ValueError("model: it says NaN or infinity near the source; check its weights")
-    return logits.detach(), gradient
+    return logits, gradient
 
 
 def per_image(values: torch.Tensor) -> torch.Tensor:

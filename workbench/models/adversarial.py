@@ -25,12 +25,16 @@ def pgd(
     Starts at a random point of the ball. Gradients are taken with respect to the image
     alone, so the model's own `.grad` stays as it is.
     """
-    noise = torch.rand(x.shape, generator=generator, device=generator.device).to(x.device)
+    noise = torch.rand(
+        x.shape, generator=generator, device=generator.device, dtype=torch.float32
+    ).to(x.device)
     low, high = (x - eps).clamp(min=0), (x + eps).clamp(max=1)
     x_adv = torch.clamp(x + (2 * noise - 1) * eps, low, high)
     for _ in range(steps):
-        x_adv.requires_grad_()
-        (gradient,) = torch.autograd.grad(F.cross_entropy(model(x_adv), y, reduction="sum"), x_adv)
+        with torch.inference_mode(False), torch.enable_grad():  # whatever the caller is in
+            x_adv = x_adv.clone().requires_grad_()
+            loss = F.cross_entropy(model(x_adv), y.clone(), reduction="sum")
+            (gradient,) = torch.autograd.grad(loss, x_adv)
         x_adv = torch.clamp(x_adv.detach() + alpha * gradient.sign(), low, high)
     return x_adv.detach()
 

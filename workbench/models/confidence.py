@@ -51,20 +51,24 @@ class Calibration:
 def calibration(prediction: Prediction, labels: torch.Tensor, *, bins: int = 10) -> Calibration:
     """Compare how sure `prediction` is with how often it is right.
 
+    labels: as the model numbers its classes (see `models.matched`); images without one, -1,
+    are left out.
+
     Raises:
-        TypeError, ValueError: labels that do not fit the prediction, or no images at all.
+        TypeError, ValueError: labels that do not fit the prediction, or no image with a label.
     """
-    checks.labels(labels, len(prediction.classes), len(prediction.label))
+    checks.labels(labels, len(prediction.classes), len(prediction.label), unknown=True)
     checks.positive("bins", bins)
-    if len(labels) == 0:
-        raise ValueError("prediction: expected at least one image, got none")
-    sure = prediction.confidence.double().cpu().numpy()
-    right = (prediction.label == labels).cpu().numpy().astype(float)
+    known = (labels >= 0).cpu()
+    if not bool(known.any()):
+        raise ValueError("labels: expected at least one image with a label, got none")
+    sure = prediction.confidence.double().cpu()[known].numpy()
+    right = (prediction.label.cpu() == labels.cpu())[known].numpy().astype(float)
     chosen = np.minimum((sure * bins).astype(int), bins - 1)
     count = np.bincount(chosen, minlength=bins)
     with np.errstate(invalid="ignore"):
         confidence = np.bincount(chosen, sure, bins) / count
         accuracy = np.bincount(chosen, right, bins) / count
     gaps = np.abs(confidence - accuracy)[count > 0]
-    ece = float((gaps * count[count > 0]).sum() / len(labels))
+    ece = float((gaps * count[count > 0]).sum() / len(sure))
     return Calibration(confidence, accuracy, count, ece)

@@ -13,7 +13,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from workbench import data
+import workbench
+from workbench import checks, data
 from workbench.data import ImageDataset
 from workbench.models import architectures, checkpoints
 from workbench.models.adversarial import pgd
@@ -94,7 +95,11 @@ def fit(
     With `keep`, the state after each epoch is written there and, with `resume`, read
     back if it is of the same plan and images. device: a GPU where there is one, when None;
     only on the CPU is the result the same to the bit.
+
+    Raises:
+        ValueError: no images, or images without a label.
     """
+    learnable(training)
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
     model = fresh(plan, training, name).to(device)
@@ -103,13 +108,14 @@ def fit(
     total = per_epoch * plan.epochs
     history: list[dict[str, float]] = []
     mark = {"plan": plan.model_dump_json(), "data": training.sha256() if keep else ""}
+    mark |= {"classes": json.dumps(training.classes), "version": workbench.__version__}
     if keep is not None and resume and keep.exists():
         history = load_state(keep, mark, model, optimiser)
     for epoch in range(len(history), plan.epochs):
         # One generator an epoch, so that a resumed training draws what it would have drawn.
         generator = torch.Generator().manual_seed(plan.seed * 100_003 + epoch)
         order = torch.randperm(len(training), generator=generator)
-        sums = torch.zeros(2)
+        sums = torch.zeros(2, dtype=torch.float32)
         for i, chosen in enumerate(order.split(plan.batch_size)):
             step = epoch * per_epoch + i
             x, y = augment(training.images[chosen], plan, generator), training.labels[chosen]
@@ -120,7 +126,7 @@ def fit(
                 model, optimiser, x, y, learning_rate(plan, step / total), generator
             )
             model.eval()
-            sums += torch.tensor([loss * len(y), right])
+            sums += torch.tensor([loss * len(y), right], dtype=torch.float32)
             message = f"epoch {epoch + 1}/{plan.epochs}, loss {loss:.3f}"
             yield Step(step + 1, total, message, TrainingResult(model, history))
         loss, accuracy = (sums / len(training)).tolist()
@@ -132,17 +138,34 @@ def fit(
         yield Step(step + 1, total, f"epoch {epoch + 1} done", TrainingResult(model, history))
 
 
+def learnable(training: ImageDataset) -> None:
+    """Check that there are images, each with a label; see `fit`."""
+    checks.positive("training: number of images", len(training))
+    unlabelled = int((training.labels < 0).sum())
+    if unlabelled:
+        raise ValueError(
+            f"training: {unlabelled} of {len(training)} images have no label to learn; leave them "
+            "out: training[training.labels >= 0]"
+        )
+
+
 def fresh(plan: Recipe, training: ImageDataset, name: str) -> Classifier:
-    """A newly initialised model; the global random generator is left as it was."""
+    """A newly initialised model in float32; torch's generator and default stay as they were."""
+    default = torch.get_default_dtype()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(plan.seed)
-        body = architectures.build(
-            plan.architecture, training.shape, len(training.classes), **plan.options
-        )
+        torch.set_default_dtype(torch.float32)
+        try:
+            body = architectures.build(
+                plan.architecture, training.shape, len(training.classes), **plan.options
+            )
+        finally:
+            torch.set_default_dtype(default)
     card = ModelCard(
         name=name,
         dataset=plan.dataset,
         classes=training.classes,
+        named=training.named,
         input_shape=training.shape,
         architecture=plan.architecture,
         options=plan.options,
@@ -170,9 +193,10 @@ def update(
     """One optimiser step; the mean loss and the number of images that were right."""
     for group in optimiser.param_groups:
         group["lr"] = lr
-    loss, logits = model.objective(x, y, generator)
-    optimiser.zero_grad(set_to_none=True)
-    loss.backward()
+    with torch.enable_grad():
+        loss, logits = model.objective(x, y, generator)
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
     optimiser.step()
     return float(loss.detach()), float((logits.detach().argmax(1) == y).sum())
 
@@ -186,7 +210,7 @@ def learning_rate(plan: Recipe, progress: float) -> float:
 def augment(x: torch.Tensor, plan: Recipe, generator: torch.Generator) -> torch.Tensor:
     """Shifted (edges filled with zeros) and mirrored images, as the plan says."""
     if plan.flip:
-        mirrored = torch.rand(len(x), generator=generator) < 0.5
+        mirrored = torch.rand(len(x), generator=generator, dtype=torch.float32) < 0.5
         x = torch.where(mirrored[:, None, None, None], x.flip(3), x)
     if plan.shift:
         s, (n, _, h, w) = plan.shift, x.shape
@@ -209,13 +233,14 @@ def elastic(x: torch.Tensor, alpha: float, generator: torch.Generator) -> torch.
     (4 pixels of 28), times `alpha` pixels.
     """
     n, _, h, w = x.shape
-    field = 2 * torch.rand(n, 2, h, w, generator=generator) - 1
+    field = 2 * torch.rand(n, 2, h, w, generator=generator, dtype=torch.float32) - 1
     for axis, size in ((2, h), (3, w)):
         at = torch.arange(size, dtype=torch.float32)
         kernel = torch.exp(-((at[:, None] - at) ** 2) / (2 * (size / 7) ** 2))
         kernel /= kernel[size // 2].sum()  # what falls outside is zero
         field = (field.movedim(axis, -1) @ kernel).movedim(-1, axis)
-    whole = F.affine_grid(torch.eye(2, 3).expand(n, 2, 3), [n, 1, h, w], align_corners=False)
+    same = torch.eye(2, 3, dtype=torch.float32).expand(n, 2, 3)
+    whole = F.affine_grid(same, [n, 1, h, w], align_corners=False)
     shift = field.permute(0, 2, 3, 1) * alpha * 2 / torch.tensor([w, h])
     return F.grid_sample(x, whole + shift, align_corners=False)
 
