@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from workbench import checks, steps
 from workbench.attacks import Attack
 from workbench.data import ImageDataset
-from workbench.models import Classifier
+from workbench.models import Classifier, measurable
 from workbench.robustness.indicators import INDICATORS, Indicator, NotApplicable, Subject, Ticks
 from workbench.steps import Step
 
@@ -66,12 +66,14 @@ def diagnose(
 ) -> Diagnosis:
     """Ask indicators (all by default) whether the attack's figure on the model can be trusted.
 
-    surrogate: another model of the same images, to transfer from. The whole takes about
-    fifteen runs of the attack; some hundred images are enough.
+    dataset: its classes are the model's by name; of an image without a label counts what the
+    model says of it. surrogate: another model of the same images, to transfer from. The whole
+    takes about fifteen runs of the attack; some hundred images are enough.
 
     Raises:
-        ValueError: no images, or an indicator that is not there. What an indicator raises
-            is its finding, of level "error".
+        ValueError: no images, data that do not fit the model (see `models.measurable`), or an
+            indicator that is not there. What an indicator raises is its finding, of level
+            "error".
     """
     work = diagnosis_steps(
         model, dataset, attack, indicators=indicators, surrogate=surrogate, seed=seed
@@ -95,6 +97,7 @@ def diagnosis_steps(
     for name in chosen:
         if name not in INDICATORS:
             raise checks.unknown("indicator", name, INDICATORS)
+    dataset = measurable(dataset, model, labels=False)
     subject = Subject(model, dataset, attack, surrogate, seed)
     findings: list[Finding] = []
 

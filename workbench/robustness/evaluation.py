@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
-from collections.abc import Iterator, Mapping, Sequence
+import warnings
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite, nan
 from pathlib import Path
@@ -14,13 +14,13 @@ import numpy as np
 import pandas as pd
 import torch
 
-import workbench
 from workbench import steps
 from workbench.attacks import Attack, AttackResult
 from workbench.data import ImageDataset
-from workbench.models import Classifier
+from workbench.models import Classifier, batch_size, measurable
+from workbench.robustness import keys
 from workbench.robustness.intervals import wilson
-from workbench.robustness.verification import verify, within
+from workbench.robustness.verification import verification, within
 from workbench.steps import Step
 
 Attacks = Mapping[str, Attack] | Sequence[Attack]
@@ -32,10 +32,12 @@ TICKS = 100  # of progress a run
 class Evaluation:
     """A model under attacks.
 
-    rows: one row an image x attack x eps. `right`: before the attack; `robust`: 1 where
+    rows: one row an image x attack x eps. `label`: as the model numbers its classes, -1 where
+    none is known; `right`: before the attack, NA where there is no label; `robust`: 1 where
     nothing the attack tried within eps fools the model, 0 where something does, NaN where
     the attack raised (`error` says what); `flawed`: the attack's image breaks a rule (see
     `Verification`) and counts for nothing; `distance`: of the image found, in `norm`.
+    An image without a label is fooled where the model no longer says what it said at first.
     """
 
     model: str
@@ -67,14 +69,19 @@ class Evaluation:
         return pd.DataFrame(points, columns=names)
 
     def summary(self) -> dict[str, Any]:
-        """Clean accuracy, worst-case robust accuracy by eps, flawed images and errors."""
+        """Clean accuracy, worst-case robust accuracy by eps, flawed images and errors.
+
+        unlabelled: images that are not in the clean accuracy, which is None where all are.
+        """
         images = self.rows.drop_duplicates("image")
+        known = images["right"].notna()
         curve = self.curve()
         return {
             "model": self.model,
             "dataset": self.dataset,
             "images": len(images),
-            "clean_accuracy": float(images["right"].mean()),
+            "unlabelled": int((~known).sum()),
+            "clean_accuracy": float(images["right"].mean()) if known.any() else None,
             **{
                 f"robust_accuracy_{p.norm}_{p.eps:g}": None if p.failed else p.robust_accuracy
                 for p in curve[curve["attack"] == WORST].itertuples()
@@ -107,12 +114,19 @@ def evaluate(
     Attacks with a budget run once for each eps; the others run once, and what they find
     counts from the eps that reaches it. An attack that raises is a row without a value.
 
+    dataset: its classes are the model's by name (see `models.matched`); an image without a
+    label is attacked from what the model says of it.
+
     output: a folder that keeps each finished run, so that a second call does only what is
-    missing: another model, image, attack, eps or seed is another run. Errors are not kept.
+    missing: another model, image, attack, eps or seed is another run. A model counts by what
+    it answers, one's own attack by its code and all that it names; where that cannot be
+    followed, or something draws at random, a warning says so, and nothing is kept. Nor are
+    errors.
 
     Raises:
         ValueError: no images, attacks or eps; an eps that is negative or not finite; data
-            that do not fit the model; two attacks of one name; a damaged file in output.
+            that do not fit the model (see `models.measurable`); two attacks of one name; a
+            damaged file in output.
     """
     work = evaluation_steps(model, dataset, attacks, eps=eps, seed=seed, output=output)
     return steps.run(work)
@@ -133,30 +147,34 @@ def evaluation_steps(
         raise ValueError(f"eps: expected one or more finite numbers of at least 0, got {eps}")
     if not len(dataset):
         raise ValueError("dataset: expected at least one image, got none")
-    images = pd.DataFrame({"image": range(len(dataset)), "label": dataset.labels.tolist()})
-    images["right"] = (model.predict(dataset.images).label == dataset.labels).tolist()
+    dataset = measurable(dataset, model, labels=False)
     runs = [run for name, attack in named.items() for run in plan(name, attack, grid)]
-    subject = fingerprint(model, dataset)
+    logits = yield from answers(model, dataset.images, TICKS * len(runs))
+    images, start = first_rows(dataset.labels, logits.argmax(1))
+    store = None if output is None else Store(Path(output), model, dataset, logits, seed)
     codes = {name: attack.code() for name, attack in named.items()}
     rows: list[pd.DataFrame] = []
     value = None
     for i, run in enumerate(runs):
-        key = hashlib.sha256(f"{subject} {run.name} {run.attack.code()} {run.eps} {seed}".encode())
-        path = None if output is None else Path(output) / f"{key.hexdigest()[:20]}.csv"
+        path = None if store is None else store.path(run)
         error = ""
         if path is not None and path.exists():
             table = read(path, len(dataset))
         else:
+            drawn = () if path is None else keys.draws()
             try:
-                for step in run.attack.steps(model, dataset.images, dataset.labels, seed=seed):
+                for step in run.attack.steps(model, dataset.images, start, seed=seed):
                     done = TICKS * i + int(TICKS * step.done / max(1, step.total))
                     yield Step(done, TICKS * len(runs), run.name, value)
-                table = measured(step.value, model, run)
+                for found in measured(step.value, model, run):
+                    if found is not None:
+                        table = found
+                    yield Step(TICKS * (i + 1), TICKS * len(runs), f"{run.name}: checked", value)
             except Exception as raised:  # whatever an attack raises: a row, and never "robust"
                 error = f"{type(raised).__name__}: {raised}"
                 table = pd.DataFrame({"flawed": False, "distance": nan}, images.index)
             else:
-                if path is not None:
+                if path is not None and store is not None and store.may_keep(run, drawn):
                     write(table, path)
         facts = {"attack": run.name, "norm": run.attack.distance, "error": error}
         table = images.join(table).assign(**facts)
@@ -191,10 +209,14 @@ def plan(name: str, attack: Attack, grid: list[float]) -> list[Run]:
     return [Run(name, attack.changed(eps=e), e, [e]) for e in grid]
 
 
-def measured(result: AttackResult, model: Classifier, run: Run) -> pd.DataFrame:
-    """One row an image: what the attack found, by our own check of its images."""
+def measured(result: AttackResult, model: Classifier, run: Run) -> Iterator[pd.DataFrame | None]:
+    """One row an image: what the attack found, by our own check of its images.
+
+    Yields None between two batches, and then the table.
+    """
     norm = run.attack.distance
-    found = verify(result, model, **({} if run.eps is None else {"norm": norm, "eps": run.eps}))
+    budget = {} if run.eps is None else {"norm": norm, "eps": run.eps}
+    found = yield from verification(result, model, **budget)
     columns = {
         "flawed": found.flawed,
         "distance": result.norms[norm].double().masked_fill(~found.sound, nan),
@@ -202,7 +224,7 @@ def measured(result: AttackResult, model: Classifier, run: Run) -> pd.DataFrame:
         "confidence": result.confidence.double(),
         **result.queries,
     }
-    return pd.DataFrame({name: values.tolist() for name, values in columns.items()})
+    yield pd.DataFrame({name: values.tolist() for name, values in columns.items()})
 
 
 def judged(table: pd.DataFrame, eps: float) -> pd.DataFrame:
@@ -212,14 +234,110 @@ def judged(table: pd.DataFrame, eps: float) -> pd.DataFrame:
     return table.assign(eps=eps, robust=np.where(table["error"] == "", robust, nan))
 
 
-def fingerprint(model: Classifier, dataset: ImageDataset) -> str:
-    """A hash of the model as printed, its weights, the images and the labels."""
-    digest = hashlib.sha256(f"{workbench.__version__} {model}".encode())
-    tensors = {**model.state_dict(), "images": dataset.images, "labels": dataset.labels}
-    for name, tensor in tensors.items():
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
+def first_rows(y: torch.Tensor, label: torch.Tensor) -> tuple[pd.DataFrame, torch.Tensor]:
+    """One row an image, before any attack; and the classes that attacks start from, `(N,)`."""
+    unknown = y < 0
+    right: Any = (label == y).tolist()
+    if bool(unknown.any()):
+        right = pd.array(right, dtype="boolean")
+        right[unknown.numpy()] = pd.NA
+    rows = pd.DataFrame({"image": range(len(y)), "label": y.tolist(), "right": right})
+    return rows, label.where(unknown, y)
+
+
+def answers(
+    model: Classifier, x: torch.Tensor, total: int
+) -> Generator[Step[Evaluation], None, torch.Tensor]:
+    """The logits of all images, batch by batch."""
+    parts = []
+    for part in x.split(batch_size(model.input_shape)):
+        parts.append(model.predict(part).logits)
+        yield Step(0, total, "images as they are")
+    return torch.cat(parts)
+
+
+class Store:
+    """A folder of finished runs, each under the key of all that decides it."""
+
+    def __init__(
+        self,
+        folder: Path,
+        model: Classifier,
+        dataset: ImageDataset,
+        logits: torch.Tensor,
+        seed: int,
+    ) -> None:
+        self.folder, self.seed, self.lost = folder, seed, set[str]()
+        self.subject = ""
+        try:
+            self.subject = subject(model, dataset, logits)
+        except keys.Undecided as reason:
+            warnings.warn(f"output: nothing is kept: {model.card.name} {reason}", stacklevel=2)
+
+    def path(self, run: Run) -> Path | None:
+        """Where a run is kept; None where what decides it cannot be followed."""
+        if not self.subject:
+            return None
+        try:
+            key = keys.key(self.subject, run.attack, run.eps, self.seed)
+        except keys.Undecided as reason:
+            self.refuse(run, str(reason))
+            return None
+        return self.folder / f"{key[:32]}.csv"
+
+    def may_keep(self, run: Run, drawn: tuple[Any, ...]) -> bool:
+        """Whether a run that has ended drew from no generator that others draw from too."""
+        if keys.draws() != drawn:
+            self.refuse(
+                run, "it draws from a global generator, and so finds another thing each time"
+            )
+            return False
+        return True
+
+    def refuse(self, run: Run, reason: str) -> None:
+        """Say why the runs of an attack are not kept, once."""
+        if run.name not in self.lost:
+            text = f"output: what {run.name} finds is computed each time, not kept: {reason}"
+            warnings.warn(text, stacklevel=2)
+        self.lost.add(run.name)
+
+
+def subject(model: Classifier, dataset: ImageDataset, logits: torch.Tensor) -> str:
+    """A key of the images, and of the model by what it answers: to these, and to some near by.
+
+    Its gradients are answers too, as attacks follow them. What it is made of counts as well,
+    as far as that can be followed: no answers show what a model does elsewhere.
+
+    Raises:
+        Undecided: it answers differently each time.
+    """
+    few = max(1, min(8, batch_size(model.input_shape) // 8))
+    x, draw = dataset.images[:few].clone(), torch.Generator().manual_seed(0)
+    noise = torch.rand(x.shape, generator=draw, dtype=torch.float32) * 2 - 1
+    near = torch.cat(
+        [x, *((x + r * noise.sign()).clamp(0, 1) for r in (0.01, 0.1, 0.3)), noise.abs()]
+    )
+    first, again = (model.predict(near).logits.nan_to_num() for _ in range(2))
+    if not torch.equal(first, again):
+        raise keys.Undecided("answers the same images differently each time")
+    said = (logits, first, slopes(model, near), str(model), model.state_dict(), model.classes)
+    try:
+        return keys.key(dataset.images, dataset.labels, said, model)
+    except keys.Undecided:
+        return keys.key(dataset.images, dataset.labels, said)
+
+
+def slopes(model: Classifier, x: torch.Tensor) -> torch.Tensor | str | None:
+    """The gradient of a sum of the logits, each with its own weight, or why there is none."""
+    with torch.inference_mode(False), torch.enable_grad():
+        x = x.to(model.device, copy=True).requires_grad_()
+        try:
+            logits = model(x)
+            weight = torch.linspace(0.5, 1, logits.shape[1], dtype=torch.float32)
+            total = (logits * weight.to(logits)).sum()
+            return torch.autograd.grad(total, x, allow_unused=True)[0]
+        except RuntimeError as error:
+            return str(error)
 
 
 def read(path: Path, images: int) -> pd.DataFrame:

@@ -8,8 +8,8 @@ name says what is expected, its docstring why that matters.
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from workbench.attacks import FGSM, Attack, AttackResult, Untargeted, available
 from workbench.data import ImageDataset
-from workbench.models import Classifier, ready
+from workbench.models import Classifier, batch_size, matched, ready
 from workbench.robustness.intervals import wilson
 from workbench.robustness.specimens import altered
 from workbench.robustness.verification import verify
@@ -74,7 +74,12 @@ class Subject:
 
     def __post_init__(self) -> None:
         self.x = self.dataset.images.to(self.model.device)
-        self.y = self.dataset.labels.to(self.model.device)
+
+    @cached_property
+    def y(self) -> torch.Tensor:
+        """The labels `(N,)`; where there is none, what the model says."""
+        y = self.dataset.labels.to(self.model.device)
+        return y if bool((y >= 0).all()) else self.logits().argmax(1).where(y < 0, y)
 
     def logits(self) -> torch.Tensor:
         """What the model says of the images."""
@@ -88,7 +93,8 @@ class Subject:
         """Share of the images where a loss has a gradient that is tiny, zero or NaN."""
         ready(self.model)
         gone = []
-        for x, y in zip(self.x.split(500), self.y.split(500), strict=True):
+        size = batch_size(self.model.input_shape)
+        for x, y in zip(self.x.split(size), self.y.split(size), strict=True):
             with torch.enable_grad():
                 x = x.clone().requires_grad_()
                 total = loss(Untargeted(y), self.model(x)).sum()
@@ -125,8 +131,10 @@ class Subject:
         self, attack: Attack | None = None, model: Classifier | None = None, **changes: Any
     ) -> Ticks:
         """The result of the attack with changed parameters, of another, or on another model."""
-        attack = (attack or self.attack).changed(**changes)
-        for step in attack.steps(model or self.model, self.x, self.y, seed=self.seed):
+        attack, y = (attack or self.attack).changed(**changes), self.y
+        if model is not None and model.classes != self.model.classes:
+            y = matched(replace(self.dataset, labels=y.cpu()), model).labels.to(y.device)
+        for step in attack.steps(model or self.model, self.x, y, seed=self.seed):
             yield step
         return step.value
 
@@ -150,12 +158,14 @@ def graded(figure: float, says: str, amber: float = 0.0, red: float = 0.0) -> Ve
 @indicator("pre-flight", "Check range and normalisation: models.wrap(..., mean=, std=).")
 def accuracy_is_that_of_the_card(s: Subject) -> Verdict:
     """A model that sees images in another range than in training is another model."""
-    right = int((~s.wrong(s.x)).sum())
+    labelled = (s.dataset.labels >= 0).to(s.y.device)
+    right, n = int((~s.wrong(s.x) & labelled).sum()), int(labelled.sum())
+    if n == 0:
+        raise NotApplicable("no image has a label")
     known = s.model.card.accuracy
     least = 2 / len(s.model.classes) if known is None else known  # without a card, above chance
-    says = f"accuracy {right / len(s.y):.1%}, expected {least:.1%}"
-    level = "red" if wilson(right, len(s.y), 0.999)[1] < least else "green"
-    return level, right / len(s.y), says
+    says = f"accuracy {right / n:.1%}, expected {least:.1%}"
+    return "red" if wilson(right, n, 0.999)[1] < least else "green", right / n, says
 
 
 @indicator("pre-flight", "Call model.eval(); average gradients over draws of wanted noise (EoT).")
@@ -169,6 +179,20 @@ def same_answer_every_time(s: Subject) -> Verdict:
     apart = max(float((F.normalize(z) - F.normalize(first)).norm(dim=1).max()) for z in others)
     level = "red" if flips else "amber" if apart > 1e-4 else "green"
     return level, flips, f"{flips:.1%} of the labels change between passes, logits by {apart:.2g}"
+
+
+@indicator("pre-flight", "Use stored statistics (model.eval()); take no mean over the batch.")
+def an_answer_belongs_to_its_image(s: Subject) -> Verdict:
+    """Where the batch decides, an attack's figure holds for that batch, and for no image."""
+    x = s.x[: min(64, batch_size(s.model.input_shape, copies=2))]
+    together = s.model.predict(x).logits
+    company = torch.cat([x.flip(0), 1 - x])  # the same images, elsewhere and beside others
+    pairs = torch.cat([s.model.predict(part).logits for part in x.split(2)])
+    others = [s.model.predict(company).logits[: len(x)].flip(0), pairs]
+    flips = max(share(z.argmax(1) != together.argmax(1)) for z in others)
+    apart = max(float((z - together).abs().max() / together.abs().max()) for z in others)
+    level = "red" if flips else "amber" if not apart <= 1e-3 else "green"
+    return level, flips, f"{flips:.1%} of the labels change with the batch, logits by {apart:.2g}"
 
 
 @indicator("pre-flight", "Remove the final softmax.")
@@ -331,7 +355,7 @@ def beats_random_noise(s: Subject) -> Ticks:
     generator = torch.Generator().manual_seed(s.seed)
     fooled = torch.zeros_like(s.y, dtype=torch.bool)
     for draw in range(100):
-        noise = torch.randn(s.x.shape, generator=generator).to(s.x.device)
+        noise = torch.randn(s.x.shape, generator=generator, dtype=torch.float32).to(s.x.device)
         if norm == "Linf":
             noise = noise.sign()
         else:

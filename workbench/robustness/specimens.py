@@ -83,7 +83,8 @@ def with_dropout(model: Classifier, share: float = 0.3) -> Classifier:
     generator = torch.Generator().manual_seed(0)
 
     def dropped(x: torch.Tensor) -> torch.Tensor:
-        kept = torch.rand(x.shape, generator=generator).to(x.device) >= share
+        drawn = torch.rand(x.shape, generator=generator, dtype=torch.float32)
+        kept = drawn.to(x.device) >= share
         return x * kept / (1 - share)
 
     return altered(model, "dropout left on", before=dropped)
@@ -97,6 +98,7 @@ MODELS: dict[str, Callable[[Classifier], Classifier]] = {
     "dropout left on": with_dropout,
     "wrong normalisation": lambda m: altered(m, "(x - .5) / .25", before=lambda x: 4 * x - 2),
     "shifted logits": lambda m: altered(m, "logits - 50", after=lambda z: z - 50),
+    "batch statistics": lambda m: altered(m, "less the batch", after=lambda z: z - z.mean(0)),
     "broken graph": lambda m: altered(m, "detached", before=lambda x: x.detach()),
 }
 

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from workbench import checks
 from workbench.attacks import AttackResult, Goal, goal_for
-from workbench.models import Classifier, ready
+from workbench.models import Classifier, batch_size, ready
 
 if TYPE_CHECKING:
     import pandas as pd
 
-BATCH = 500
 SLACK = 1e-4  # of the budget: what float32 loses in x_adv - x
 ROUNDING = 1e-6
 
@@ -78,10 +79,27 @@ def verify(
     norm, eps: the budget to audit, one number or one an image `(N,)`; none when left out.
 
     Raises:
-        ValueError: a model in train mode, images of another shape than the originals, or
-            only one of norm and eps.
+        ValueError: a model in train mode, images of another shape than the originals, labels
+            that are no classes of the model, or only one of norm and eps.
     """
+    work = verification(result, model, norm=norm, eps=eps)
+    while True:
+        try:
+            next(work)
+        except StopIteration as end:
+            return end.value
+
+
+def verification(
+    result: AttackResult,
+    model: Classifier,
+    *,
+    norm: str | None = None,
+    eps: float | torch.Tensor | None = None,
+) -> Generator[None, None, Verification]:
+    """`verify`, which can be left between two batches."""
     ready(model)
+    checks.labels(result.labels, len(model.classes), len(result.x), name="result.labels")
     x, x_adv = result.x, result.x_adv
     if x_adv.shape != x.shape:
         raise ValueError(
@@ -97,12 +115,12 @@ def verify(
     goal = goal_for(result.labels, result.target, len(model.classes))
     return Verification(
         claimed=result.success,
-        success=reached(model, x_adv, goal),
+        success=(yield from reached(model, x_adv, goal)),
         finite=x_adv.isfinite().flatten(1).all(1),
         in_box=(low >= -ROUNDING) & (high <= 1 + ROUNDING),
         in_budget=in_budget,
         picture=(high > low) | ~was_picture,
-        rounded=reached(model, (x_adv * 255).round() / 255, goal),
+        rounded=(yield from reached(model, (x_adv * 255).round() / 255, goal)),
     )
 
 
@@ -111,9 +129,15 @@ def within(distance: torch.Tensor, eps: float | torch.Tensor) -> torch.Tensor:
     return distance <= eps * (1 + SLACK) + ROUNDING
 
 
-def reached(model: Classifier, images: torch.Tensor, goal: Goal) -> torch.Tensor:
+def reached(
+    model: Classifier, images: torch.Tensor, goal: Goal
+) -> Generator[None, None, torch.Tensor]:
     """Which images reach the goal by the raw model, `(N,)`; NaN logits reach nothing."""
-    with torch.no_grad():
-        parts = [model(part.to(model.device)) for part in images.split(BATCH)]
+    parts: list[torch.Tensor] = []
+    for part in images.split(batch_size(model.input_shape)):
+        if parts:
+            yield
+        with torch.no_grad():
+            parts.append(model(part.to(model.device)).float())
     logits = torch.cat(parts).to(images.device)
     return goal.met(logits) & logits.isfinite().all(1)
