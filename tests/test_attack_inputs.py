@@ -87,7 +87,10 @@ def test_images_that_are_none_are_refused(change, words, digits):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda y: y - 1 - y.max(), r"y: expected values in 0\.\.9, got -"),
+        (
+            lambda y: y - 1 - y.max(),
+            r"y: expected values in 0\.\.9, or -1 where the class is not known, got -10",
+        ),
         (lambda y: y[:3], "y: expected 6 labels, one an image, got 3"),
         (lambda y: y[:, None], r"y: expected shape \(N,\), got \(6, 1\)"),
     ],

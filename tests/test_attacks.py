@@ -128,7 +128,8 @@ def test_pgd_succeeds_just_above_the_closed_form_and_never_below(norm, shape, n,
     below = attack(model, x, y, target=target, eps=0.99 * least)
     assert bool(above.success.all())
     assert not bool(below.success.any())
-    assert bool((above.norms[norm] <= 1.01 * least * 1.0001).all())
+    # 1e-6: what float32 loses in x_adv - x, where the least distance is a few ten-thousandths
+    assert bool((above.norms[norm] <= 1.01 * least * 1.0001 + 1e-6).all())
 
 
 def test_fgsm_is_optimal_for_linf_on_a_linear_model():
@@ -277,7 +278,7 @@ class NoGradient(nn.Module):
 @pytest.mark.parametrize(
     ("changes", "error", "words"),
     [
-        ({"x": lambda x: x * 255}, ValueError, "normalisation"),
+        ({"x": lambda x: x * 255}, ValueError, "divide by 255"),
         ({"x": lambda x: (x * 255).byte()}, TypeError, "divide by 255"),
         ({"y": lambda y: y.int()}, TypeError, "int64"),
         ({"y": lambda y: y.float()}, TypeError, "int64"),

@@ -185,7 +185,7 @@ def test_bad_pairs_are_refused(digits):
     for arguments, words in [
         ((source, target[:2]), "target: expected one for each source"),
         ((source, target[:, :, :4]), "target: expected images of shape"),
-        ((source * 255, target), "normalisation"),
+        ((source * 255, target), "divide by 255"),
         ((source, source), "target: image 0 is its source"),
         ((source, target, (labels + 1) % 10), "source: image 0 is classified as"),
         ((source, target, labels[:2]), "expected 3 labels"),

@@ -422,7 +422,13 @@ def refuses_other_integers(attack):
 
 def refuses_labels_out_of_range(attack):
     model, x, y = digits()
-    refused(attack, r"y: expected values in 0\.\.9, got", model, x, y + 10)
+    refused(
+        attack,
+        r"y: expected values in 0\.\.9, or -1 where the class is not known, got",
+        model,
+        x,
+        y + 10,
+    )
 
 
 def refuses_train_mode(attack):

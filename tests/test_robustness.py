@@ -13,6 +13,7 @@ from workbench.robustness import (
     diagnose,
     diagnosis_steps,
     evaluate,
+    evaluation,
     evaluation_steps,
     specimens,
     verify,
@@ -150,8 +151,10 @@ def test_black_images_do_not_count_as_adversarial(robust, digits):
 
 def test_resuming_does_only_what_is_missing(tmp_path, monkeypatch):
     model, images, ran = threshold(), pixels(0.1, 0.3, 0.4), []
-    original = FGSM.search
-    monkeypatch.setattr(FGSM, "search", lambda a, p: ran.append(a.eps) or original(a, p))
+    original = evaluation.measured  # of what has run; not of the attack, whose code is in the key
+    monkeypatch.setattr(
+        evaluation, "measured", lambda r, m, run: ran.append(run.eps) or original(r, m, run)
+    )
 
     def go(**changes):
         ran.clear()
@@ -203,7 +206,7 @@ def test_cancelling_keeps_what_was_finished(tmp_path):
         ({"attacks": [FGSM(), FGSM()]}, "attacks"),
         ({"attacks": {"worst case": FGSM()}}, "attacks"),
         ({"dataset": pixels()}, "dataset"),
-        ({"dataset": ImageDataset(torch.zeros(1, 1, 2, 2), torch.tensor([0]), ("0",))}, "shape"),
+        ({"dataset": ImageDataset(torch.zeros(1, 1, 2, 2), torch.tensor([0]), ("0",))}, "takes"),
     ],
 )
 def test_bad_input_is_named(changes, message):
@@ -293,6 +296,7 @@ def test_extra_runs_are_quiet_too(robust, standard, digits):
         ("dropout left on", "same answer every time"),
         ("wrong normalisation", "accuracy is that of the card"),
         ("broken graph", "margin has gradients"),
+        ("batch statistics", "an answer belongs to its image"),
         ("quantised input", "beats black box"),
     ],
 )
