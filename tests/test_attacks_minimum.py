@@ -11,7 +11,7 @@ from torch import nn
 from workbench import data, models
 from workbench.attacks.carlini import CW
 from workbench.attacks.goals import OrderedTopK
-from workbench.attacks.minimum import DDN, FMN, DeepFool, follow, within
+from workbench.attacks.minimum import DDN, FMN, DeepFool, feasible, follow, fullest
 from workbench.attacks.norms import size
 from workbench.attacks.pgd import PGD
 
@@ -235,12 +235,19 @@ def test_ordered_goals(digits):
         DeepFool()(model, batch.images, batch.labels, target=target)
 
 
-def test_l0_keeps_the_largest_changes_however_many_tie():
-    x = torch.zeros(2, 1, 1, 4)
-    moved = torch.tensor([[0.1, 0.4, 0.2, 0.3], [0.5, 0.5, 0.5, 0.5]]).view_as(x)
-    kept = within(moved, x, torch.tensor([2.0, 3.0]), "L0")
-    assert torch.equal(kept[0].flatten(), torch.tensor([0.0, 0.4, 0.0, 0.3]))
-    assert torch.equal(size(kept, "L0"), torch.tensor([2.0, 3.0]))
+def test_l0_takes_the_values_that_gain_most_however_many_tie():
+    """The gain is gradient times room: a value at the wall that it should go to has none."""
+    x = torch.tensor([[0.5, 0.0, 0.9, 0.0], [0.5, 0.5, 0.5, 0.5]]).view(2, 1, 1, 4)
+    mean = torch.tensor([[-1.0, -0.4, -2.0, 3.0], [1.0, 1.0, 1.0, 1.0]]).view_as(x)
+    chosen = fullest(x, mean, torch.tensor([2.0, 3.5]))
+    assert torch.equal(chosen[0].flatten(), torch.tensor([1.0, 1.0, 0.9, 0.0]))
+    assert torch.equal(size(chosen - x, "L0"), torch.tensor([2.0, 3.0]))
+
+
+def test_a_gradient_that_points_out_of_the_box_does_not_count():
+    gradient = torch.tensor([1.0, -1.0, 1.0, -1.0, 2.0]).view(1, 1, 1, 5)
+    x = torch.tensor([0.0, 0.0, 1.0, 1.0, 0.5]).view_as(gradient)
+    assert feasible(gradient, x).flatten().tolist() == [0.0, -1.0, 1.0, 0.0, 2.0]
 
 
 def test_a_radius_goes_below_the_best_or_grows():

@@ -1,6 +1,10 @@
 """Attacks that look for the smallest perturbation: DeepFool, DDN and FMN.
 
 All of them descend margins, whose gradients stay where that of cross-entropy vanishes.
+
+Inside the region of a class, gradients of networks trained against attacks say little: features
+are cut off by thresholds, so what a linear margin promises is wrong. From outside, the boundary
+can be followed while the ball shrinks: so FMN first leaves the region, and then comes back.
 """
 
 from __future__ import annotations
@@ -20,6 +24,10 @@ from workbench.attacks.problem import Loss, Problem
 
 TINY = 1e-20
 MOST_RIVALS = 9  # most likely other classes looked at
+BEYOND = (1.02, 10.0, 1e4)  # first steps of the walks, in linear margins; the last: a corner
+FEWEST = 10  # steps that a walk needs
+LAST = 1e-3  # last change of the radius
+KEPT = 0.9  # share of the gradients' mean that each new one leaves, in L0
 DUAL: dict[Norm, Norm] = {"L2": "L2", "L1": "Linf", "Linf": "L1", "L0": "Linf"}
 
 
@@ -104,7 +112,7 @@ class DeepFool(MarginDescent):
 
     def to_face(self, problem: Problem, current: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
         """The shortest step to where a linearised margin is 0, and 1e-4 beyond."""
-        nearest = torch.full((len(index),), torch.inf, device=current.device)
+        nearest = torch.full((len(index),), torch.inf, device=current.device, dtype=current.dtype)
         chosen, faces = torch.zeros_like(current), self.faces(problem)
         logits, gradients = problem.gradients(current, index, faces)
         for face, gradient in zip(faces, gradients, strict=True):
@@ -141,14 +149,14 @@ class DDN(MarginDescent):
         if len(index) == 0:
             return
         x = current = problem.x[index]
-        radius = torch.full((len(index),), self.first_norm, device=x.device)
+        radius = torch.full((len(index),), self.first_norm, device=x.device, dtype=x.dtype)
         loss = Nearness(problem, index).of(index)
         for step in range(self.n_steps):
             logits, gradient = problem.gradient(current, index, loss)
             problem.offer(current, logits, index)
             yield step, self.n_steps
             met = problem.goal.of(index).met(logits)
-            radius = radius * torch.where(met, 1 - self.gamma, 1 + self.gamma)
+            radius = torch.where(met, radius * (1 - self.gamma), radius * (1 + self.gamma))
             alpha = cosine(1.0, 0.01, step / self.n_steps)
             delta = current - x + alpha * steepest(gradient, "L2", current)
             current = (x - per_image(radius) * steepest(delta, "L2", current)).clamp(0, 1)
@@ -157,46 +165,81 @@ class DDN(MarginDescent):
 
 
 class FMN(MarginDescent):
-    """Fast minimum norm: PGD in a ball whose radius follows the boundary (Pintor et al., 2021)."""
+    """Fast minimum norm: PGD in a ball whose radius follows the boundary (Pintor et al., 2021).
+
+    The steps are shared by three walks, which leave the region of the class near the image,
+    farther away, and at a corner of the box; the smallest perturbation of all counts. Step
+    lengths are shares of the radius, so that sizes of images and units do not matter.
+    """
 
     title: ClassVar[str] = "FMN: fast minimum norm"
 
     norm: Literal["Linf", "L2", "L1", "L0"] = Field("L2", description="norm to keep small")
     n_steps: int = Field(100, ge=1, le=100_000, description="gradient steps")
     alpha: float = Field(
-        0.0, ge=0, description="L2 length of the first step; 1 in L1 and L2, 10 else, when 0"
+        3.0, gt=0, le=100, description="first step on the boundary, as a share of the radius"
     )
-    gamma: float = Field(0.05, gt=0, lt=1, description="first relative change of the radius")
+    gamma: float = Field(0.4, gt=0, lt=1, description="first relative change of the radius")
 
     def search(self, problem: Problem) -> Iterator[tuple[int, int]]:
-        """Set the radius by whether the goal is met, step, and project on the ball."""
+        """Walk from each start; the first towards the nearest rival, the others the likeliest."""
         index = unfinished(problem)
         if len(index) == 0:
             return
+        walks = BEYOND[: max(1, min(len(BEYOND), self.n_steps // FEWEST))]
+        ends = [self.n_steps * (i + 1) // len(walks) for i in range(len(walks))]
+        near = Nearness(problem, index).of(index)
+        for i, (beyond, begin, end) in enumerate(zip(walks, [0, *ends], ends, strict=False)):
+            # The L1 ball is the hull of L0's in the box: one walk relaxed, the others exact.
+            norm: Norm = "L1" if self.norm == "L0" and i == 1 else self.norm
+            loss = near if i == 0 else margin
+            for step in self.walk(problem, index, loss, norm, beyond, end - begin):
+                yield begin + step, self.n_steps
+        yield self.n_steps, self.n_steps
+
+    def walk(
+        self,
+        problem: Problem,
+        index: torch.Tensor,
+        loss: Loss,
+        norm: Norm,
+        beyond: float,
+        n_steps: int,
+    ) -> Iterator[int]:
+        """Leave the region, then follow its boundary on a ball that shrinks where it can."""
         x = current = problem.x[index]
-        radius = torch.zeros(len(index), device=x.device)
-        first = self.alpha or (1.0 if self.norm in ("L1", "L2") else 10.0)
-        loss = Nearness(problem, index).of(index)
-        for step in range(self.n_steps):
+        goal = problem.goal.of(index)
+        best = radius = torch.full((len(index),), torch.inf, device=x.device, dtype=x.dtype)
+        since = torch.zeros_like(radius)  # steps until the first success of this walk
+        mean, diagonal = torch.zeros_like(x), math.sqrt(x[0].numel())
+        for step in range(n_steps):
             logits, gradient = problem.gradient(current, index, loss)
             problem.offer(current, logits, index)
-            yield step, self.n_steps
-            done = step / self.n_steps
-            goal, best = problem.goal.of(index), problem.distance[index]
-            least = 1.0 if self.norm == "L0" else 0.0
-            gamma = cosine(self.gamma, 1e-3, done)
-            radius = follow(radius, best, goal.met(logits), gamma, least)
-            if self.norm != "L0":  # until the first success, as far as a linear margin reaches
-                slope = size(gradient, DUAL[self.norm]).clamp(min=TINY)
-                reach = size(current - x, self.norm) + loss(goal, logits) / slope
-                radius = torch.where(problem.found[index], radius, reach * (1 + gamma))
-            alpha = cosine(first, first / 100, done)
-            moved = current + alpha * steepest(gradient, "L2", current)
-            if self.norm != "L0":
-                moved = moved.clamp(0, 1)
-            current = within(moved, x, radius, self.norm)
+            yield step
+            met, length = goal.met(logits), size(current - x, norm)
+            best = torch.where(met, torch.minimum(best, length), best)
+            out = best.isfinite()
+            since = torch.where(out, since, step + 1.0)
+            done = ((step - since) / (n_steps - since).clamp(min=1)).clamp(0, 1)
+            gamma = LAST + (self.gamma - LAST) * (1 + (math.pi * done).cos()) / 2
+            radius = follow(radius, best, met, gamma, 1.0 if norm == "L0" else 0.0)
+            free = feasible(gradient, current)
+            # In the second half ever shorter ones at most: two faces may throw it to and fro.
+            late = 2 * step / n_steps - 1
+            most = diagonal * 0.01**late if late > 0 else math.inf
+            reach = beyond * loss(goal, logits) / size(free, "L2").clamp(min=TINY)
+            leave = current + per_image(reach.clamp(max=most)) * steepest(free, "L2", current)
+            beyond = min(beyond, BEYOND[1])
+            if norm == "L0":
+                mean = KEPT * mean + (1 - KEPT) * unit(gradient)
+                stay = fullest(x, mean, radius)
+            else:
+                alpha = self.alpha * (0.01 / self.alpha) ** done * radius.where(out, 0.0)
+                descent = steepest(free, "Linf" if norm == "Linf" else "L2", current)
+                stay = current + per_image(alpha) * descent
+                stay = project(stay.clamp(0, 1), x, radius.where(out, 0.0), norm).clamp(0, 1)
+            current = torch.where(per_image(out), stay, leave.clamp(0, 1))
         problem.offer(current, problem.logits(current, index), index)
-        yield self.n_steps, self.n_steps
 
 
 def unfinished(problem: Problem) -> torch.Tensor:
@@ -221,8 +264,26 @@ def cosine(first: float, last: float, done: float) -> float:
     return last + (first - last) * (1 + math.cos(math.pi * done)) / 2
 
 
+def unit(gradient: torch.Tensor) -> torch.Tensor:
+    """The gradient with L2 length 1; zero where it is."""
+    return gradient / per_image(size(gradient, "L2")).clamp(min=TINY)
+
+
+def feasible(gradient: torch.Tensor, current: torch.Tensor) -> torch.Tensor:
+    """The gradient without the values that a descent would push out of the box.
+
+    Half of a black ground's gradient points out: counted, it makes steps and reach too short.
+    """
+    stuck = ((gradient > 0) & (current <= 0)) | ((gradient < 0) & (current >= 1))
+    return gradient.masked_fill(stuck, 0)
+
+
 def follow(
-    radius: torch.Tensor, best: torch.Tensor, met: torch.Tensor, gamma: float, least: float = 0.0
+    radius: torch.Tensor,
+    best: torch.Tensor,
+    met: torch.Tensor,
+    gamma: torch.Tensor | float,
+    least: float = 0.0,
 ) -> torch.Tensor:
     """The radius `(N,)`, below the best so far where the goal is met, else larger."""
     near = torch.minimum(radius, best)
@@ -230,9 +291,13 @@ def follow(
     return torch.where(met, smaller, torch.maximum(radius * (1 + gamma), radius + least))
 
 
-def within(x_adv: torch.Tensor, x: torch.Tensor, radius: torch.Tensor, norm: Norm) -> torch.Tensor:
-    """`x_adv`, in the box, brought within `radius` `(N,)` of `x`; in L0, its largest changes."""
-    if norm != "L0":
-        return project(x_adv, x, radius, norm).clamp(0, 1)
-    place = (x_adv - x).flatten(1).abs().argsort(dim=1, descending=True).argsort(dim=1)
-    return torch.where((place < radius[:, None]).view_as(x), x_adv.clamp(0, 1), x)
+def fullest(x: torch.Tensor, mean: torch.Tensor, radius: torch.Tensor) -> torch.Tensor:
+    """`x` with the `radius` `(N,)` values that gain most by going all the way to a wall there.
+
+    What a linear margin gains is the gradient times the room; `mean` is the gradients' mean,
+    which also remembers what the values that went back had gained.
+    """
+    wall = (mean < 0).to(x.dtype)
+    gain = (mean * (x - wall)).flatten(1)
+    place = gain.argsort(dim=1, descending=True).argsort(dim=1)
+    return torch.where((place < radius.floor()[:, None]).view_as(x), wall, x)

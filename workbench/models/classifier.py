@@ -207,7 +207,7 @@ class Classifier(nn.Module):
                 found.places[name] = module, own, n
 
         with heard(names, note), torch.no_grad():
-            self(torch.full((1, *self.input_shape), 0.5, device=self.device))
+            self(torch.full((1, *self.input_shape), 0.5, device=self.device, dtype=torch.float32))
         return found
 
     def linear_head(self) -> nn.Linear | None:
@@ -221,7 +221,8 @@ class Classifier(nn.Module):
             outputs[module] = output.clone()  # a later layer may work in place
 
         layers = [module for module in self.modules() if isinstance(module, nn.Linear)]
-        noise = torch.rand(16, *self.input_shape, generator=torch.Generator().manual_seed(0))
+        generator = torch.Generator().manual_seed(0)
+        noise = torch.rand(16, *self.input_shape, generator=generator, dtype=torch.float32)
         with heard(layers, note), torch.no_grad():
             logits = self(noise.to(self.device)).nan_to_num()  # NaN equals nothing
         heads = [m for m in layers if m in outputs and torch.equal(outputs[m].nan_to_num(), logits)]
