@@ -384,7 +384,7 @@ def passes(model, work):
     return seen
 
 
-def test_large_images_go_through_a_few_at_a_time_and_can_be_left_between_passes(large):
+def test_large_images_go_through_a_few_at_a_time_and_can_be_left_between_passes(large, tmp_path):
     model, x = large
     size = models.batch_size(model.input_shape)
     x = torch.cat([x, 1 - x, x.flip(0)])
@@ -394,8 +394,10 @@ def test_large_images_go_through_a_few_at_a_time_and_can_be_left_between_passes(
         seen = passes(model, attack.steps(model, x, none))
         assert max(seen[1:]) <= 2, (attack, seen)  # the first also asks for labels and gradients
     images = ImageDataset(x, none, model.classes)
-    seen = passes(model, evaluation_steps(model, images, [PGD(n_steps=2)], eps=[0.01]))
-    assert max(seen) <= 4, seen
+    for output in (None, tmp_path):
+        work = evaluation_steps(model, images, [PGD(n_steps=2)], eps=[0.01], output=output)
+        seen = passes(model, work)
+        assert max(seen) <= 4, seen
 
 
 def test_a_traversal_of_large_images_shows_every_step(large):

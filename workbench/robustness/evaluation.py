@@ -151,7 +151,10 @@ def evaluation_steps(
     runs = [run for name, attack in named.items() for run in plan(name, attack, grid)]
     logits = yield from answers(model, dataset.images, TICKS * len(runs))
     images, start = first_rows(dataset.labels, logits.argmax(1))
-    store = None if output is None else Store(Path(output), model, dataset, logits, seed)
+    store = None
+    if output is not None:
+        store = Store(Path(output), seed)
+        yield from store.open(model, dataset, logits, TICKS * len(runs))
     codes = {name: attack.code() for name, attack in named.items()}
     rows: list[pd.DataFrame] = []
     value = None
@@ -259,18 +262,15 @@ def answers(
 class Store:
     """A folder of finished runs, each under the key of all that decides it."""
 
-    def __init__(
-        self,
-        folder: Path,
-        model: Classifier,
-        dataset: ImageDataset,
-        logits: torch.Tensor,
-        seed: int,
-    ) -> None:
-        self.folder, self.seed, self.lost = folder, seed, set[str]()
-        self.subject = ""
+    def __init__(self, folder: Path, seed: int) -> None:
+        self.folder, self.seed, self.subject, self.lost = folder, seed, "", set[str]()
+
+    def open(
+        self, model: Classifier, dataset: ImageDataset, logits: torch.Tensor, total: int
+    ) -> Iterator[Step[Evaluation]]:
+        """Find the key of the model and the images; where there is none, nothing is kept."""
         try:
-            self.subject = subject(model, dataset, logits)
+            self.subject = yield from subject(model, dataset, logits, total)
         except keys.Undecided as reason:
             warnings.warn(f"output: nothing is kept: {model.card.name} {reason}", stacklevel=2)
 
@@ -302,7 +302,9 @@ class Store:
         self.lost.add(run.name)
 
 
-def subject(model: Classifier, dataset: ImageDataset, logits: torch.Tensor) -> str:
+def subject(
+    model: Classifier, dataset: ImageDataset, logits: torch.Tensor, total: int
+) -> Generator[Step[Evaluation], None, str]:
     """A key of the images, and of the model by what it answers: to these, and to some near by.
 
     Its gradients are answers too, as attacks follow them. What it is made of counts as well,
@@ -311,20 +313,20 @@ def subject(model: Classifier, dataset: ImageDataset, logits: torch.Tensor) -> s
     Raises:
         Undecided: it answers differently each time.
     """
-    few = max(1, min(8, batch_size(model.input_shape) // 8))
+    few = max(1, min(8, batch_size(model.input_shape, copies=8)))
     x, draw = dataset.images[:few].clone(), torch.Generator().manual_seed(0)
     noise = torch.rand(x.shape, generator=draw, dtype=torch.float32) * 2 - 1
-    near = torch.cat(
-        [x, *((x + r * noise.sign()).clamp(0, 1) for r in (0.01, 0.1, 0.3)), noise.abs()]
-    )
-    first, again = (model.predict(near).logits.nan_to_num() for _ in range(2))
-    if not torch.equal(first, again):
-        raise keys.Undecided("answers the same images differently each time")
-    said = (logits, first, slopes(model, near), str(model), model.state_dict(), model.classes)
+    answered: list[Any] = [logits, str(model), model.state_dict(), model.classes]
+    for near in (x, *((x + r * noise.sign()).clamp(0, 1) for r in (0.02, 0.2)), noise.abs()):
+        first, again = (model.predict(near).logits.nan_to_num() for _ in range(2))
+        if not torch.equal(first, again):
+            raise keys.Undecided("answers the same images differently each time")
+        answered += [first, slopes(model, near)]
+        yield Step(0, total, "the model as it is")
     try:
-        return keys.key(dataset.images, dataset.labels, said, model)
+        return keys.key(dataset.images, dataset.labels, answered, model)
     except keys.Undecided:
-        return keys.key(dataset.images, dataset.labels, said)
+        return keys.key(dataset.images, dataset.labels, answered)
 
 
 def slopes(model: Classifier, x: torch.Tensor) -> torch.Tensor | str | None:
