@@ -303,7 +303,10 @@ def test_your_own_module_and_arrays():
     [
         ({"dataset": "digts"}, "Did you mean 'digits'"),
         ({"dataset": "digits", "model": "digits/cn"}, "Did you mean 'digits/cnn'"),
-        ({"dataset": "digits", "model": "shapes/resnet"}, r"shapes.resnet takes \(3, 32, 32\) images"),
+        (
+            {"dataset": "digits", "model": "shapes/resnet"},
+            r"shapes.resnet takes \(3, 32, 32\) images",
+        ),
         ({"dataset": "digits", "method": "gradients"}, "Did you mean 'gradient'"),
         ({"dataset": "digits", "only": "ten"}, "unknown only 'ten'"),
         ({"dataset": "digits", "index": 360}, "index"),

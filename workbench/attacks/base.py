@@ -6,6 +6,7 @@ from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, ClassVar, Literal, get_args
+from weakref import WeakKeyDictionary
 
 import torch
 from pydantic import Field, model_validator
@@ -203,7 +204,8 @@ class FixedBudget(Attack):
     def _eps_fits_the_box(self) -> FixedBudget:
         if self.norm == "Linf" and self.eps > 1:
             raise ValueError(
-                f"eps: expected at most 1 in Linf, the width of the box; got {self.eps}"
+                f"eps: expected at most 1 in Linf, the width of the box; got {self.eps:g}"
+                + (f"; of 255 levels that is eps={self.eps:g}/255" if self.eps <= 255 else "")
             )
         return self
 
@@ -281,6 +283,10 @@ def plain(model: Classifier) -> Iterator[None]:
         yield
 
 
+# Asked once a model, since each attack of a list asks it; an attack would raise, were it stale.
+DIFFERENTIABLE: WeakKeyDictionary[Classifier, tuple[Any, bool]] = WeakKeyDictionary()
+
+
 def has_gradient(model: Classifier) -> bool:
     """Whether the logits depend on the image in a way that autograd can follow.
 
@@ -292,11 +298,13 @@ def has_gradient(model: Classifier) -> bool:
             "model: its weights were made in torch.inference_mode(), and have no gradients for "
             "ever; load or wrap it before"
         )
+    if (known := DIFFERENTIABLE.get(model)) and known[0] is model.body:
+        return known[1]
     with torch.inference_mode(False), torch.enable_grad():
         x = torch.full((1, *model.input_shape), 0.5, device=model.device, dtype=torch.float32)
         x.requires_grad_()
-        logits = model(x)
-        if not logits.requires_grad:
-            return False
-        (gradient,) = torch.autograd.grad(logits.sum(), x, allow_unused=True)
+        logits, gradient = model(x), None
+        if logits.requires_grad:
+            (gradient,) = torch.autograd.grad(logits.sum(), x, allow_unused=True)
+    DIFFERENTIABLE[model] = model.body, gradient is not None
     return gradient is not None

@@ -74,8 +74,8 @@ def relax(
     for some in slices(len(rows), chunk(max(net.sizes[0], seen.stop))):
         net.clock.check()
         few = Region(*region[:2], *(part[some, seen] for part in region[2:]))
-        slopes = (None if part is None else part[some, seen] for part in (alpha, beta))
-        found.append(ascent(net, few, k, highest, rows[some], offset[some], *slopes, steps))
+        low, high = (None if part is None else part[some, seen] for part in (alpha, beta))
+        found.append(ascent(net, few, k, highest, rows[some], offset[some], low, high, steps))
     return Relaxed(*map(torch.cat, zip(*found, strict=True)))
 
 

@@ -119,8 +119,8 @@ class Query:
 
     def answer(self, verdict: Verdict, **more: Any) -> Answer:
         """An answer as of now."""
-        counts = {"branches": self.branches, "open": self.open}
-        return Answer(verdict, seconds=self.clock.seconds, **counts, **more)
+        known = {"branches": self.branches, "open": self.open, "seconds": self.clock.seconds}
+        return Answer(verdict, **{**known, **more})
 
     def rows(self, which: int) -> tuple[torch.Tensor, torch.Tensor]:
         """An unsafe set for a solver of the deepest image: what holds anywhere is no edge."""
