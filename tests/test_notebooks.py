@@ -85,7 +85,7 @@ def test_notebook_runs_as_a_report(name, which, tmp_path, monkeypatch):
     if which == "others" and name in LONG and not os.environ.get("WORKBENCH_THOROUGH"):
         pytest.skip("takes long; WORKBENCH_THOROUGH=1 runs it")
     values = OTHERS[name] if which == "others" else {}
-    report = reports.execute(NOTEBOOKS / f"{name}.ipynb", values, tmp_path / "report", timeout=120)
+    report = reports.execute(NOTEBOOKS / f"{name}.ipynb", values, tmp_path / "report", timeout=600)
     html = report.html.read_text()
     assert html.count("<img ") == html.count("<img alt=")
     assert len(html) < 8e6
