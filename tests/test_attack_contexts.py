@@ -346,6 +346,32 @@ def test_training_refuses_images_without_a_label():
         next(models.fit(plan, some[:0]))
 
 
+class Rounding(nn.Module):
+    """A linear model that rounds its images, as long as `on`."""
+
+    def __init__(self, on):
+        super().__init__()
+        self.head, self.on = nn.Linear(4, 3), on
+
+    def forward(self, x):
+        return self.head(x.flatten(1).detach() if self.on else x.flatten(1))
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_a_gradient_that_comes_or_goes_is_noticed(first):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that it has no gradient
+        model = models.wrap(Rounding(first), input_shape=(1, 2, 2))
+    x, none = torch.rand(2, 1, 2, 2), torch.full((2,), -1)
+    for on in (first, not first, first):
+        model.body.on = on
+        if on:
+            with pytest.raises(ValueError, match="no gradient; use a black-box attack"):
+                PGD(n_steps=2)(model, x, none)
+        else:
+            assert PGD(n_steps=2)(model, x, none).queries["backwards"].min() > 0
+
+
 # Sizes and shapes
 
 

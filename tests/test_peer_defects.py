@@ -386,7 +386,7 @@ def an_interrupt_leaves_all_as_it_was(attack):
     model, x, y = fragile()
     before = state(model)
     fresh = attack(model, x, y)
-    for calls in (1, 2, 4):
+    for calls in (1, 2, 3):  # the next attack on a model need not look for its gradient
         model.body.fuse = calls
         with pytest.raises(KeyboardInterrupt):
             attack(model, x, y)

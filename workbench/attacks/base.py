@@ -14,7 +14,7 @@ from pydantic import Field, model_validator
 from workbench import checks, steps
 from workbench.attacks.goals import Goal, goal_for
 from workbench.attacks.norms import Norm
-from workbench.attacks.problem import Problem
+from workbench.attacks.problem import NO_GRADIENT, Problem
 from workbench.attacks.result import AttackResult
 from workbench.models import Classifier, batch_size, ready
 from workbench.params import Parameters
@@ -59,7 +59,7 @@ class Attack(Parameters):
             names = " or ".join(kind.__name__ for kind in self.goals)
             return f"its goal is {names}, not {type(goal).__name__}"
         if self.needs_gradient and not has_gradient(model):
-            return "the model has no gradient; use a black-box attack such as Square"
+            return NO_GRADIENT
         return ""
 
     def depends(self) -> tuple[Any, ...]:
@@ -283,8 +283,9 @@ def plain(model: Classifier) -> Iterator[None]:
         yield
 
 
-# Asked once a model, since each attack of a list asks it; an attack would raise, were it stale.
-DIFFERENTIABLE: WeakKeyDictionary[Classifier, tuple[Any, bool]] = WeakKeyDictionary()
+# Asked once a model that has one, since each attack of a list asks it. Where it is lost later,
+# the problem raises; where there is none, it is asked again, as the model may be mended.
+DIFFERENTIABLE: WeakKeyDictionary[Classifier, Any] = WeakKeyDictionary()
 
 
 def has_gradient(model: Classifier) -> bool:
@@ -298,13 +299,14 @@ def has_gradient(model: Classifier) -> bool:
             "model: its weights were made in torch.inference_mode(), and have no gradients for "
             "ever; load or wrap it before"
         )
-    if (known := DIFFERENTIABLE.get(model)) and known[0] is model.body:
-        return known[1]
+    if DIFFERENTIABLE.get(model) is model.body:
+        return True
     with torch.inference_mode(False), torch.enable_grad():
         x = torch.full((1, *model.input_shape), 0.5, device=model.device, dtype=torch.float32)
         x.requires_grad_()
         logits, gradient = model(x), None
         if logits.requires_grad:
             (gradient,) = torch.autograd.grad(logits.sum(), x, allow_unused=True)
-    DIFFERENTIABLE[model] = model.body, gradient is not None
+    if gradient is not None:
+        DIFFERENTIABLE[model] = model.body
     return gradient is not None

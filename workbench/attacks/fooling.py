@@ -193,12 +193,12 @@ class MapElites(Fooling):
                 if shares:
                     yield None
                 with torch.no_grad():
-                    logits = model(coding.paint(part).to(model.device))
+                    logits = model(coding.paint(part).float().to(model.device))
                 shares.append(logits.float().softmax(1).cpu())
             most, who = torch.cat(shares).max(0)
             better = most > confidence
             shaped = better.view(-1, *[1] * (genomes.ndim - 1))
             elites = torch.where(shaped, genomes[who], elites)
             confidence = torch.where(better, most, confidence)
-            painted = torch.cat([coding.paint(part) for part in elites.split(size)])
+            painted = torch.cat([coding.paint(part).float() for part in elites.split(size)])
             yield painted, confidence, len(genomes)

@@ -15,6 +15,7 @@ Loss = Callable[[Goal, torch.Tensor], torch.Tensor]
 FEW = 16  # images whose steps are kept whole, to be scrubbed through
 VALUES = 2**19  # and how many numbers these images may have: three of 3 x 224 x 224
 LONGEST = 256  # steps kept of one attack
+NO_GRADIENT = "the model has no gradient; use a black-box attack such as Square"
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,10 +109,16 @@ class Problem:
             images = images.detach().requires_grad_()
             logits = self.model(images).float()
             goal, last = self.goal.of(index), len(losses) - 1
-            gradients = [
-                torch.autograd.grad(loss(goal, logits).sum(), images, retain_graph=i < last)[0]
-                for i, loss in enumerate(losses)
-            ]
+            gradients = []
+            for i, loss in enumerate(losses):
+                total, slope = loss(goal, logits).sum(), None
+                if total.requires_grad:
+                    (slope,) = torch.autograd.grad(
+                        total, images, retain_graph=i < last, allow_unused=True
+                    )
+                if slope is None:  # lost since the attack looked for it
+                    raise ValueError(NO_GRADIENT)
+                gradients.append(slope)
         return logits.detach(), gradients
 
     def offer(self, images: torch.Tensor, logits: torch.Tensor, index: torch.Tensor) -> None:
