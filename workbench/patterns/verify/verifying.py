@@ -58,9 +58,9 @@ def verify_steps(
         raise checks.unknown("backend", backend, BACKENDS)
     if not 0 < time_limit < math.inf:
         raise ValueError(f"time_limit: expected a number of seconds above 0, got {time_limit}")
+    clock = Clock(time_limit)  # what a backend imports counts
     made = BACKENDS[backend]
     made = pkgutil.resolve_name(made) if isinstance(made, str) else made
-    clock = Clock(time_limit)
     try:
         net = Network(model, clock)
     except TimeoutError as late:
