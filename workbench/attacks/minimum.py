@@ -25,7 +25,7 @@ from workbench.attacks.problem import Loss, Problem
 TINY = 1e-20
 MOST_RIVALS = 9  # most likely other classes looked at
 BEYOND = (1.02, 10.0, 1e4)  # first steps of the walks, in linear margins; the last: a corner
-FEWEST = 10  # steps that a walk needs
+FEWEST = 16  # steps that a walk needs: out, inward, and to settle
 LAST = 1e-3  # last change of the radius
 KEPT = 0.9  # share of the gradients' mean that each new one leaves, in L0
 DUAL: dict[Norm, Norm] = {"L2": "L2", "L1": "Linf", "Linf": "L1", "L0": "Linf"}
