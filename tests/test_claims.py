@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import re
 from itertools import pairwise
@@ -127,3 +128,15 @@ def test_the_command_prints_the_table_and_the_page(quick, tmp_path):
     assert result.exit_code == 0, result.output
     assert result.stdout.splitlines()[-1] == str(tmp_path / "digits-mlp.html")
     assert "worst case" in result.stdout
+
+
+def test_images_of_no_known_class_are_not_in_the_clean_accuracy(quick, tmp_path, monkeypatch):
+    digits = data.load("digits").sample(20, seed=0)
+    labels = digits.labels.clone()
+    labels[:5] = -1
+    some = dataclasses.replace(digits, labels=labels)
+    monkeypatch.setattr(data, "load", lambda name: some)
+    clean = reports.claim("digits/mlp", tmp_path, n=20).frame().iloc[0]
+    known = digits[5:]
+    right = int((models.load("digits/mlp").predict(known.images).label == known.labels).sum())
+    assert (clean["rate"], clean["images"]) == (right / 15, 15)

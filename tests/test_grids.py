@@ -216,6 +216,14 @@ def change_version(home, monkeypatch):
     monkeypatch.setattr("workbench.__version__", "99")
 
 
+def change_source(home, monkeypatch):
+    monkeypatch.setattr("workbench.reports.grids.source_hash", lambda: "edited")
+
+
+def change_module(home, monkeypatch):
+    (home / "own.py").write_text("EPS = 0.2\n")
+
+
 def change_weights(home, monkeypatch):
     (home / "data/models/my/net.safetensors").write_bytes(b"other")
 
@@ -244,6 +252,8 @@ def change_nothing(home, monkeypatch):
         (change_nothing, 0),
         (change_notebook, 2),
         (change_version, 2),
+        (change_source, 2),
+        (change_module, 2),
         (change_weights, 1),
         (change_data, 2),
         (lose_results, 2),

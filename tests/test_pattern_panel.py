@@ -403,3 +403,13 @@ def test_a_trained_model_joins_where_no_image_has_a_label():
     assert isinstance(trainer, Trainer)
     assert trainer.join(model) == "my-prototypes-1"
     assert model.card.name == "my-prototypes-1"
+
+
+def test_other_training_images_of_the_same_name_are_mined_anew(panel):
+    few = data.load("digits", "train")[:200]
+    panel.selection.trainings["digits"] = few
+    panel.start()
+    settle(panel)
+    own = patterns.mine(models.load("digits/mlp"), few)
+    for name, phase in own.phases.items():
+        assert torch.equal(phase, panel.result.patterns.phases[name])

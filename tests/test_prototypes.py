@@ -100,7 +100,10 @@ def test_a_file_holds_the_whole_of_it(tmp_path, name, digits):
     checkpoints.save(model, tmp_path / "m.safetensors")
     again = models.load(f"file:{tmp_path / 'm.safetensors'}")
     assert type(again) is type(model)
-    assert torch.equal(again(digits.images[:9]), model(digits.images[:9]))
+    for name_, tensor in model.state_dict().items():
+        assert torch.equal(again.state_dict()[name_], tensor), name_
+    # Not bit by bit: a kernel may sum in another order where weights lie otherwise in memory.
+    torch.testing.assert_close(again(digits.images[:9]), model(digits.images[:9]))
     if name == "prob-prototypes":
         assert torch.equal(again.levels, model.levels)
 

@@ -707,3 +707,12 @@ def test_what_cannot_be_copied_is_named():
 def test_what_is_no_module_is_refused(given, words):
     with pytest.raises(TypeError, match=words):
         wrap(given)
+
+
+def test_wrapping_in_inference_mode_gives_a_model_to_attack():
+    module = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    with torch.inference_mode():
+        model = models.wrap(module, input_shape=(1, 8, 8), classes=10)
+    x = torch.full((1, 1, 8, 8), 0.5, requires_grad=True)
+    (slope,) = torch.autograd.grad(model(x)[0, 3], x)
+    torch.testing.assert_close(slope.flatten(), module[1].weight[3].detach())

@@ -127,7 +127,7 @@ class ConceptPanel(Panel[ConceptPanelParameters, ConceptView]):
         """The concepts, where they are not known yet; then what they count for the class."""
         view, p, layer = next(self.peek()).value, self.params, self.layer()
         assert view is not None
-        key = (self.selection.origin, self.selection.model, layer)
+        key = (view.images, view.model, layer)
         key += tuple(getattr(p, name) for name in FORM[1:])
         known, found, remark = self._kept
         if key != known:

@@ -16,7 +16,7 @@ from workbench.patterns.monitoring import Monitor
 from workbench.patterns.recording import BATCH, Recording
 from workbench.steps import Step
 
-Key = tuple[str, Classifier, int]  # data, model, and how many training images
+Key = tuple[Classifier, ImageDataset | None, ImageDataset, int]  # training, test, how many
 Top = tuple[torch.Tensor, torch.Tensor]
 
 
@@ -39,7 +39,7 @@ class Mined:
         cls, key: Key, delta: float, training: ImageDataset, test: ImageDataset
     ) -> Iterator[Step[Mined]]:
         """Mine the training images and record the test images."""
-        model, total = key[1], len(training) + len(test)
+        model, total = key[0], len(training) + len(test)
         for mining in patterns.mine_steps(model, training, delta):
             yield Step(mining.done, total, mining.message)
         for recording in patterns.record_steps(model, test):
@@ -71,7 +71,7 @@ class Mined:
     def watch_steps(self, p: Parameters) -> Iterator[Step[Any]]:
         """Make the monitor asked for."""
         if self.watch(p) is None:
-            model, asked = self.key[1], about(p)
+            model, asked = self.key[0], about(p)
             for step in patterns.monitor_steps(model, self.training, self.test, **asked):
                 yield Step(step.done, step.total, step.message)
             assert step.value is not None
@@ -84,7 +84,7 @@ class Mined:
     def top_steps(self, layer: str) -> Iterator[Step[Any]]:
         """Find them."""
         if layer not in self._tops:
-            for step in patterns.top_steps(self.key[1], self.test, layer):
+            for step in patterns.top_steps(self.key[0], self.test, layer):
                 yield Step(step.done, step.total, f"{layer}: {step.message}")
             assert step.value is not None
             self._tops[layer] = step.value

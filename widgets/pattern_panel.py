@@ -174,20 +174,23 @@ class PatternPanel(Panel[PatternPanelParameters, PatternView]):
 
     def steps(self) -> Iterator[Step[PatternView]]:
         """The patterns, where they are not known yet; what `peek` tells; the neuron."""
-        view, p, key = next(self.peek()).value, self.params, self._key()
+        view, p = next(self.peek()).value, self.params
         assert view is not None
         if not view.values:
             yield Step(1, 1, "no ReLU", view)
             return
         training = None if view.remark else self.selection.training()
         if training is None:
-            remark = view.remark or f"The training images of {key[0]!r} are of another shape."
+            remark = (
+                view.remark
+                or f"The training images of {self.selection.origin!r} are of another shape."
+            )
             yield Step(1, 1, "no training images", replace(view, remark=remark))
             return
         mined = self._known()
         if mined is None:
             test = self.selection.images(self.selection.origin)[:HELD_OUT]  # without a drawing
-            for step in Mined.steps(key, p.delta, training[: p.n_train], test):
+            for step in Mined.steps(self._key(), p.delta, training[: p.n_train], test):
                 yield Step(step.done, step.total, step.message, view)
             mined = self._mined = step.value
         assert mined is not None
@@ -212,7 +215,8 @@ class PatternPanel(Panel[PatternPanelParameters, PatternView]):
         return self._mined if self._mined is not None and self._mined.key == self._key() else None
 
     def _key(self) -> Key:
-        return self.selection.origin, self.selection.classifier(), self.params.n_train
+        s = self.selection
+        return s.classifier(), s.training(), s.images(s.origin), self.params.n_train
 
     def _neuron(self, view: PatternView) -> tuple[str, int]:
         """The neuron looked at."""

@@ -6,19 +6,22 @@ import json
 from collections.abc import Iterator
 from html import escape
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import ipywidgets as ipw
-import nbformat
 from IPython.display import FileLink
 
 from workbench import reports
-from workbench.reports import Report
 from workbench.steps import Step
 
 from .form import alert, told
 from .job import Job
 from .selection import Selection
+
+if TYPE_CHECKING:  # nbformat takes two seconds to import: only who saves waits for it
+    from nbformat import NotebookNode
+
+    from workbench.reports import Report
 
 
 class Saved(Protocol):
@@ -60,6 +63,8 @@ class Saver:
         Raises:
             ValueError: the file is there already, or is no .ipynb; data or a model of one's own.
         """
+        import nbformat
+
         path = Path(self.file.value)
         if path.suffix != ".ipynb":
             raise ValueError(f"notebook: expected a name that ends in .ipynb, got {path}")
@@ -117,12 +122,14 @@ class Saver:
         return f"{stem}-{n}.ipynb"
 
 
-def as_notebook(shown: Saved) -> nbformat.NotebookNode:
+def as_notebook(shown: Saved) -> NotebookNode:
     """A notebook that shows the same; what it shows is set in its cell of parameters.
 
     Raises:
         ValueError: the data or the model is one's own, which a name alone does not bring back.
     """
+    from nbformat import v4 as new
+
     state, kind = shown.state(), type(shown).__name__
     for what in ("dataset", "model"):
         if shown.selection.is_own(state[what]):
@@ -144,7 +151,6 @@ def as_notebook(shown: Saved) -> nbformat.NotebookNode:
     ]
     where = f"{state['model']} on image {state['index']} of {state['dataset']}"
     parameters = "\n".join(declared(name, value) for name, value in state.items())
-    new = nbformat.v4
     cells = [
         new.new_markdown_cell(f"# {shown.title}: {where}"),
         new.new_code_cell(parameters, metadata={"tags": ["parameters"]}),

@@ -99,10 +99,10 @@ class VerifyPanel(Panel[VerifyPanelParameters, VerifyView]):
     def mined(self) -> Patterns:
         """The model's patterns, mined once; on training images where they are at hand."""
         s = self.selection
-        key = (s.origin, s.model)
+        training = s.training()
+        images = s.images() if training is None else training
+        key = (images, s.classifier())
         if self._mined[0] != key:
-            training = s.training()
-            images = s.images() if training is None else training
             self._mined = (key, patterns.mine(s.classifier(), images, self.params.delta))
         found = self._mined[1]
         assert found is not None

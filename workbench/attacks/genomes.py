@@ -6,20 +6,22 @@ Genomes are bred on the CPU, a whole generation at once.
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import torch
 
 Shape = tuple[int, int, int]
+rand = partial(torch.rand, dtype=torch.float32)  # whatever the user's default is
 
 
 def mutated(
     genes: torch.Tensor, low: float, high: float, chance: float, generator: torch.Generator
 ) -> torch.Tensor:
     """Some genes moved a little, by polynomial mutation of index 15."""
-    u = torch.rand(genes.shape, generator=generator)
+    u = rand(genes.shape, generator=generator)
     down, up = (2 * u) ** (1 / 16) - 1, 1 - (2 - 2 * u) ** (1 / 16)
     moved = genes + (high - low) * torch.where(u < 0.5, down, up)
-    drawn = torch.rand(genes.shape, generator=generator) < chance
+    drawn = rand(genes.shape, generator=generator) < chance
     return torch.where(drawn, moved.clamp(low, high), genes)
 
 
@@ -31,13 +33,13 @@ class Pixels:
 
     def random(self, n: int) -> torch.Tensor:
         """`n` genomes of noise."""
-        return torch.rand(n, math.prod(self.shape), generator=self.generator)
+        return rand(n, math.prod(self.shape), generator=self.generator)
 
     def breed(self, first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
         """Two children of each couple; half of the couples cross (simulated binary)."""
-        u = torch.rand(first.shape, generator=self.generator)
+        u = rand(first.shape, generator=self.generator)
         spread = torch.where(u < 0.5, 2 * u, 1 / (2 - 2 * u)) ** (1 / 11)
-        cross = torch.rand(len(first), 1, generator=self.generator) < 0.5
+        cross = rand(len(first), 1, generator=self.generator) < 0.5
         apart = torch.where(cross, spread, 1.0) * (first - second) / 2
         middle = (first + second) / 2
         children = torch.cat([middle + apart, middle - apart]).clamp(0, 1)
@@ -61,21 +63,23 @@ class Painters:
         self.shape, self.mutation, self.generator = shape, mutation, generator
         self.outputs = 4 + hidden  # where they begin
         self.units = self.outputs + shape[0]
-        y, x = torch.meshgrid(*(torch.linspace(-1, 1, n) for n in shape[1:]), indexing="ij")
+        y, x = torch.meshgrid(
+            *(torch.linspace(-1, 1, n, dtype=torch.float32) for n in shape[1:]), indexing="ij"
+        )
         self.places = torch.stack([x, y, x.hypot(y), torch.ones_like(x)]).flatten(1)
         self.forward = torch.ones(self.units, self.units, dtype=torch.bool).tril(-1)
         self.forward[:4] = False  # nothing leads to the inputs
 
     def random(self, n: int) -> torch.Tensor:
         """`n` networks without hidden units."""
-        genomes = torch.zeros(n, self.units, self.units + 1)
+        genomes = torch.zeros(n, self.units, self.units + 1, dtype=torch.float32)
         genomes[:, self.outputs :, :4] = self.weights(n, self.shape[0], 4)
         genomes[:, :, -1] = torch.randint(4, (n, self.units), generator=self.generator)
         return genomes
 
     def weights(self, *shape: int) -> torch.Tensor:
         """Random weights, within 10 of zero."""
-        return 20 * torch.rand(shape, generator=self.generator) - 10
+        return 20 * rand(shape, generator=self.generator) - 10
 
     def breed(self, first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
         """A mutant of each parent: other weights and functions, connections and units."""
@@ -84,7 +88,7 @@ class Painters:
         moved = mutated(weights, -10, 10, self.mutation, self.generator)
         weights.copy_(torch.where(weights == 0, 0.0, moved))
         other = torch.randint(4, functions.shape, generator=self.generator).float()
-        changes = torch.rand(functions.shape, generator=self.generator) < self.mutation
+        changes = rand(functions.shape, generator=self.generator) < self.mutation
         functions.copy_(torch.where(changes, other, functions))
         alive = (weights != 0).any(2)
         alive[:, :4] = alive[:, self.outputs :] = True
@@ -105,14 +109,14 @@ class Painters:
     def pick(self, allowed: torch.Tensor, chance: float) -> tuple[torch.Tensor, ...]:
         """By chance, one connection that is allowed in `(P, units, units)`: its places."""
         flat = allowed.flatten(1)
-        score, place = (torch.rand(flat.shape, generator=self.generator) * flat).max(1)
-        drawn = torch.rand(len(flat), generator=self.generator) < chance
+        score, place = (rand(flat.shape, generator=self.generator) * flat).max(1)
+        drawn = rand(len(flat), generator=self.generator) < chance
         rows = (drawn & (score > 0)).nonzero().flatten()
         return rows, place[rows] // self.units, place[rows] % self.units
 
     def paint(self, genomes: torch.Tensor) -> torch.Tensor:
         """The images `(P, C, H, W)`: every unit at all places, of all networks at once."""
-        values = torch.zeros(len(genomes), self.units, self.places.shape[1])
+        values = genomes.new_zeros(len(genomes), self.units, self.places.shape[1])
         values[:, :4] = self.places
         for unit in range(4, self.units):
             total = torch.bmm(genomes[:, unit : unit + 1, :unit], values[:, :unit])[:, 0]

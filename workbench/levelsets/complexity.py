@@ -71,9 +71,9 @@ def local_complexity(
             f"n_directions: expected at most {pixels}, one a pixel, got {n_directions}"
         )
     weights = next(model.parameters(), x)
-    draws = torch.randn(
-        pixels, n_directions, generator=torch.Generator().manual_seed(seed)
-    ).double()
+    generator = torch.Generator().manual_seed(seed)
+    size = pixels, n_directions
+    draws = torch.randn(size, generator=generator, dtype=torch.float32).double()
     ways = radius * torch.linalg.qr(draws)[0].T.reshape(-1, *x.shape[1:])
     ways = torch.cat([ways, -ways]).to(weights)
     size = batch_size(model.input_shape, BATCH)

@@ -38,7 +38,9 @@ class Probe:
         self.remarks: list[str] = []
         self.trial = cast(Classifier, duplicate(model, model.parameters()))
         # Of unlike ranges, so that what is shared between them shows.
-        noise = torch.rand((4, *model.input_shape), generator=torch.Generator().manual_seed(0))
+        noise = torch.rand(
+            (4, *model.input_shape), generator=torch.Generator().manual_seed(0), dtype=torch.float32
+        )
         low = torch.tensor([0.3, 0.2, 0.1]).reshape(3, 1, 1, 1)
         high = torch.tensor([0.7, 0.85, 0.9]).reshape(3, 1, 1, 1)
         self.x = (low + (high - low) * noise[:3]).to(model.device)

@@ -33,6 +33,7 @@ INSTEAD = {
 }
 
 
+@torch.inference_mode(False)  # wherever it is called: gradients are asked for
 def wrap(
     module: nn.Module,
     *,
@@ -98,7 +99,7 @@ def wrap(
     model.card = card.model_copy(update={"classes": names, "named": named})
     remarks += [*about_shape(shape), *about_normalisation(mean, std), *probe.remarks]
     for remark in [*remarks, *about_modes(module, probe)]:
-        warnings.warn(remark, stacklevel=2)
+        warnings.warn(remark, stacklevel=3)  # past the decorator, where wrap was called
     return model
 
 

@@ -90,13 +90,20 @@ def claim_steps(
             yield Step(100 * part + 100 * step.done // max(1, step.total), 201, step.message)
         values.append(step.value)
     evaluation, diagnosis = values
-    right = int(evaluation.rows.drop_duplicates("image")["right"].sum())
-    interval = dict(zip(("low", "high"), robustness.wilson(right, n), strict=True))
+    judged = evaluation.rows.drop_duplicates("image")["right"].dropna()  # those with a label
+    right, known = int(judged.sum()), len(judged)
+    interval = dict(zip(("low", "high"), robustness.wilson(right, known), strict=True))
     curve = evaluation.curve().rename(columns={"attack": "accuracy", "robust_accuracy": "rate"})
-    clean = {"accuracy": "clean", "norm": "", "eps": 0.0, "rate": right / n, **interval}
+    clean = {
+        "accuracy": "clean",
+        "norm": "",
+        "eps": 0.0,
+        "rate": right / known if known else None,
+        **interval,
+    }
     content = {
         "model": card.model_dump(mode="json"),
-        "accuracies": [clean | {"images": n, "failed": 0}, *records(curve)],
+        "accuracies": [clean | {"images": known, "failed": 0}, *records(curve)],
         "indicators": records(diagnosis.frame()),
         "attacks": evaluation.attacks,
         "seed": seed,

@@ -38,6 +38,7 @@ from workbench.reports import grid_page, inputs
 from workbench.reports.kernel import ReportError
 from workbench.reports.needs import STORE, digest, ensure, hashed, labels
 from workbench.reports.runner import steps, write
+from workbench.robustness.keys import source as source_hash
 from workbench.steps import Step, run
 
 LARGEST = 100_000  # runs of a grid
@@ -115,7 +116,8 @@ def grid_steps(
     values: by parameter. parameters: the same in all runs. executor: makes what the runs go
     through, anew when it breaks: `partial(processes, 4)`, `partial(cluster, address)`,
     `partial(ThreadPoolExecutor, 2)`; by default one process a core. resume: leave out what
-    is complete, from the same notebook, parameters, package, weights and data.
+    is complete, from the same notebook, modules beside it, parameters, package (by its
+    source), weights and data.
 
     Raises:
         FileNotFoundError, ValueError: as `steps`, before anything runs; a parameter given
@@ -135,14 +137,16 @@ def grid_steps(
         limits={"cell_timeout": cell_timeout, "timeout": timeout},
         output=Path(output or f"reports/{source.stem}-grid").absolute(),
     )
+    modules = sorted(source.parent.glob("*.py"))  # which it may import
     cells = [c.source for c in inputs.read_notebook(source).cells if c.cell_type == "code"]
     written = [text for cell in cells for text in inputs.texts(cell)]
+    code = [source_hash(), *(hashlib.sha256(p.read_bytes()).hexdigest() for p in modules)]
     known, sha256 = cache(partial(labels, source.parent)), cache(partial(digest, source.parent))
     jobs = []
     for given in chosen:
         names = [*written, *inputs.texts(repr(given))]
         needs = {label: sha256(label) for name in names for label in known(name)}
-        key = hashed([hashlib.sha256(text).hexdigest(), version, given, needs])
+        key = hashed([hashlib.sha256(text).hexdigest(), code, version, given, needs])
         place = folder_name(source.stem, given, values)
         jobs.append(job(place=place, given=given, needs=needs, key=key))
     return _steps(jobs, executor or partial(processes, os.cpu_count() or 1), resume)
