@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from workbench import attacks, data, levelsets, models, steps
+from workbench import attacks, data, levelsets, models
 from workbench.attacks import (
     FMN,
     PGD,
@@ -27,7 +27,6 @@ from workbench.robustness import (
     INDICATORS,
     diagnose,
     evaluate,
-    evaluation_steps,
     specimens,
     verify,
 )
@@ -158,9 +157,9 @@ def test_training_is_the_same_with_another_default():
         dataset="digits", architecture="mlp", epochs=1, elastic=2.0, flip=True, shift=1,
         adversarial="pgd", eps=0.1, attack_steps=2,
     )  # fmt: skip
-    plain = steps.run(models.fit(plan, images)).model.state_dict()
+    plain = models.fit(plan, images).model.state_dict()
     with float64():
-        found = steps.run(models.fit(plan, images)).model.state_dict()
+        found = models.fit(plan, images).model.state_dict()
         assert torch.get_default_dtype() == torch.float64
     assert all(torch.equal(found[name], plain[name]) for name in plain)
 
@@ -340,10 +339,12 @@ def test_training_refuses_images_without_a_label():
     plan = models.Recipe(dataset="digits", architecture="mlp", epochs=1)
     some = ImageDataset(images.images, labels, images.classes)
     with pytest.raises(ValueError, match="training: 4 of 10 images have no label to learn"):
-        next(models.fit(plan, some))
-    assert next(models.fit(plan, some[labels >= 0])).value.model.card.classes == images.classes
+        next(models.fit.steps(plan, some))
+    assert (
+        next(models.fit.steps(plan, some[labels >= 0])).value.model.card.classes == images.classes
+    )
     with pytest.raises(ValueError, match="training: number of images"):
-        next(models.fit(plan, some[:0]))
+        next(models.fit.steps(plan, some[:0]))
 
 
 class Rounding(nn.Module):
@@ -421,7 +422,7 @@ def test_large_images_go_through_a_few_at_a_time_and_can_be_left_between_passes(
         assert max(seen[1:]) <= 2, (attack, seen)  # the first also asks for labels and gradients
     images = ImageDataset(x, none, model.classes)
     for output in (None, tmp_path):
-        work = evaluation_steps(model, images, [PGD(n_steps=2)], eps=[0.01], output=output)
+        work = evaluate.steps(model, images, [PGD(n_steps=2)], eps=[0.01], output=output)
         seen = passes(model, work)
         assert max(seen) <= 4, seen
 

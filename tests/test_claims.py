@@ -95,7 +95,7 @@ def test_a_run_that_raises_leaves_the_rate_unknown(quick, tmp_path, monkeypatch)
 
 
 def test_steps_go_up_to_the_total(quick, tmp_path):
-    ticks = list(reports.claim_steps("digits/mlp", tmp_path, n=5, eps=0.02, seed=3))
+    ticks = list(reports.claim.steps("digits/mlp", tmp_path, n=5, eps=0.02, seed=3))
     done = [tick.done for tick in ticks]
     assert all(a <= b for a, b in pairwise(done))
     assert done[-1] == ticks[-1].total

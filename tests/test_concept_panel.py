@@ -128,7 +128,7 @@ def test_state_and_report(panel):
 @pytest.mark.parametrize("where", ["main", "subshell"])
 def test_a_click_returns_at_once_and_cancel_stops(monkeypatch, where):
     reached, gate = threading.Event(), threading.Event()
-    original = prototypes.concept_steps
+    original = prototypes.concepts.steps
 
     def slow(*arguments, **options):
         for step in original(*arguments, **options):
@@ -136,7 +136,7 @@ def test_a_click_returns_at_once_and_cancel_stops(monkeypatch, where):
             assert gate.wait(20)
             yield step
 
-    monkeypatch.setattr(prototypes, "concept_steps", slow)
+    monkeypatch.setattr(prototypes, slow)
     panel = ConceptPanel("digits", "digits/cnn", 3, **SMALL)
     panel._repr_mimebundle_()
     if where == "main":

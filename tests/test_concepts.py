@@ -281,7 +281,7 @@ def test_extraction_is_seeded_and_leaves_the_model_and_the_generator_alone(resne
 
 def test_steps_count_up_and_a_failing_layer_leaves_no_hook(resnet, shapes):
     ticks = list(
-        prototypes.concept_steps(resnet, shapes.images, "stage3_block1", n_crops=600, n_concepts=3)
+        prototypes.concepts.steps(resnet, shapes.images, "stage3_block1", n_crops=600, n_concepts=3)
     )
     assert [tick.done for tick in ticks] == [256, 512, 600, 1200]
     assert ticks[-1].total == 1200
@@ -526,7 +526,7 @@ def test_importance_in_pieces_is_importance_at_once(resnet, found, shapes, monke
         assert torch.equal(whole.target, resnet.predict(x).label)
         if method != "sobol":
             monkeypatch.setattr(attribution, "ROWS", 70)
-            ticks = list(prototypes.importance_steps(found, resnet, x, method=method))
+            ticks = list(prototypes.importance.steps(found, resnet, x, method=method))
             monkeypatch.undo()
             assert torch.allclose(ticks[-1].value.scores, whole.scores, atol=0.02)
             assert ticks[-1].done == ticks[-1].total == 7

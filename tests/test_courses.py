@@ -198,7 +198,7 @@ def test_masters_pass_and_students_copies_fail_only_in_their_checks(tmp_path, po
     bad = master(check='assert total == 7, ""\nassert double(1) / total == 2 / 7, "halve"')
     bad = write(tmp_path / "bad.ipynb", bad)
     wrong = write(tmp_path / "wrong.ipynb", master(solution="total = 8\ndouble = abs"))
-    work = courses.student_set([good, easy, bad, wrong], tmp_path / "out", pool, verify=True)
+    work = courses.student_set.steps([good, easy, bad, wrong], tmp_path / "out", pool, verify=True)
     with pytest.raises(RuntimeError, match="notebooks that failed: 3") as caught:
         steps.run(work, progress=False)
     _, *lines = str(caught.value).splitlines()
@@ -221,8 +221,8 @@ def test_masters_are_never_written_over(tmp_path, pool):
     one = write(tmp_path / "student" / "one.ipynb", master())
     before = one.read_text()
     for work in (
-        courses.student_set([one], tmp_path, pool),
-        courses.gallery([one], one.parent, pool),
+        courses.student_set.steps([one], tmp_path, pool),
+        courses.gallery.steps([one], one.parent, pool),
     ):
         with pytest.raises(ValueError, match="holds the notebooks themselves"):
             steps.run(work, progress=False)
@@ -242,7 +242,7 @@ def test_a_gallery_shows_results_and_no_solutions_and_stays_offline(tmp_path, po
     cells = [new_markdown_cell("# Two"), new_code_cell(code), new_code_cell(chart)]
     two = new_notebook(cells=cells)
     paths = [write(tmp_path / "one.ipynb", master()), write(tmp_path / "two.ipynb", two)]
-    ticks = list(courses.gallery(paths, tmp_path / "site", pool))
+    ticks = list(courses.gallery.steps(paths, tmp_path / "site", pool))
     assert [tick.done for tick in ticks] == [1, 2, 2]
     site = tmp_path / "site"
     assert {path.name for path in site.iterdir()} == {

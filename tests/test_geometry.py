@@ -214,11 +214,11 @@ def test_complexity_refuses_what_it_cannot_measure():
 def test_complexity_is_recorded_through_a_training():
     plan = Recipe(dataset="digits", architecture="mlp", options={"hidden": [32]}, epochs=2)
     training, course = data.load("digits", "train", limit=300), {}
-    for step in models.fit(plan, training):
+    for step in models.fit.steps(plan, training):
         if step.done % 2 == 0:
             found = local_complexity(step.value.model, training.images[:20])
             course[step.done] = found.summary()["total"]
-    plain = list(models.fit(plan, training))[-1].value.model
+    plain = list(models.fit.steps(plan, training))[-1].value.model
     assert list(course) == [2, 4, 6]
     assert len(set(course.values())) > 1
     for name, value in plain.state_dict().items():  # measuring changed nothing

@@ -47,7 +47,7 @@ def written(path, body=BODY, parameters=DECLARED):
 
 
 def grid(notebook, values, output, **options):
-    return run(grids.grid_steps(notebook, values, output, **options), progress=False)
+    return run(grids.grid.steps(notebook, values, output, **options), progress=False)
 
 
 def only_job(monkeypatch, *grid):
@@ -55,7 +55,7 @@ def only_job(monkeypatch, *grid):
     jobs = []
     with monkeypatch.context() as patch:
         patch.setattr(grids, "_steps", lambda made, *_: jobs.extend(made))
-        grids.grid_steps(*grid)
+        grids.grid.steps(*grid)
     (job,) = jobs
     return job
 
@@ -65,12 +65,12 @@ def fake(monkeypatch, tmp_path):
     """A notebook, and `work` that runs nothing: it notes the job and returns results."""
     seen = []
 
-    def work(job):
+    def perform(job):
         seen.append(job)
         content = {"results": {"double": 2 * job.given.get("eps", 1)}, "seconds": 1.0}
         return {"results.json": zlib.compress(json.dumps(content).encode())}, ""
 
-    monkeypatch.setattr(grids, "work", work)
+    monkeypatch.setattr(grids, "perform", perform)
     monkeypatch.setenv("WORKBENCH_DATA", str(tmp_path / "data"))
     return seen
 
@@ -143,7 +143,7 @@ def test_what_is_complete_is_left_out(made, monkeypatch):
     source = made.page.parent.parent / "a book" / "tiny.ipynb"
     values = {"name": ["fine", "bad", HOSTILE[0]], "few": ["[1, 2]"]}
     options = {"parameters": {"eps": 0.25}, "executor": THREADS, "resume": True}
-    ticks = list(grids.grid_steps(source, values, made.page.parent, **options))
+    ticks = list(grids.grid.steps(source, values, made.page.parent, **options))
     assert [(tick.done, tick.total) for tick in ticks] == [(0, 2), (1, 2), (2, 2)]
     assert ticks[0].message == "2 of 3 runs are complete already"
     assert list(ticks[-1].value.table["error"]) == ["", "again: bad", ""]
@@ -152,7 +152,7 @@ def test_what_is_complete_is_left_out(made, monkeypatch):
 def test_a_machine_without_the_notebook_runs_the_text_it_was_sent(tmp_path, monkeypatch):
     job = only_job(monkeypatch, written(tmp_path / "n.ipynb"), {"name": ["x"]}, tmp_path / "out")
     (tmp_path / "n.ipynb").unlink()  # nor is the folder there
-    files, error = grids.work(job)
+    files, error = grids.perform(job)
     assert error == ""
     assert json.loads(zlib.decompress(files["results.json"]))["results"]["name"] == "X"
     assert list(tmp_path.iterdir()) == []
@@ -181,7 +181,7 @@ def test_values_are_combined_checked_and_told_apart():
 def test_a_wrong_grid_is_refused_before_anything_runs(tmp_path, values, fixed, said):
     notebook = written(tmp_path / "n.ipynb")
     with pytest.raises(ValueError, match=said):
-        grids.grid_steps(notebook, values, tmp_path / "out", parameters=fixed)
+        grids.grid.steps(notebook, values, tmp_path / "out", parameters=fixed)
     assert not (tmp_path / "out").exists()
 
 
@@ -292,7 +292,7 @@ def test_a_run_that_fails_again_is_no_longer_complete(fake, tmp_path, monkeypatc
 
 def test_two_grids_never_share_a_folder(fake, tmp_path):
     notebook = written(tmp_path / "n.ipynb")
-    first = grids.grid_steps(notebook, {"eps": [1, 2]}, tmp_path / "out", executor=THREADS)
+    first = grids.grid.steps(notebook, {"eps": [1, 2]}, tmp_path / "out", executor=THREADS)
     next(first)
     with pytest.raises(RuntimeError, match="another grid is writing into"):
         grid(notebook, {}, tmp_path / "out", executor=THREADS)
@@ -373,10 +373,10 @@ def test_a_pool_that_never_works_is_given_up(fake, tmp_path):
 
 
 def test_what_an_executor_raises_is_the_error_of_the_run(fake, tmp_path, monkeypatch):
-    def work(job):
+    def perform(job):
         raise ConnectionError("gone")
 
-    monkeypatch.setattr(grids, "work", work)
+    monkeypatch.setattr(grids, "perform", perform)
     made = grid(written(tmp_path / "n.ipynb"), {}, tmp_path / "o", executor=THREADS)
     assert list(made.table["error"]) == ["ConnectionError: gone"]
 
@@ -574,7 +574,7 @@ def test_absent_weights_come_from_the_store_by_their_hash(worker, tmp_path):
 def test_a_worker_of_another_version_refuses(tmp_path, monkeypatch):
     job = only_job(monkeypatch, written(tmp_path / "n.ipynb"), {}, tmp_path)
     monkeypatch.setattr("workbench.__version__", "99")
-    files, error = grids.work(job)
+    files, error = grids.perform(job)
     assert files == {}
     assert "has workbench 99" in error
 
@@ -598,12 +598,12 @@ def test_without_pyarrow_there_is_csv_alone(fake, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("values", [["a", 1], [True, None, 2.5], [10**30, 1], [[1], {"k": 1}]])
 def test_any_recorded_json_fits_a_table(values, fake, tmp_path, monkeypatch):
-    def work(job):
+    def perform(job):
         found = values[int(job.given["eps"])]
         content = json.dumps({"results": {"x": found}, "seconds": 1})
         return {"results.json": zlib.compress(content.encode())}, ""
 
-    monkeypatch.setattr(grids, "work", work)
+    monkeypatch.setattr(grids, "perform", perform)
     notebook = written(tmp_path / "n.ipynb")
     eps = {"eps": list(range(len(values)))}
     made = grid(notebook, eps, tmp_path / "out", executor=THREADS)

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from workbench import data, levelsets, models, steps
-from workbench.levelsets import LevelSetTraversal, extent, plane, plane_steps, span, star, through
+from workbench import data, levelsets, models
+from workbench.levelsets import LevelSetTraversal, extent, plane, span, star, through
 from workbench.models import private_copy
 
 
@@ -255,7 +255,7 @@ def test_a_plane_sharpens_and_asks_no_point_twice(digits, n, sides, monkeypatch)
     monkeypatch.setattr(
         models.Classifier, "forward", lambda self, x: (asked.append(len(x)), plain(self, x))[1]
     )
-    values = [step.value for step in plane_steps(model, at, n, label=0) if step.value is not None]
+    values = [step.value for step in plane.steps(model, at, n, label=0) if step.value is not None]
     assert [len(value.predicted) for value in values] == sides
     assert sum(asked) == n * n
     for coarse, fine in itertools.pairwise(values):
@@ -334,6 +334,4 @@ def test_bad_rays_are_refused(digits):
 def test_long_work_can_be_run_step_by_step(digits):
     model, x, _ = digits
     at = through(x[0], *torch.randn(2, 1, 8, 8))
-    assert torch.equal(
-        steps.run(plane_steps(model, at, 17)).predicted, levelsets.plane(model, at, 17).predicted
-    )
+    assert torch.equal(plane(model, at, 17).predicted, levelsets.plane(model, at, 17).predicted)

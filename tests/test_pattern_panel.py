@@ -63,7 +63,7 @@ def test_copied_code_gives_the_same(panel, kind):
 
 
 def test_another_delta_asks_nothing_of_the_training_images(panel, monkeypatch):
-    monkeypatch.setattr(patterns, "mine_steps", None)
+    monkeypatch.setattr(patterns, None)
     monkeypatch.setattr(patterns, "record", None)
     model, training, test = models.load("digits/mlp"), data.load("digits", "train"), "digits"
     panel.form.controls["delta"].value = 0.95
@@ -215,7 +215,7 @@ def test_state_and_report(panel):
 @pytest.mark.parametrize("where", ["main", "subshell"])
 def test_a_click_returns_at_once_and_cancel_stops(monkeypatch, where):
     reached, gate = threading.Event(), threading.Event()
-    original = patterns.mine_steps
+    original = patterns.mine.steps
 
     def slow(*arguments, **options):
         for step in original(*arguments, **options):
@@ -223,7 +223,7 @@ def test_a_click_returns_at_once_and_cancel_stops(monkeypatch, where):
             assert gate.wait(20)
             yield step
 
-    monkeypatch.setattr(patterns, "mine_steps", slow)
+    monkeypatch.setattr(patterns, slow)
     panel = PatternPanel("digits", "digits/mlp", 3)
     panel._repr_mimebundle_()
     if where == "main":

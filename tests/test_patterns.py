@@ -171,7 +171,7 @@ def test_hooks_are_gone_also_after_an_error(digits):
     model, _, test = digits
     with pytest.raises(RuntimeError), watched(model, ["relu1"]):
         raise RuntimeError
-    work = patterns.record_steps(model, test)
+    work = patterns.record.steps(model, test)
     next(work)
     work.close()
     assert not model.layer("relu1")._forward_hooks
@@ -566,15 +566,15 @@ def test_passes_are_as_large_as_the_images_allow_and_steps_lie_between(digits, m
     whole = patterns.mine(model, few), patterns.record(model, few)
     watch = patterns.monitor(model, few, test[:30], kind="box")
     monkeypatch.setattr(batching, "VALUES", 64 * 7)
-    done = [step.done for step in patterns.mine_steps(model, few)]
+    done = [step.done for step in patterns.mine.steps(model, few)]
     assert done == [7, 14, 21, 28, 35, 42, 49, 50, 50]
     sizes = []
     handle = model.body.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
     work = (
-        lambda: patterns.mine_steps(model, few),
-        lambda: patterns.record_steps(model, few),
-        lambda: patterns.top_steps(model, few, "relu2"),
-        lambda: patterns.monitor_steps(model, few, test[:30], kind="box"),
+        lambda: patterns.mine.steps(model, few),
+        lambda: patterns.record.steps(model, few),
+        lambda: patterns.top_images.steps(model, few, "relu2"),
+        lambda: patterns.monitor.steps(model, few, test[:30], kind="box"),
     )
     for begin in work:
         steps = begin()

@@ -15,7 +15,6 @@ from workbench.prototypes import ProbPrototypeClassifier, PrototypeClassifier, e
 from workbench.prototypes.networks import Autoencoder, PrototypeNetwork
 from workbench.prototypes.probabilistic import drawn_distances
 from workbench.prototypes.uncertainties import entropy, overlaps
-from workbench.steps import run
 
 PROB = Recipe(dataset="digits", architecture="prob-prototypes", epochs=15, lr=5e-3)
 
@@ -27,7 +26,7 @@ def model():
 
 @pytest.fixture(scope="module")
 def prob():
-    return run(fit(PROB, data.load("digits", "train"))).model
+    return fit(PROB, data.load("digits", "train")).model
 
 
 @pytest.fixture(scope="module")
@@ -300,7 +299,7 @@ def test_the_probabilistic_objective(prob, digits):
 def test_more_prototypes_than_images_is_refused():
     plan = Recipe(dataset="digits", architecture="prototypes", options={"prototypes": 50})
     with pytest.raises(ValueError, match=r"prototypes: expected at most one a training image \(30"):
-        next(fit(plan, data.load("digits", "train")[:30]))
+        next(fit.steps(plan, data.load("digits", "train")[:30]))
 
 
 @pytest.mark.parametrize(

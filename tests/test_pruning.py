@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from workbench import data, models
 from workbench.data import ImageDataset
-from workbench.prototypes import filter_relevance, prune_steps
+from workbench.prototypes import filter_relevance, prune
 from workbench.prototypes.pruning import CRITERIA, _norms, _scores
 from workbench.steps import run
 
@@ -194,8 +194,8 @@ def test_what_lrp_cannot_follow_is_named(body, message):
     with pytest.raises(ValueError, match=message):
         filter_relevance(model, *images())
     with pytest.raises(ValueError, match=message):
-        next(prune_steps(model, *images()))
-    assert run(prune_steps(model, *images(), criterion="magnitude", share=0.2)).kept
+        next(prune.steps(model, *images()))
+    assert prune(model, *images(), criterion="magnitude", share=0.2).kept
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
 
 
@@ -277,7 +277,7 @@ def test_errors_of_relevance():
 )
 def test_errors_of_pruning(options, message):
     with pytest.raises(ValueError, match=message):
-        next(prune_steps(wrapped(seeded(perceptron)), *images(), **options))
+        next(prune.steps(wrapped(seeded(perceptron)), *images(), **options))
 
 
 @pytest.mark.parametrize("criterion", ["lrp", "lrp-epsilon", "taylor", "gradient"])
@@ -293,7 +293,7 @@ def test_planted_dead_units_go_first_and_nothing_changes(criterion):
             layer.bias[rows] = -1
     model = wrapped(body)
     x, y = images(8)
-    result = run(prune_steps(model, x, y, criterion=criterion, share=5 / 20, step=0.05))
+    result = prune(model, x, y, criterion=criterion, share=5 / 20, step=0.05)
     assert (~result.kept["1"]).nonzero().flatten().tolist() == dead.tolist()
     assert (~result.kept["4"]).nonzero().flatten().tolist() == [2]
     torch.testing.assert_close(result.model(x), model(x))
@@ -335,7 +335,7 @@ def test_the_model_stays_as_it_was(criterion):
     before = {k: v.clone() for k, v in model.state_dict().items()}
     pixels, state = x.clone(), torch.get_rng_state()
     with torch.no_grad():
-        result = run(prune_steps(model, x, y, criterion=criterion))
+        result = prune(model, x, y, criterion=criterion)
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
     assert torch.equal(x, pixels)
     assert not x.requires_grad
@@ -357,7 +357,7 @@ def test_a_pruned_filter_is_silent_behind_its_batch_norm():
     model = wrapped(body)
     x, y = images()
     assert _norms(model, x[:1]) == {"0": "1"}
-    result = run(prune_steps(model, x, y, criterion="magnitude", share=0.6, step=1.0))
+    result = prune(model, x, y, criterion="magnitude", share=0.6, step=1.0)
     gone = ~result.kept["0"]
     assert gone.any()
     normed = result.model.body[1](result.model.body[0](x))
@@ -371,7 +371,7 @@ def test_steps_say_how_far_they_are(criterion):
     some = data.load("digits", "train").sample(1, per_class=True)
     test = data.load("digits", limit=100)
     options = {"criterion": criterion, "share": 0.3, "step": 0.1, "test": test, "seed": 4}
-    steps = list(prune_steps(model, some.images, some.labels, **options))
+    steps = list(prune.steps(model, some.images, some.labels, **options))
     units = steps[0].value.summary()["units"]
     goal = round(0.3 * units)
     assert [s.done for s in steps] == [*range(0, goal, round(0.1 * units)), goal]
@@ -385,7 +385,7 @@ def test_steps_say_how_far_they_are(criterion):
     for early, late in pairwise(steps):
         assert all((early.value.kept[k] | ~late.value.kept[k]).all() for k in late.value.kept)
     last = steps[-1].value
-    again = run(prune_steps(model, some.images, some.labels, **options))
+    again = prune(model, some.images, some.labels, **options)
     assert all(torch.equal(again.kept[k], last.kept[k]) for k in last.kept)
     assert again.summary() == last.summary()
     assert last.summary()["accuracy_before"] == steps[0].value.curve[0][1] > 0.95
@@ -394,7 +394,7 @@ def test_steps_say_how_far_they_are(criterion):
 
 
 def test_without_test_images_no_accuracy_is_given():
-    summary = run(prune_steps(wrapped(seeded(perceptron)), *images())).summary()
+    summary = prune(wrapped(seeded(perceptron)), *images()).summary()
     assert summary["accuracy"] is None
     assert summary["share_removed"] == 0.5
 
@@ -403,7 +403,7 @@ def test_scores_are_found_anew_in_each_step():
     model = models.load("digits/mlp")
     some = data.load("digits", "train").sample(2, per_class=True)
     kept = [
-        run(prune_steps(model, some.images, some.labels, share=0.4, step=step)).kept["fc1"]
+        prune(model, some.images, some.labels, share=0.4, step=step).kept["fc1"]
         for step in (0.05, 1.0)
     ]
     assert not torch.equal(*kept)
@@ -412,7 +412,7 @@ def test_scores_are_found_anew_in_each_step():
 def test_random_takes_each_layer_in_proportion_to_its_size():
     model = models.load("digits/cnn")
     some = data.load("digits", "train").sample(1, per_class=True)
-    result = run(prune_steps(model, some.images, some.labels, criterion="random", step=1.0))
+    result = prune(model, some.images, some.labels, criterion="random", step=1.0)
     assert result.frame()["share_kept"].between(0.3, 0.7).all()
 
 
@@ -420,11 +420,11 @@ def test_a_residual_model_is_pruned_by_what_needs_no_relevance():
     model = models.load("shapes/resnet")
     some = data.load("shapes", limit=200).sample(1, per_class=True)
     with pytest.raises(ValueError, match=r"stage1_block1 \(ResidualBlock\) joins branches"):
-        next(prune_steps(model, some.images, some.labels))
+        next(prune.steps(model, some.images, some.labels))
     norms = _norms(model, some.images[:1])
     assert norms["stage2_block1.shortcut.0"] == "stage2_block1.shortcut.1"
     result = run(
-        prune_steps(model, some.images, some.labels, criterion="taylor", share=0.1, step=1.0)
+        prune.steps(model, some.images, some.labels, criterion="taylor", share=0.1, step=1.0)
     )
     layer = next(k for k, kept in result.kept.items() if not kept.all())
     gone = ~result.kept[layer]
@@ -435,5 +435,5 @@ def test_points_in_the_plane_are_small_images():
     body = nn.Sequential(nn.Flatten(), nn.Linear(2, 20), nn.ReLU(), nn.Linear(20, 2))
     model = wrapped(seeded(lambda: body), (2, 1, 1), 2, mean=(0.5, 0.5), std=(0.1, 0.1))
     x, y = images(5, (2, 1, 1), classes=2)
-    result = run(prune_steps(model, x, y, share=1 / 3, step=1.0))
+    result = prune(model, x, y, share=1 / 3, step=1.0)
     assert result.frame()["kept"].tolist() == [13]

@@ -459,13 +459,13 @@ def test_numbers_and_rows():
 
 def test_steps_tell_how_far_it_is_and_can_be_dropped():
     model, plane = case("cnn")
-    seen = list(levelsets.region_steps(model, plane))
+    seen = list(levelsets.regions.steps(model, plane))
     done = [step.done for step in seen]
     assert done == sorted(done)
     assert (seen[0].done, seen[-1].done) == (0, seen[-1].total)
     assert all(step.value is None for step in seen[:-1])
     assert any(step.message.startswith("relu2") for step in seen)
-    steps = levelsets.region_steps(model, plane)
+    steps = levelsets.regions.steps(model, plane)
     next(steps)
     steps.close()
 

@@ -157,7 +157,7 @@ def test_a_parameters_cell_that_cannot_be_read_says_why(tmp_path, source, word):
 def test_another_language_is_refused_by_name(tmp_path, metadata, language):
     source = book(tmp_path / "n.ipynb", parameters="eps <- 0.1", **metadata)
     with pytest.raises(ValueError, match=f"n.ipynb is written in {language}, and reports run"):
-        reports.steps(source, output=tmp_path / "out")
+        reports.execute.steps(source, output=tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -205,7 +205,7 @@ def test_an_odd_file_has_its_parameters(tmp_path, text):
     path = tmp_path / "n.ipynb"
     path.write_text(text[1], encoding="utf-8")
     assert reports.parameters(path)["eps"].default == 0.1
-    steps = reports.steps(path, {"eps": 0.3}, tmp_path / "out")
+    steps = reports.execute.steps(path, {"eps": 0.3}, tmp_path / "out")
     steps.close()
 
 
@@ -224,7 +224,7 @@ def test_an_odd_file_has_its_parameters(tmp_path, text):
 def test_a_file_that_is_no_notebook_is_said(tmp_path, text):
     (tmp_path / "n.ipynb").write_text(text)
     with pytest.raises(ValueError, match=r"n\.ipynb is not a Jupyter notebook: "):
-        reports.steps(tmp_path / "n.ipynb", output=tmp_path / "out")
+        reports.execute.steps(tmp_path / "n.ipynb", output=tmp_path / "out")
     (tmp_path / "n.ipynb").write_bytes(json.dumps(PLAIN).encode("utf-16"))
     with pytest.raises(ValueError, match="is not a Jupyter notebook: UnicodeDecodeError"):
         reports.parameters(tmp_path / "n.ipynb")
@@ -255,7 +255,9 @@ def test_a_cell_that_an_earlier_run_injected_has_no_say(tmp_path, given):
 def test_an_injected_cell_that_is_left_out_is_said(tmp_path):
     cells = [tagged("eps = 0.3", "injected-parameters"), RECORD]
     with pytest.warns(UserWarning, match=r"n\.ipynb: its injected-parameters cell.* is left out"):
-        reports.steps(book(tmp_path / "n.ipynb", *cells, parameters="eps: float = 0.1")).close()
+        reports.execute.steps(
+            book(tmp_path / "n.ipynb", *cells, parameters="eps: float = 0.1")
+        ).close()
 
 
 @pytest.mark.parametrize(
@@ -277,7 +279,7 @@ def test_a_parameter_that_a_later_cell_sets_is_said(tmp_path, later, said):
     cells = ["eps = 1", tagged("eps: float = 0.1", "parameters"), later]
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        reports.steps(book(tmp_path / "n.ipynb", *cells), output=tmp_path / "out").close()
+        reports.execute.steps(book(tmp_path / "n.ipynb", *cells), output=tmp_path / "out").close()
     assert [said in str(w.message) for w in caught] == [True] * bool(said)
 
 

@@ -230,7 +230,7 @@ def ticks(tmp_path_factory):
     source = write(home / "a {b} folder" / "the {n} book.ipynb", *GOOD, parameters=DECLARED)
     before = hashlib.sha256(source.read_bytes()).hexdigest()
     values = {"text": HOSTILE, "big": "x" * 1_000_000, "eps": "8/255", "flag": "false"}
-    ticks = list(reports.steps(source, values, home / "out"))
+    ticks = list(reports.execute.steps(source, values, home / "out"))
     assert hashlib.sha256(source.read_bytes()).hexdigest() == before
     assert [p.name for p in source.parent.iterdir()] == [source.name]
     return ticks
@@ -422,7 +422,7 @@ def test_an_error_that_no_cell_raises_is_a_failure(tmp_path, name):
 
 def test_closing_the_steps_kills_the_kernel(tmp_path):
     source = write(tmp_path / "n.ipynb", tell_pid(tmp_path), "import time; time.sleep(60)")
-    ticks = reports.steps(source, output=tmp_path / "out")
+    ticks = reports.execute.steps(source, output=tmp_path / "out")
     assert [next(ticks).done, next(ticks).done] == [0, 1]
     ticks.close()
     assert kernel_gone(tmp_path)
@@ -452,7 +452,7 @@ def test_wrong_arguments_are_refused_before_anything_runs(tmp_path, monkeypatch,
     monkeypatch.chdir(tmp_path)
     source = write(tmp_path / "book" / "n.ipynb", "1", parameters="eps: float = 1")
     with pytest.raises(ValueError, match=said):
-        reports.steps(source, **options)
+        reports.execute.steps(source, **options)
     assert [p.name for p in tmp_path.iterdir()] == ["book"]
 
 

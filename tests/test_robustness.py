@@ -11,10 +11,8 @@ from workbench.data import ImageDataset
 from workbench.robustness import (
     INDICATORS,
     diagnose,
-    diagnosis_steps,
     evaluate,
     evaluation,
-    evaluation_steps,
     specimens,
     verify,
     wilson,
@@ -184,7 +182,7 @@ def test_an_error_is_tried_again(tmp_path):
 
 
 def test_cancelling_keeps_what_was_finished(tmp_path):
-    work = evaluation_steps(
+    work = evaluate.steps(
         threshold(), pixels(0.1, 0.4), [FGSM()], eps=[0.1, 0.2, 0.3], output=tmp_path
     )
     for step in work:
@@ -397,7 +395,7 @@ def test_an_attack_without_a_budget_is_asked_only_what_fits():
 
 def test_diagnosis_can_be_cancelled_between_steps(robust, digits):
     before = {k: v.clone() for k, v in robust.state_dict().items()}
-    work = diagnosis_steps(robust, digits, PROPER)
+    work = diagnose.steps(robust, digits, PROPER)
     seen = [next(work) for _ in range(30)]
     work.close()
     assert seen[-1].total == len(INDICATORS)

@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from workbench import data, models, prototypes, steps
-from workbench.prototypes import SparseAutoencoder, SparseFit, fit_sae, fit_sae_steps, splice
+from workbench.prototypes import SparseAutoencoder, SparseFit, fit_sae, splice
 from workbench.prototypes.sparse_autoencoder import _seen, sparse_factors
 
 
@@ -266,7 +266,7 @@ def test_layers_that_work_in_place_are_no_trouble(x):
 
 
 def test_the_work_comes_in_steps_and_can_be_left(model, x):
-    work = fit_sae_steps(model, x, "relu2", latents=64, k=4, epochs=2)
+    work = fit_sae.steps(model, x, "relu2", latents=64, k=4, epochs=2)
     seen = []
     for step in work:
         seen.append(step)

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from workbench import data, models, prototypes
-from workbench.prototypes import surrogate, surrogate_steps
+from workbench.prototypes import surrogate
 
 
 class Tree(nn.Module):
@@ -77,7 +77,7 @@ def test_probing_leaves_few_to_perturb(monkeypatch):
     model = models.wrap(Block(), input_shape=(3, 5, 5))
     x = torch.rand(100, 3, 5, 5, generator=torch.Generator().manual_seed(0))
     monkeypatch.setattr("workbench.prototypes.surrogates.PERTURBED", 4)
-    steps = list(surrogate_steps(model, x, k=4))
+    steps = list(surrogate.steps(model, x, k=4))
     assert len(steps) == 5
     assert steps[-1].value.features.tolist() != []
     assert {tuple(f) for f in steps[-1].value.features.tolist()} == {
@@ -193,7 +193,7 @@ def test_same_seed_same_tree_and_the_model_stays(digits):
 
 
 def test_the_work_comes_in_steps(tree, noise):
-    seen = list(surrogate_steps(tree, noise, k=2))
+    seen = list(surrogate.steps(tree, noise, k=2))
     assert len(seen) == 17  # a pixel a step, and the tree
     assert seen[-1].done == seen[-1].total
     assert [s.value for s in seen[:-1]] == [None] * 16

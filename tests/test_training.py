@@ -8,7 +8,6 @@ from workbench.models import checkpoints
 from workbench.models.adversarial import pgd, survivors
 from workbench.models.recipes import RECIPES, Recipe
 from workbench.models.training import augment, fit, learning_rate, train
-from workbench.steps import run
 
 TINY = Recipe(
     dataset="digits", architecture="cnn", options={"channels": (4, 8), "hidden": 16}, epochs=3
@@ -26,7 +25,7 @@ def weights(model):
 
 def test_training_learns_and_keeps_a_history(digits):
     plan = TINY.model_copy(update={"epochs": 12, "lr": 1e-2})
-    result = run(fit(plan, digits))
+    result = fit(plan, digits)
     assert [row["epoch"] for row in result.history] == list(range(1, 13))
     assert result.history[-1]["loss"] < result.history[0]["loss"]
     assert result.history[-1]["accuracy"] > 0.8
@@ -36,9 +35,9 @@ def test_training_learns_and_keeps_a_history(digits):
 
 def test_the_same_seed_gives_the_same_weights_and_leaves_the_global_generator(digits):
     state = torch.get_rng_state()
-    first, second = (weights(run(fit(TINY, digits[:300])).model) for _ in range(2))
+    first, second = (weights(fit(TINY, digits[:300]).model) for _ in range(2))
     assert torch.equal(first, second)
-    other = weights(run(fit(TINY.model_copy(update={"seed": 1}), digits[:300])).model)
+    other = weights(fit(TINY.model_copy(update={"seed": 1}), digits[:300]).model)
     assert not torch.equal(first, other)
     assert torch.equal(torch.get_rng_state(), state)
 
@@ -47,33 +46,33 @@ def test_the_same_seed_gives_the_same_weights_and_leaves_the_global_generator(di
 def test_an_interrupted_training_goes_on_to_the_same_weights(digits, tmp_path, adversarial):
     plan = Recipe(**{**TINY.model_dump(), "adversarial": adversarial, "eps": 0.1, "shift": 1})
     part = digits[:300]
-    straight = weights(run(fit(plan, part)).model)
+    straight = weights(fit(plan, part).model)
     keep = tmp_path / "state.unfinished"
     per_epoch = 3
-    for _ in itertools.islice(fit(plan, part, keep=keep), per_epoch + 3):
+    for _ in itertools.islice(fit.steps(plan, part, keep=keep), per_epoch + 3):
         pass  # stops in the second epoch
-    resumed = list(fit(plan, part, keep=keep))
+    resumed = list(fit.steps(plan, part, keep=keep))
     assert resumed[0].done == per_epoch + 1
     assert torch.equal(weights(resumed[-1].value.model), straight)
 
 
 def test_a_state_of_another_plan_is_not_taken_up(digits, tmp_path):
     keep = tmp_path / "state.unfinished"
-    run(fit(TINY, digits[:300], keep=keep))
+    fit(TINY, digits[:300], keep=keep)
     other = TINY.model_copy(update={"lr": 1e-3})
-    assert next(fit(other, digits[:300], keep=keep)).done == 1
+    assert next(fit.steps(other, digits[:300], keep=keep)).done == 1
 
 
 def test_a_damaged_state_is_said(digits, tmp_path):
     keep = tmp_path / "state.unfinished"
     keep.write_bytes(b"not weights at all")
     with pytest.raises(ValueError, match=r"state\.unfinished is not a safetensors file"):
-        run(fit(TINY, digits[:300], keep=keep))
+        fit(TINY, digits[:300], keep=keep)
 
 
 def test_train_writes_a_model_with_its_card(tmp_path, monkeypatch):
     monkeypatch.setenv("WORKBENCH_DATA", str(tmp_path))
-    result = run(train("digits/mlp", tmp_path / "mine.safetensors", epochs=1))
+    result = train("digits/mlp", tmp_path / "mine.safetensors", epochs=1)
     assert [p.name for p in tmp_path.iterdir()] == ["mine.safetensors"]
     card = checkpoints.read_card(result.path)
     test = data.load("digits")
@@ -84,7 +83,7 @@ def test_train_writes_a_model_with_its_card(tmp_path, monkeypatch):
 
 def test_an_unknown_recipe_suggests_the_nearest():
     with pytest.raises(ValueError, match="Did you mean 'mnist/cnn'"):
-        next(train("mnist/cn"))
+        next(train.steps("mnist/cn"))
 
 
 def test_every_recipe_names_what_exists():

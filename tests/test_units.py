@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from workbench import data, models, patterns, steps
+from workbench import data, models, patterns
 from workbench.data import ImageDataset
 from workbench.patterns import units
 
@@ -246,7 +246,7 @@ def test_smoothness_is_seeded_and_refuses_what_has_no_kernels():
 
 
 def visualise(model, layer, asked, **settings):
-    return steps.run(patterns.visualise_steps(model, layer, asked, **settings))
+    return patterns.visualise(model, layer, asked, **settings)
 
 
 def test_a_linear_unit_is_shown_by_the_sign_of_its_weight():
@@ -271,7 +271,7 @@ def test_blur_makes_smooth_images_at_some_cost():
 
 def test_the_value_never_falls_and_is_that_of_the_image():
     model = models.load("shapes/resnet")
-    course = list(patterns.visualise_steps(model, "stage2_block1.bn2", [3, 7], n_steps=12))
+    course = list(patterns.visualise.steps(model, "stage2_block1.bn2", [3, 7], n_steps=12))
     values = torch.stack([step.value.activation for step in course])
     assert (values.diff(dim=0) >= 0).all()
     assert (values[-1] > values[0] + 0.2).all()

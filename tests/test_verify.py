@@ -445,7 +445,7 @@ def test_a_time_limit_gives_what_was_reached(backend):
 
 def test_steps_tell_of_progress_and_closing_them_leaves_nothing():
     model, prop = hard()
-    threads, work = threading.active_count(), proofs.verify_steps(model, prop)
+    threads, work = threading.active_count(), proofs.verify.steps(model, prop)
     ticks = [next(work)]
     while len(search := [tick.value for tick in ticks if "open" in tick.message]) < 4:
         ticks.append(next(work))

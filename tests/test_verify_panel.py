@@ -80,7 +80,7 @@ def test_a_network_that_cannot_be_verified_is_said():
 @pytest.mark.parametrize("where", ["main", "subshell"])
 def test_a_click_returns_at_once_and_cancel_keeps_what_is_known(monkeypatch, where):
     reached, gate = threading.Event(), threading.Event()
-    original = verify_panel.verify_steps
+    original = verify_panel.verify.steps
 
     def slow(*arguments, **options):
         for step in original(*arguments, **options):
@@ -88,7 +88,7 @@ def test_a_click_returns_at_once_and_cancel_keeps_what_is_known(monkeypatch, whe
             reached.set()
             assert gate.wait(20)
 
-    monkeypatch.setattr(verify_panel, "verify_steps", slow)
+    monkeypatch.setattr(verify_panel, slow)
     panel = VerifyPanel("digits", "digits/mlp", 3, eps=0.1)
     panel._repr_mimebundle_()
     if where == "main":

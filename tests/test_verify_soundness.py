@@ -22,7 +22,6 @@ from workbench.patterns.verify import (
     BACKENDS,
     Property,
     exhaustive_grid_check,
-    exhaustive_grid_steps,
     local_robustness,
     plant_counterexample,
     read_vnnlib,
@@ -520,7 +519,7 @@ def test_a_grid_finds_what_random_search_finds():
 def test_a_grid_says_how_far_it_is():
     model = tiny()
     model.body[-1].weight.data.zero_()  # one answer for all
-    ticks = list(exhaustive_grid_steps(model, torch.zeros(1, 4, 4), range(8), [0, 0.5, 1]))
+    ticks = list(exhaustive_grid_check.steps(model, torch.zeros(1, 4, 4), range(8), [0, 0.5, 1]))
     assert [(t.done, t.value.safe) for t in ticks] == [
         *((2000 * i, None) for i in (1, 2, 3)),
         (6561, True),

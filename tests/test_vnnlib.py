@@ -23,7 +23,6 @@ from workbench.patterns.verify import (
     local_robustness,
     read_vnnlib,
     verify,
-    verify_steps,
 )
 from workbench.patterns.verify.proving import network_of
 from workbench.patterns.verify.verifying import merged
@@ -321,7 +320,7 @@ def test_one_hard_box_keeps_no_other_waiting(tmp_path, monkeypatch):
     )
     boxes = [([-1.0, 0.0], [0.0, 1.0]), ([2.0, 0.0], [3.0, 1.0])]
     prop = read(tmp_path, text_of(2, 2, boxes, [[("Y_0", "Y_1")]]))
-    ticks = list(itertools.islice(verify_steps(TWO, prop, backend="endless"), 50))
+    ticks = list(itertools.islice(verify.steps(TWO, prop, backend="endless"), 50))
     assert ticks[-1].value.verdict == "falsified"
     assert len(ticks) < 10
     assert all(0 <= t.done <= t.total for t in ticks)

@@ -127,13 +127,12 @@ class ConceptPanel(Panel[ConceptPanelParameters, ConceptView]):
         """The concepts, where they are not known yet; then what they count for the class."""
         view, p, layer = next(self.peek()).value, self.params, self.layer()
         assert view is not None
-        key = (view.images, view.model, layer)
-        key += tuple(getattr(p, name) for name in FORM[1:])
+        key = (view.images, view.model, layer, *(getattr(p, name) for name in FORM[1:]))
         known, found, remark = self._kept
         if key != known:
             crop = 0.5 if has_places(self._layers()[layer]) else 1.0
             pictures = view.images.images[:IMAGES]
-            work = prototypes.concept_steps(
+            work = prototypes.concepts.steps(
                 *(view.model, pictures, layer), n_concepts=p.n_concepts, method=p.method,
                 n_crops=p.n_crops, crop=crop, seed=p.seed,
             )  # fmt: skip
@@ -150,7 +149,7 @@ class ConceptPanel(Panel[ConceptPanelParameters, ConceptView]):
         same = view.images.images[:IMAGES][said_of == view.label][:ASKED]
         if not len(same):
             same = view.images.images[view.index : view.index + 1]
-        for asked in prototypes.importance_steps(found, view.model, same, view.label):
+        for asked in prototypes.importance.steps(found, view.model, same, view.label):
             view = replace(view, importance=asked.value)
             yield Step(asked.total + asked.done, 2 * asked.total, asked.message, view)
 

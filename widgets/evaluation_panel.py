@@ -17,7 +17,7 @@ from workbench.data import ImageDataset
 from workbench.figures import health_table, robustness_curve
 from workbench.models import Classifier
 from workbench.params import Parameters
-from workbench.robustness import Diagnosis, Evaluation, diagnosis_steps, evaluation_steps
+from workbench.robustness import Diagnosis, Evaluation, diagnose, evaluate
 from workbench.steps import Step
 
 from .attack_panel import named
@@ -138,7 +138,7 @@ class EvaluationPanel(Panel[EvaluationPanelParameters, EvaluationView]):
         view = next(self.peek()).value
         assert view is not None
         total = HALF * (2 if params.health else 1)
-        work = evaluation_steps(model, images, battery, eps=params.eps, seed=params.seed)
+        work = evaluate.steps(model, images, battery, eps=params.eps, seed=params.seed)
         for step in work:
             view = replace(view, evaluation=step.value)
             yield Step(HALF * step.done // max(1, step.total), total, step.message, view)
@@ -148,7 +148,7 @@ class EvaluationPanel(Panel[EvaluationPanelParameters, EvaluationView]):
         yield Step(HALF, total, "attacked", view)
         asked = strongest(view.evaluation, battery)
         if params.health and asked is not None:
-            for found in diagnosis_steps(model, images[:ASKED], asked, seed=params.seed):
+            for found in diagnose.steps(model, images[:ASKED], asked, seed=params.seed):
                 view = replace(view, diagnosis=found.value)
                 done = HALF + HALF * found.done // max(1, found.total)
                 yield Step(done, total, f"health: {found.message}", view)

@@ -132,12 +132,12 @@ class LevelSetPanel(Panel[LevelSetPanelParameters, LevelSetView]):
             yield Step(step.done, total * step.total, step.message, view)
         assert view.traversal is not None
         at = plane_of(view.traversal, params.extent)
-        for tick in levelsets.plane_steps(model, at, params.side, label=view.label):
+        for tick in levelsets.plane.steps(model, at, params.side, label=view.label):
             view = replace(view, plane=tick.value or view.plane)
             yield Step(tick.total + tick.done, total * tick.total, tick.message, view)
         if params.regions:
             try:
-                for found in levelsets.region_steps(model, at, limit=LIMIT):
+                for found in levelsets.regions.steps(model, at, limit=LIMIT):
                     view = replace(view, regions=found.value)
                     done = 2 * found.total + found.done
                     yield Step(done, total * found.total, f"regions: {found.message}", view)

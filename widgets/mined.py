@@ -40,9 +40,9 @@ class Mined:
     ) -> Iterator[Step[Mined]]:
         """Mine the training images and record the test images."""
         model, total = key[0], len(training) + len(test)
-        for mining in patterns.mine_steps(model, training, delta):
+        for mining in patterns.mine.steps(model, training, delta):
             yield Step(mining.done, total, mining.message)
-        for recording in patterns.record_steps(model, test):
+        for recording in patterns.record.steps(model, test):
             yield Step(len(training) + recording.done, total, f"judged on {recording.message}")
         assert mining.value is not None
         assert recording.value is not None
@@ -68,11 +68,11 @@ class Mined:
         """The monitor asked for, where it was made."""
         return self._watch[1] if self._watch is not None and self._watch[0] == about(p) else None
 
-    def watch_steps(self, p: Parameters) -> Iterator[Step[Any]]:
+    def watching(self, p: Parameters) -> Iterator[Step[Any]]:
         """Make the monitor asked for."""
         if self.watch(p) is None:
             model, asked = self.key[0], about(p)
-            for step in patterns.monitor_steps(model, self.training, self.test, **asked):
+            for step in patterns.monitor.steps(model, self.training, self.test, **asked):
                 yield Step(step.done, step.total, step.message)
             assert step.value is not None
             self._watch = asked, step.value
@@ -81,10 +81,10 @@ class Mined:
         """The test images that fire each neuron of a layer most, and how much."""
         return self._tops[layer]
 
-    def top_steps(self, layer: str) -> Iterator[Step[Any]]:
+    def strongest(self, layer: str) -> Iterator[Step[Any]]:
         """Find them."""
         if layer not in self._tops:
-            for step in patterns.top_steps(self.key[0], self.test, layer):
+            for step in patterns.top_images.steps(self.key[0], self.test, layer):
                 yield Step(step.done, step.total, f"{layer}: {step.message}")
             assert step.value is not None
             self._tops[layer] = step.value

@@ -195,13 +195,13 @@ class PatternPanel(Panel[PatternPanelParameters, PatternView]):
             mined = self._mined = step.value
         assert mined is not None
         if p.kind != "pattern":
-            for made in mined.watch_steps(p):
+            for made in mined.watching(p):
                 yield Step(made.done, made.total, f"{p.kind} monitor: {made.message}", view)
         view = self._judged(view, mined)
         yield Step(0, 1, "judged", view)
         layer, k = self._neuron(view)
         check_neurons(layer, [k], len(view.values[layer]))
-        for asked in mined.top_steps(layer):
+        for asked in mined.strongest(layer):
             yield Step(asked.done, asked.total, asked.message, view)
         best, held = mined.top(layer), None
         if p.switch != "as it is":

@@ -111,7 +111,7 @@ class RegionPanel(Panel[RegionPanelParameters, RegionView]):
         for i, name in enumerate(names):
             model = self.selection.classifier(name)
             try:
-                for found in levelsets.region_steps(model, view.at, limit=LIMIT):
+                for found in levelsets.regions.steps(model, view.at, limit=LIMIT):
                     if found.value is not None:
                         view = replace(view, regions={**view.regions, name: found.value})
                     done = i * found.total + found.done

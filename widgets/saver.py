@@ -85,7 +85,7 @@ class Saver:
         self.job = Job(self._report(path), on_step=self._told, on_end=self._ended)
 
     def _report(self, path: Path) -> Iterator[Step[Report]]:
-        yield from reports.steps(path, output=Path("reports") / path.stem)
+        yield from reports.execute.steps(path, output=Path("reports") / path.stem)
 
     def _told(self, step: Step[Report]) -> None:
         share = f"{step.done} of {step.total}"

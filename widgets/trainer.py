@@ -58,7 +58,7 @@ class Trainer:
             self._keep.unlink(missing_ok=True)
         plan, model = self._plan, None
         assert plan is not None
-        for step in models.fit(plan, training, keep=self._keep, device="cpu"):
+        for step in models.fit.steps(plan, training, keep=self._keep, device="cpu"):
             now = step.done % max(1, step.total // PICTURES) == 0 or step.done == step.total
             if step.value is not None and (model is None or now):
                 model = copy.deepcopy(step.value.model)
@@ -88,4 +88,4 @@ class Trainer:
             return self.selection.code("model", name)
         plan = self._plans[name]
         data_code = f"data.load({plan.dataset!r}, 'train')"
-        return f"run(models.fit(models.{plan.code()}, {data_code}, device='cpu')).model"
+        return f"models.fit(models.{plan.code()}, {data_code}, device='cpu').model"

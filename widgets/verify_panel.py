@@ -16,7 +16,7 @@ from workbench.figures import confidence_table
 from workbench.models import Classifier
 from workbench.params import Parameters
 from workbench.patterns import Patterns
-from workbench.patterns.verify import Answer, Property, local_robustness, verify_steps
+from workbench.patterns.verify import Answer, Property, local_robustness, verify
 from workbench.steps import Step
 
 from .form import Form
@@ -118,7 +118,7 @@ class VerifyPanel(Panel[VerifyPanelParameters, VerifyView]):
             yield Step(0, 1, "mining patterns", view)
             view = replace(view, patterns=self.mined())
             prop = prop.inside(cast("Patterns", view.patterns).of(view.label))
-        for step in verify_steps(view.model, prop, backend=p.backend, time_limit=p.time_limit):
+        for step in verify.steps(view.model, prop, backend=p.backend, time_limit=p.time_limit):
             yield Step(step.done, step.total, step.message, replace(view, answer=step.value))
 
     # The picture.

@@ -237,7 +237,7 @@ def report(
         run_grid(notebook, values(grid or ()), output, workers, dask, given, resume, limits)
         return
     result = steps.run(
-        reports.steps(notebook, given, output, timeout=timeout, cell_timeout=cell_timeout)
+        reports.execute.steps(notebook, given, output, timeout=timeout, cell_timeout=cell_timeout)
     )
     typer.echo(result.html)
 
@@ -258,11 +258,11 @@ def student(
     workers: Workers = 2,
 ) -> None:
     """Write the copies for students (no solutions), nbgrader and teachers (executed)."""
-    from workbench import courses, reports, steps
+    from workbench import courses, reports
 
     with reports.processes(workers) as pool:
         masters = notebooks or courses.masters()
-        made = steps.run(courses.student_set(masters, output, pool, verify=verify))
+        made = courses.student_set(masters, output, pool, verify=verify)
     typer.echo(made)
 
 
@@ -281,10 +281,10 @@ def gallery(
     workers: Workers = 2,
 ) -> None:
     """Run the notebooks into a web site that needs no server and no network."""
-    from workbench import courses, reports, steps
+    from workbench import courses, reports
 
     with reports.processes(workers) as pool:
-        typer.echo(steps.run(courses.gallery(notebooks or courses.masters(), output, pool)))
+        typer.echo(courses.gallery(notebooks or courses.masters(), output, pool))
 
 
 @app.command()
@@ -313,9 +313,9 @@ def train(
     epochs: Annotated[int | None, typer.Option(min=1, help="Instead of the recipe's.")] = None,
 ) -> None:
     """Train a model by its recipe; interrupted, the same command goes on from there."""
-    from workbench import models, steps
+    from workbench import models
 
-    result = steps.run(models.train(name, output, epochs=epochs))
+    result = models.train(name, output, epochs=epochs)
     card = result.model.card
     robust = percent(card.robust_accuracy)
     typer.echo(f"{name}: {percent(card.accuracy)}% clean, {robust}% robust at eps {card.eps:.3g}")
@@ -443,14 +443,14 @@ def run_grid(
     """Run a grid; raise a RuntimeError at the end where a run failed."""
     from functools import partial
 
-    from workbench import reports, steps
+    from workbench import reports
 
     if workers and dask:
         raise ValueError("expected --workers or --dask, got both: a cluster has its own workers")
     executor = partial(reports.cluster, dask) if dask else None
     executor = partial(reports.processes, workers) if workers else executor
     options = {"parameters": given, "executor": executor, "resume": resume, **limits}
-    made = steps.run(reports.grid_steps(notebook, grid, output, **options))
+    made = reports.grid(notebook, grid, output, **options)
     typer.echo(made.page)
     if not made.parquet:
         typer.echo("no results.parquet: pip install 'dnn-workbench[cluster]' for it", err=True)

@@ -1,4 +1,4 @@
-"""Long work, written once: a generator of `Step`, and `run` that exhausts it.
+"""Long work, written once: a generator of `Step`, which `work` makes a function of.
 
 Every computation that takes more than a second yields `Step`s. Each yield is a
 progress tick, a preview and a place where the work can be cancelled: `run` turns
@@ -8,11 +8,14 @@ the ticks into a progress bar, a panel's job turns them into live pictures.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from functools import wraps
+from typing import Any, Generic, ParamSpec, Protocol, TypeVar
 
 T = TypeVar("T")
+P = ParamSpec("P")
 
 
 @dataclass(frozen=True)
@@ -46,3 +49,27 @@ def run(steps: Iterator[Step[T]], *, progress: bool = True) -> T:
     if last is None or last.value is None:
         raise RuntimeError("the work ended without a result: its last Step held no value")
     return last.value
+
+
+class Work(Protocol[P, T]):
+    """What `work` makes: call it for the result, or go through its `steps`."""
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run the steps behind a progress bar; the value of the last one."""
+
+    def steps(self, *args: P.args, **kwargs: P.kwargs) -> Iterator[Step[T]]:
+        """The generator itself, as it was written."""
+
+
+def work(generator: Callable[P, Iterator[Step[T]]]) -> Work[P, T]:
+    """Make of a generator of steps a function that runs it to its end, with `.steps`."""
+
+    @wraps(generator)
+    def whole(*args: P.args, **kwargs: P.kwargs) -> T:
+        return run(generator(*args, **kwargs))
+
+    made: Any = whole
+    made.steps = generator
+    returned = str(generator.__annotations__.get("return", ""))
+    made.__annotations__["return"] = re.sub(r"^Iterator\[Step\[(.*)\]\]$", r"\1", returned)
+    return made

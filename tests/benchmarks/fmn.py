@@ -22,7 +22,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from workbench import attacks, data, models, steps
+from workbench import attacks, data, models
 from workbench.attacks.norms import NORMS, Norm, size
 from workbench.models import Classifier
 from workbench.models.recipes import Recipe
@@ -79,7 +79,7 @@ def networks() -> Iterator[tuple[str, Classifier]]:
     """The four, by name."""
     for name in ("mnist/cnn", "mnist/cnn-robust"):
         yield name, models.load(name)
-    yield "FGSM-trained", steps.run(fit(FGSM, data.load("mnist", "train"))).model.eval()
+    yield "FGSM-trained", fit(FGSM, data.load("mnist", "train")).model.eval()
     yield "certified", certified()
 
 

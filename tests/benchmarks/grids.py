@@ -45,15 +45,15 @@ def main() -> None:
         alone = {}
         for n in (FEW, LOTS):
             job = jobs(notebook, {"n": [n], "seed": [1, 2, 3]})
-            alone[n] = statistics.median(seconds(partial(grids.work, one)) for one in job)
-        sent, back = len(pickle.dumps(job[0])), len(pickle.dumps(grids.work(job[0])))
+            alone[n] = statistics.median(seconds(partial(grids.perform, one)) for one in job)
+        sent, back = len(pickle.dumps(job[0])), len(pickle.dumps(grids.perform(job[0])))
         print(f"one run alone: {alone[FEW]:.2f} s at {FEW} images, {alone[LOTS]:.2f} s at {LOTS}")
         print(f"bytes moved a run: {sent:,} there, {back:,} back; weights and data: none")
         print("workers   seconds   runs an hour   per worker, against the first")
         first = 0.0
         for workers in options.workers:
             values = {"seed": range(options.runs)}
-            work = grids.grid_steps(
+            work = grids.grid.steps(
                 notebook,
                 values,
                 Path(home, str(workers)),
@@ -81,7 +81,7 @@ def jobs(notebook: Path, values: dict) -> list[grids.Job]:
     made: list[grids.Job] = []
     steps, grids._steps = grids._steps, lambda found, *_: made.extend(found)
     try:
-        grids.grid_steps(notebook, values, notebook.parent / "alone")
+        grids.grid.steps(notebook, values, notebook.parent / "alone")
     finally:
         grids._steps = steps
     return made

@@ -72,7 +72,7 @@ def plane(model: Classifier, x: torch.Tensor) -> None:
                 model(batch)
         bare.append(time.perf_counter() - begun)
     begun, first = time.perf_counter(), 0.0
-    for step in levelsets.plane_steps(model, at, SIDE):
+    for step in levelsets.plane.steps(model, at, SIDE):
         if step.value is not None and not first:
             first = time.perf_counter() - begun
     whole = time.perf_counter() - begun

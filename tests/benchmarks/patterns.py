@@ -59,7 +59,7 @@ def network(size: str) -> Classifier:
 
 def mining(model: Classifier, images: ImageDataset) -> None:
     """Time beside the bare model in its best batch size; memory of `record`."""
-    recorded, peak = peak_memory(lambda: run(patterns.record_steps(model, images), progress=False))
+    recorded, peak = peak_memory(lambda: run(patterns.record.steps(model, images), progress=False))
     kept = sum(layer.bits.nbytes for layer in recorded.layers.values()) / 2**20
     print(f"record: {peak:.0f} MiB above the images at its peak, {kept:.1f} MiB of bits kept")
 
@@ -72,7 +72,7 @@ def mining(model: Classifier, images: ImageDataset) -> None:
     ours, forward = [], []
     for _ in range(7):  # in turn, so that other work on the machine slows both
         forward.append(seconds(lambda: bare(best)))
-        ours.append(seconds(lambda: run(patterns.mine_steps(model, images, DELTA), progress=False)))
+        ours.append(seconds(lambda: run(patterns.mine.steps(model, images, DELTA), progress=False)))
     pairs = zip(ours, forward, strict=True)
     ratio = statistics.median(mined / plain for mined, plain in pairs)
     print(f"mine, {len(images):,} images, 256x4: {min(ours):.2f} s, {ratio:.2f} x bare")

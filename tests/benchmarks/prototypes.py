@@ -16,7 +16,6 @@ import torch
 from workbench import data, models, prototypes
 from workbench.models import fit
 from workbench.models.recipes import RECIPES
-from workbench.steps import run
 
 
 def main() -> None:
@@ -33,7 +32,7 @@ def main() -> None:
     doubt = seconds(lambda: prototypes.uncertainty(model, x))
     print(f"mnist/prob-prototypes: five uncertainties of 1,000 images {doubt:.2f} s")
     begun = time.perf_counter()
-    found = run(fit(RECIPES["digits/prototypes"], data.load("digits", "train"))).model
+    found = fit(RECIPES["digits/prototypes"], data.load("digits", "train")).model
     taken, test = time.perf_counter() - begun, data.load("digits")
     right = float((found.predict(test.images).label == test.labels).float().mean())
     print(f"digits/prototypes from nothing: {taken:.1f} s, {right:.1%} of the test images")

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from pydantic import Field
 
-from workbench import steps
 from workbench.attacks.base import has_gradient
 from workbench.attacks.genomes import Painters, Pixels
 from workbench.models import Classifier, batch_size, ready
@@ -100,7 +99,7 @@ class Fooling(Parameters):
 
     def __call__(self, model: Classifier, *, seed: int = 0) -> FoolingResult:
         """Run `steps` to the end."""
-        return steps.run(self.steps(model, seed=seed))
+        return self(model, seed=seed)
 
 
 class GradientAscent(Fooling):

@@ -22,7 +22,7 @@ from nbformat import NotebookNode
 import workbench
 from workbench import reports
 from workbench.courses.exercises import nbgrader, problems, student
-from workbench.steps import Step, run
+from workbench.steps import Step, run, work
 
 PLAN = "README.md"  # beside the notebooks: the course plan
 NAMED = re.compile(r"(exercise|check)-\d+$")  # tags in students' copies
@@ -76,6 +76,7 @@ def new_course(path: str | Path, notebooks: Sequence[Path] | None = None) -> Pat
     return target
 
 
+@work
 def student_set(
     notebooks: Sequence[Path], output: str | Path, executor: Executor, *, verify: bool = False
 ) -> Iterator[Step[Path]]:
@@ -98,6 +99,7 @@ def student_set(
     yield Step(len(read), len(read), "written", folder)
 
 
+@work
 def gallery(
     notebooks: Sequence[Path], output: str | Path, executor: Executor
 ) -> Iterator[Step[Path]]:
@@ -160,7 +162,7 @@ def _each(
 
 def _executed(path: Path, folder: Path) -> NotebookNode:
     """A notebook after a run; one that fails leaves its report in `folder`."""
-    report = run(reports.steps(path, output=folder / path.stem), progress=False)
+    report = run(reports.execute.steps(path, output=folder / path.stem), progress=False)
     executed = nbformat.read(report.notebook, as_version=4)
     shutil.rmtree(report.notebook.parent)
     return executed

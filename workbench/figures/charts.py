@@ -204,8 +204,9 @@ def _check_frame(name: str, frame: Any, needed: list[str]) -> None:
     if missing:
         raise ValueError(f"{name}: no column {missing}; expected {needed}, got {list(frame)}")
     shares = frame.filter(regex="accuracy|confidence")
-    low, high = shares.min(axis=None), shares.max(axis=None)
-    if low < 0 or high > 1:
+    values = shares.to_numpy(dtype=float)
+    if ((values < 0) | (values > 1)).any():
+        low, high = np.nanmin(values), np.nanmax(values)
         raise ValueError(
             f"{name}: expected values in [0, 1] in {list(shares)}, got [{low:.4g}, {high:.4g}]"
         )

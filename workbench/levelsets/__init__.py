@@ -7,8 +7,8 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     submod_attrs={
         "collapse": ["Collapse", "collapse_metrics", "neural_collapse"],
         "complexity": ["LocalComplexity", "local_complexity"],
-        "linear_regions": ["Regions", "region_steps", "regions"],
-        "planes": ["Extent", "Plane", "extent", "plane", "plane_steps"],
+        "linear_regions": ["Regions", "regions"],
+        "planes": ["Extent", "Plane", "extent", "plane"],
         "slices": ["Slice", "span", "through"],
         "stars": ["Star", "star"],
         "traversal": ["LevelSetTraversal", "Traversal", "ascent"],

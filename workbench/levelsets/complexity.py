@@ -53,7 +53,7 @@ def local_complexity(
     (`ACTIVATIONS`; of a GELU, too, the sign counts). A module that runs twice is two layers,
     `name` and `name#2`; an activation called as a function is not seen. Through a training:
 
-        for step in models.fit(plan, training):
+        for step in models.fit.steps(plan, training):
             if step.done % 100 == 0:
                 course[step.done] = local_complexity(step.value.model, x).summary()
 

@@ -20,7 +20,7 @@ from workbench.levelsets.piecewise import ADVICE, Chosen
 from workbench.levelsets.polygons import Polygons
 from workbench.levelsets.slices import Slice
 from workbench.models import Classifier, ready
-from workbench.steps import Step, run
+from workbench.steps import Step, work
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -107,14 +107,8 @@ class Regions:
         return pd.DataFrame({"a": a, "b": b, **columns})
 
 
-def regions(model: Classifier, plane: Slice, *, limit: int = 100_000) -> Regions:
-    """The exact linear regions of `model` in the window of `plane`; see `region_steps`."""
-    return run(region_steps(model, plane, limit=limit))
-
-
-def region_steps(
-    model: Classifier, plane: Slice, *, limit: int = 100_000
-) -> Iterator[Step[Regions]]:
+@work
+def regions(model: Classifier, plane: Slice, *, limit: int = 100_000) -> Iterator[Step[Regions]]:
     """Find the regions layer by layer, in float64; the last step holds them.
 
     The network may have ReLUs, LeakyReLUs, max pooling and whatever is affine, in any order,

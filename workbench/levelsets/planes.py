@@ -9,10 +9,10 @@ from typing import Any
 
 import torch
 
-from workbench import checks, steps
+from workbench import checks
 from workbench.levelsets.slices import Slice
 from workbench.models import Classifier, batch_size, ready
-from workbench.steps import Step
+from workbench.steps import Step, work
 
 BATCH = 512
 COARSEST = 16  # points a side of the first picture, at least
@@ -62,18 +62,8 @@ class Plane:
         }
 
 
-def plane(model: Classifier, at: Slice, n: int = 201, *, label: int | None = None) -> Plane:
-    """Class and confidence on n x n points of a slice. label: of the origin when None.
-
-    Images outside [0, 1] are shown to the model as they are, and marked.
-
-    Raises:
-        ValueError: another shape than the model's; fewer than 2 points; NaN answers.
-    """
-    return steps.run(plane_steps(model, at, n, label=label))
-
-
-def plane_steps(
+@work
+def plane(
     model: Classifier, at: Slice, n: int = 201, *, label: int | None = None
 ) -> Iterator[Step[Plane]]:
     """`plane`, coarse to fine: first every 8th point each way (where n - 1 has the divisors)."""

@@ -22,7 +22,7 @@ from workbench.models.classifier import Classifier, classifier_of
 from workbench.models.evaluation import evaluate
 from workbench.models.model_card import ModelCard
 from workbench.models.recipes import Recipe, recipe
-from workbench.steps import Step
+from workbench.steps import Step, work
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -49,6 +49,7 @@ class TrainingResult:
         return pd.DataFrame(self.history)
 
 
+@work
 def train(
     name: str, output: Path | str | None = None, *, epochs: int | None = None, resume: bool = True
 ) -> Iterator[Step[TrainingResult]]:
@@ -69,7 +70,7 @@ def train(
     training, test = data.load(plan.dataset, "train"), data.load(plan.dataset, "test")
     kept = path.with_suffix(".unfinished")
     step = Step[TrainingResult](0, 1)
-    for step in fit(plan, training, name=name, keep=kept, resume=resume):
+    for step in fit.steps(plan, training, name=name, keep=kept, resume=resume):
         yield step
     assert step.value is not None, "a recipe has at least one epoch"
     model, history = step.value.model, step.value.history
@@ -81,6 +82,7 @@ def train(
     yield Step(step.total, step.total, "done", TrainingResult(model, history, path))
 
 
+@work
 def fit(
     plan: Recipe,
     training: ImageDataset,

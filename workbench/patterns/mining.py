@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from workbench import checks, steps
+from workbench import checks
 from workbench.data import ImageDataset
 from workbench.models import Classifier, batch_size, matched, measurable, ready
 from workbench.patterns.recording import BATCH, one_hot, pattern_layers, watched
-from workbench.steps import Step
+from workbench.steps import Step, work
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -195,7 +195,8 @@ class PatternQuality:
         return pd.DataFrame({"class": self.classes, **columns})
 
 
-def mine_steps(
+@work
+def mine(
     model: Classifier,
     dataset: ImageDataset,
     delta: float = 0.99,
@@ -235,17 +236,6 @@ def mine_steps(
     phases = phases_of(counts, total, delta)
     found = Patterns(model.card.name, model.classes, phases, counts, total, delta)
     yield Step(done, len(dataset), "done", found)
-
-
-def mine(
-    model: Classifier,
-    dataset: ImageDataset,
-    delta: float = 0.99,
-    *,
-    layers: Sequence[str] | None = None,
-) -> Patterns:
-    """`mine_steps`, run to its end."""
-    return steps.run(mine_steps(model, dataset, delta, layers=layers))
 
 
 def quality(patterns: Patterns, model: Classifier, dataset: ImageDataset) -> PatternQuality:

@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
-from workbench import checks, steps
+from workbench import checks
 from workbench.data import ImageDataset
 from workbench.models import Classifier, batch_size, measurable, ready
-from workbench.patterns.mining import check_model, mine_steps
+from workbench.patterns.mining import check_model, mine
 from workbench.patterns.recording import BATCH, pattern_layers, rectifiers, watched
-from workbench.steps import Step
+from workbench.steps import Step, work
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -106,7 +106,8 @@ class Alarms:
         return pd.DataFrame({"score": scores.tolist(), "belongs": belongs, "alarm": alarm})
 
 
-def monitor_steps(
+@work
+def monitor(
     model: Classifier,
     training: ImageDataset,
     held_out: ImageDataset,
@@ -160,7 +161,7 @@ def pattern_distances(
     model: Classifier, training: ImageDataset, names: tuple[str, ...], delta: float
 ) -> Iterator[Step[list[Distance]]]:
     """How many neurons of its class's pattern an image breaks."""
-    for step in mine_steps(model, training, delta, layers=names):
+    for step in mine.steps(model, training, delta, layers=names):
         yield Step(step.done, step.total, step.message)
     assert step.value is not None
     found = step.value
@@ -185,13 +186,6 @@ def activation_distances(
     make, far = states if kind == "hamming" else boxes, unseen(torch.finfo(torch.float32).max)
     value = [make(values, clusters, seed) if len(values) else far for values in step.value]
     yield Step(step.done, step.total, "training images", value)
-
-
-def monitor(
-    model: Classifier, training: ImageDataset, held_out: ImageDataset, **options: Any
-) -> Monitor:
-    """`monitor_steps`, run to its end."""
-    return steps.run(monitor_steps(model, training, held_out, **options))
 
 
 def least_threshold(scores: torch.Tensor, false_alarms: float) -> float:

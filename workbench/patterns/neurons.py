@@ -6,17 +6,18 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 
-from workbench import checks, steps
+from workbench import checks
 from workbench.data import ImageDataset
 from workbench.models import Classifier, batch_size, edited, outputs, ready
 from workbench.patterns.grouping import amounts, hold
 from workbench.patterns.recording import BATCH, copied
-from workbench.steps import Step
+from workbench.steps import Step, work
 
 Top = tuple[torch.Tensor, torch.Tensor]
 
 
-def top_steps(
+@work
+def top_images(
     model: Classifier,
     dataset: ImageDataset,
     layer: str,
@@ -51,13 +52,6 @@ def top_steps(
             yield Step(done, len(dataset), f"{done:,} images")
     assert best is not None
     yield Step(done, len(dataset), "done", (best[0].T, best[1].T))
-
-
-def top_images(
-    model: Classifier, dataset: ImageDataset, layer: str, neurons: Sequence[int], k: int = 9
-) -> Top:
-    """`top_steps`, run to its end: indices and activations."""
-    return steps.run(top_steps(model, dataset, layer, neurons, k))
 
 
 def switched(

@@ -15,11 +15,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from workbench import steps
 from workbench.data import ImageDataset
 from workbench.models import Classifier, batch_size, measurable, outputs, ready
 from workbench.patterns.grouping import amounts, grouped, margins
-from workbench.steps import Step
+from workbench.steps import Step, work
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -166,7 +165,8 @@ def copied(output: torch.Tensor) -> torch.Tensor:
     return values if grouped(output.shape[1:]) else values.clone()
 
 
-def record_steps(
+@work
+def record(
     model: Classifier, dataset: ImageDataset, layers: Sequence[str] | None = None
 ) -> Iterator[Step[Recording]]:
     """Record `layers` (all ReLU layers when None) on every image, batch by batch.
@@ -197,13 +197,6 @@ def record_steps(
     found = {name: sums[name].record(shapes[name], present, images) for name in names}
     result = Recording(model.card.name, found, dataset.labels, torch.cat(predicted))
     yield Step(done, len(dataset), "done", result)
-
-
-def record(
-    model: Classifier, dataset: ImageDataset, layers: Sequence[str] | None = None
-) -> Recording:
-    """`record_steps`, run to its end."""
-    return steps.run(record_steps(model, dataset, layers))
 
 
 class Sums:

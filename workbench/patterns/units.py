@@ -18,7 +18,7 @@ from workbench import checks
 from workbench.data import ImageDataset
 from workbench.models import Classifier, batch_size, measurable, outputs
 from workbench.patterns.neurons import check_neurons
-from workbench.steps import Step
+from workbench.steps import Step, work
 
 CUES = ("shape", "texture", "colour", "background")
 
@@ -173,7 +173,8 @@ def smoothness(
     return Smoothness(total_variation(kernels).sum(1), clean, noisy)
 
 
-def visualise_steps(
+@work
+def visualise(
     model: Classifier,
     layer: str,
     units: Sequence[int],

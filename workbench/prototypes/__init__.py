@@ -5,22 +5,18 @@ import lazy_loader
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
-        "attribution": [
-            *("Faithfulness", "Importance", "faithfulness", "importance", "importance_steps")
-        ],
+        "attribution": [*("Faithfulness", "Importance", "faithfulness", "importance")],
         "cav": ["ConceptTest", "tcav"],
         "dictionaries": ["Dictionary", "factorise"],
         "explanation": ["Explanation", "explain", "nearest_images"],
-        "extraction": ["Concepts", "activations", "concept_steps", "concepts"],
+        "extraction": ["Concepts", "activations", "concepts"],
         "networks": ["PrototypeClassifier"],
         "probabilistic": ["ProbPrototypeClassifier"],
-        "pruning": ["Pruning", "prune_steps"],
+        "pruning": ["Pruning", "prune"],
         "quality": ["ConceptMetrics", "Strategies", "concept_metrics", "strategies"],
         "relevance": ["Relevance", "filter_relevance"],
-        "sparse_autoencoder": [
-            *("SparseAutoencoder", "SparseFit", "Splice", "fit_sae", "fit_sae_steps", "splice")
-        ],
-        "surrogates": ["Surrogate", "surrogate", "surrogate_steps"],
+        "sparse_autoencoder": [*("SparseAutoencoder", "SparseFit", "Splice", "fit_sae", "splice")],
+        "surrogates": ["Surrogate", "surrogate"],
         "uncertainties": ["Uncertainty", "uncertainty"],
     },
 )

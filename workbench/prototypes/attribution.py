@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from workbench import checks, steps
+from workbench import checks
 from workbench.models import Classifier
 from workbench.prototypes.extraction import Concepts
-from workbench.steps import Step
+from workbench.steps import Step, work
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -58,7 +58,8 @@ class Importance:
         return pd.DataFrame(table).rename_axis("concept")
 
 
-def importance_steps(
+@work
+def importance(
     found: Concepts,
     model: Classifier,
     x: Tensor,
@@ -99,19 +100,6 @@ def importance_steps(
         done = min(chunk * len(parts), len(x))
         value = Importance(method, torch.cat(parts), target[:done].cpu())
         yield Step(done, len(x), f"{method} {done}/{len(x)}", value)
-
-
-def importance(
-    found: Concepts,
-    model: Classifier,
-    x: Tensor,
-    target: int | Tensor | None = None,
-    *,
-    method: str = "gradient-x-input",
-    seed: int = 0,
-) -> Importance:
-    """Run `importance_steps` to the end."""
-    return steps.run(importance_steps(found, model, x, target, method=method, seed=seed))
 
 
 @dataclass(frozen=True, eq=False)

@@ -16,10 +16,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from workbench import checks, steps
+from workbench import checks
 from workbench.models import Classifier, batch_size, edited, ready
 from workbench.prototypes.dictionaries import METHODS, Dictionary, factorise
-from workbench.steps import Step
+from workbench.steps import Step, work
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -133,7 +133,8 @@ class Concepts:
         return concept
 
 
-def concept_steps(
+@work
+def concepts(
     model: Classifier,
     images: Tensor,
     layer: str,
@@ -192,11 +193,6 @@ def concept_steps(
         dictionary = method(rows, n_concepts, seed)
     value = Concepts(layer, grid, dictionary, x, boxes, (height, width))
     yield Step(2 * len(boxes), 2 * len(boxes), "factorised", value)
-
-
-def concepts(model: Classifier, images: Tensor, layer: str, **options: Any) -> Concepts:
-    """Run `concept_steps` to the end."""
-    return steps.run(concept_steps(model, images, layer, **options))
 
 
 def activations(model: Classifier, x: Tensor, layer: str) -> Tensor:

@@ -28,7 +28,7 @@ from workbench.prototypes.relevance import (
     reference,
     study_copy,
 )
-from workbench.steps import Step
+from workbench.steps import Step, work
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -73,7 +73,8 @@ class Pruning:
         return table.assign(share_kept=table["kept"] / table["units"])
 
 
-def prune_steps(
+@work
+def prune(
     model: Classifier,
     reference_images: Tensor,
     labels: Tensor,

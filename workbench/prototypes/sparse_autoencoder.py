@@ -19,7 +19,7 @@ from workbench import checks
 from workbench.models import Classifier, ready
 from workbench.prototypes.dictionaries import Fitted
 from workbench.prototypes.extraction import _edited, _grid
-from workbench.steps import Step, run
+from workbench.steps import Step, run, work
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -131,12 +131,8 @@ class Splice:
         return pd.DataFrame({name: value.numpy() for name, value in columns.items()})
 
 
-def fit_sae(model: Classifier, images: Tensor, layer: str, **options: Any) -> SparseFit:
-    """Run `fit_sae_steps` to the end."""
-    return run(fit_sae_steps(model, images, layer, **options))
-
-
-def fit_sae_steps(
+@work
+def fit_sae(
     model: Classifier,
     images: Tensor,
     layer: str,

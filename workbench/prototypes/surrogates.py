@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from workbench import checks
 from workbench.models import Classifier
-from workbench.steps import Step, run
+from workbench.steps import Step, work
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -34,7 +34,7 @@ class Surrogate:
 
     A feature is the mean of a block of `block` x `block` pixels in one channel. features:
     int64 `(k, 3)`, channel, row and column of the blocks. probing, perturbation: float32
-    `(k,)`, the two importances of `surrogate_steps`; features are sorted by the second.
+    `(k,)`, the two importances of `surrogate.steps`; features are sorted by the second.
     fidelity: share of the held-out images where the tree says what the model says; majority:
     the same for always saying one class. accuracy, model_accuracy: share of them where the
     tree, and the model, is right; None without labels.
@@ -112,12 +112,8 @@ class Surrogate:
         return pooled[:, *self.features.T]
 
 
-def surrogate(model: Classifier, images: Tensor, **options: Any) -> Surrogate:
-    """Run `surrogate_steps` to the end."""
-    return run(surrogate_steps(model, images, **options))
-
-
-def surrogate_steps(
+@work
+def surrogate(
     model: Classifier,
     images: Tensor,
     labels: Tensor | None = None,

@@ -5,12 +5,12 @@ import lazy_loader
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
-        "claims": ["Claim", "claim", "claim_steps"],
-        "grids": ["Grid", "cluster", "grid_steps", "processes"],
+        "claims": ["Claim", "claim"],
+        "grids": ["Grid", "cluster", "grid", "processes"],
         "inputs": ["Parameter", "coerce", "load_parameters", "parameters"],
         "kernel": ["ReportError"],
         "page": ["to_html"],
         "recorder": ["record"],
-        "runner": ["Report", "execute", "steps", "write"],
+        "runner": ["Report", "execute", "write"],
     },
 )

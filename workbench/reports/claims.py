@@ -14,12 +14,12 @@ from urllib.parse import quote
 
 import pandas as pd
 
-from workbench import checks, data, models, robustness, steps
+from workbench import checks, data, models, robustness
 from workbench.attacks import APGD, FGSM, PGD
 from workbench.reports.grid_page import PAGE, html_table
 from workbench.reports.needs import digest, labels
 from workbench.reports.runner import versions, write
-from workbench.steps import Step
+from workbench.steps import Step, work
 
 ATTACKS = (FGSM(), PGD(), APGD(loss="margin"))  # the last is the one diagnosed
 DIAGNOSED = 100  # images for the indicators, which take some fifteen runs of the attack
@@ -47,12 +47,8 @@ class Claim:
         return pd.DataFrame(self.content["accuracies"])
 
 
-def claim(model: str, output: str | Path | None = None, **options: Any) -> Claim:
-    """Run `claim_steps` behind a progress bar."""
-    return steps.run(claim_steps(model, output, **options))
-
-
-def claim_steps(
+@work
+def claim(
     model: str,
     output: str | Path | None = None,
     *,
@@ -81,12 +77,12 @@ def claim_steps(
     images = data.load(card.dataset).sample(n, seed=seed)
     few, strongest = images[:DIAGNOSED], ATTACKS[-1].changed(eps=budget)
     parts: tuple[Any, Any] = (
-        robustness.evaluation_steps(classifier, images, ATTACKS, eps=[budget], seed=seed),
-        robustness.diagnosis_steps(classifier, few, strongest, seed=seed),
+        robustness.evaluate.steps(classifier, images, ATTACKS, eps=[budget], seed=seed),
+        robustness.diagnose.steps(classifier, few, strongest, seed=seed),
     )
     values = []
-    for part, work in enumerate(parts):
-        for step in work:
+    for part, ticks in enumerate(parts):
+        for step in ticks:
             yield Step(100 * part + 100 * step.done // max(1, step.total), 201, step.message)
         values.append(step.value)
     evaluation, diagnosis = values

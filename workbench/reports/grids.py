@@ -37,9 +37,9 @@ import workbench
 from workbench.reports import grid_page, inputs
 from workbench.reports.kernel import ReportError
 from workbench.reports.needs import STORE, digest, ensure, hashed, labels
-from workbench.reports.runner import steps, write
+from workbench.reports.runner import execute, write
 from workbench.robustness.keys import source as source_hash
-from workbench.steps import Step, run
+from workbench.steps import Step, run, work
 
 LARGEST = 100_000  # runs of a grid
 DEATHS = 3  # of the process under a run, after which the run counts as failed
@@ -96,7 +96,8 @@ class Grid:
         return {"runs": len(self.table), "failed": failed, "seconds": round(float(seconds), 3)}
 
 
-def grid_steps(
+@work
+def grid(
     notebook: str | Path,
     values: Mapping[str, Sequence[object]],
     output: str | Path | None = None,
@@ -264,7 +265,7 @@ def _outcomes(jobs: Iterable[Job], executor: Workers) -> Generator[tuple[Job, Ou
                     if running and any(deaths[j.folder] for j in (waiting[0], *running.values())):
                         break
                     try:
-                        running[pool.submit(work, waiting[0])] = waiting[0]
+                        running[pool.submit(perform, waiting[0])] = waiting[0]
                     except futures.BrokenExecutor:
                         lost.append(waiting.popleft())
                         break
@@ -348,7 +349,7 @@ def _summarise(jobs: list[Job], errors: Mapping[Path, str]) -> Grid:
 # --- where a run takes place --------------------------------------------------------------
 
 
-def work(job: Job) -> Outcome:
+def perform(job: Job) -> Outcome:
     """One run, on whatever machine; what goes wrong is in the outcome.
 
     The report is made in a scratch folder: in the grid's own, where this machine has it.
@@ -362,7 +363,7 @@ def work(job: Job) -> Outcome:
             for label, sha256 in job.needs.items():
                 ensure(job.source.parent, label, sha256, job.store)
             source = _notebook(job, Path(scratch))
-            run(steps(source, job.given, report, **job.limits), progress=False)
+            run(execute.steps(source, job.given, report, **job.limits), progress=False)
             html = (report / source.with_suffix(".html").name).read_text("utf-8")
             if found := PICTURE.findall(html):
                 (report / SHOWN).write_bytes(base64.b64decode(max(found, key=len)))

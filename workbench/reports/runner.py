@@ -22,7 +22,7 @@ import workbench
 from workbench.reports import inputs
 from workbench.reports.kernel import Client
 from workbench.reports.page import to_html
-from workbench.steps import Step, run
+from workbench.steps import Step, work
 
 PACKAGES = ("torch", "captum", "numpy", "scikit-learn", "plotly", "papermill")
 
@@ -42,6 +42,7 @@ class Report:
     seconds: float
 
 
+@work
 def execute(
     notebook: str | Path,
     parameters: Mapping[str, object] | None = None,
@@ -49,7 +50,7 @@ def execute(
     *,
     cell_timeout: float = 120,
     timeout: float = 600,
-) -> Report:
+) -> Iterator[Step[Report]]:
     """Run a notebook and write its report.
 
     The notebook runs in its own folder, in a fresh kernel of this Python; the file itself
@@ -65,21 +66,6 @@ def execute(
         FileNotFoundError, ValueError: no such notebook; an unknown or ill-typed parameter;
             a limit that is not positive; an output folder that holds the notebook itself.
         ReportError: the notebook failed. Its executed copy is written all the same.
-    """
-    return run(steps(notebook, parameters, output, cell_timeout=cell_timeout, timeout=timeout))
-
-
-def steps(
-    notebook: str | Path,
-    parameters: Mapping[str, object] | None = None,
-    output: str | Path | None = None,
-    *,
-    cell_timeout: float = 120,
-    timeout: float = 600,
-) -> Iterator[Step[Report]]:
-    """As `execute`, one step a cell, told before the cell runs; the last holds the report.
-
-    Closing the generator kills the kernel.
     """
     source = Path(notebook).absolute()
     declared = inputs.parameters(source)

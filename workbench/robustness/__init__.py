@@ -6,8 +6,8 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submodules=["specimens"],
     submod_attrs={
-        "diagnosis": ["Diagnosis", "Finding", "diagnose", "diagnosis_steps"],
-        "evaluation": ["Evaluation", "evaluate", "evaluation_steps"],
+        "diagnosis": ["Diagnosis", "Finding", "diagnose"],
+        "evaluation": ["Evaluation", "evaluate"],
         "indicators": ["INDICATORS", "Indicator"],
         "intervals": ["wilson"],
         "verification": ["Verification", "verify"],

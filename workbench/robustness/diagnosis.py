@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from inspect import isgenerator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from workbench import checks, steps
+from workbench import checks
 from workbench.attacks import Attack
 from workbench.data import ImageDataset
 from workbench.models import Classifier, measurable
 from workbench.robustness.indicators import INDICATORS, Indicator, NotApplicable, Subject, Ticks
-from workbench.steps import Step
+from workbench.steps import Step, work
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -55,6 +55,7 @@ class Diagnosis:
         return pd.DataFrame(self.findings, columns=list(Finding._fields))
 
 
+@work
 def diagnose(
     model: Classifier,
     dataset: ImageDataset,
@@ -63,7 +64,7 @@ def diagnose(
     indicators: Sequence[str] | None = None,
     surrogate: Classifier | None = None,
     seed: int = 0,
-) -> Diagnosis:
+) -> Iterator[Step[Diagnosis]]:
     """Ask indicators (all by default) whether the attack's figure on the model can be trusted.
 
     dataset: its classes are the model's by name; of an image without a label counts what the
@@ -75,22 +76,6 @@ def diagnose(
             indicator that is not there. What an indicator raises is its finding, of level
             "error".
     """
-    work = diagnosis_steps(
-        model, dataset, attack, indicators=indicators, surrogate=surrogate, seed=seed
-    )
-    return steps.run(work)
-
-
-def diagnosis_steps(
-    model: Classifier,
-    dataset: ImageDataset,
-    attack: Attack,
-    *,
-    indicators: Sequence[str] | None = None,
-    surrogate: Classifier | None = None,
-    seed: int = 0,
-) -> Iterator[Step[Diagnosis]]:
-    """`diagnose` step by step; each Step holds the findings so far."""
     if not len(dataset):
         raise ValueError("dataset: expected at least one image, got none")
     chosen = list(INDICATORS) if indicators is None else list(indicators)

@@ -14,14 +14,13 @@ import numpy as np
 import pandas as pd
 import torch
 
-from workbench import steps
 from workbench.attacks import Attack, AttackResult
 from workbench.data import ImageDataset
 from workbench.models import Classifier, batch_size, measurable
 from workbench.robustness import keys
 from workbench.robustness.intervals import wilson
 from workbench.robustness.verification import verification, within
-from workbench.steps import Step
+from workbench.steps import Step, work
 
 Attacks = Mapping[str, Attack] | Sequence[Attack]
 WORST = "worst case"
@@ -100,6 +99,7 @@ class Run(NamedTuple):
     grid: list[float]
 
 
+@work
 def evaluate(
     model: Classifier,
     dataset: ImageDataset,
@@ -108,7 +108,7 @@ def evaluate(
     eps: Sequence[float],
     seed: int = 0,
     output: str | Path | None = None,
-) -> Evaluation:
+) -> Iterator[Step[Evaluation]]:
     """Attack every image by every attack at every eps, untargeted.
 
     Attacks with a budget run once for each eps; the others run once, and what they find
@@ -128,20 +128,6 @@ def evaluate(
             that do not fit the model (see `models.measurable`); two attacks of one name; a
             damaged file in output.
     """
-    work = evaluation_steps(model, dataset, attacks, eps=eps, seed=seed, output=output)
-    return steps.run(work)
-
-
-def evaluation_steps(
-    model: Classifier,
-    dataset: ImageDataset,
-    attacks: Attacks,
-    *,
-    eps: Sequence[float],
-    seed: int = 0,
-    output: str | Path | None = None,
-) -> Iterator[Step[Evaluation]]:
-    """`evaluate` step by step; each Step holds the runs finished so far."""
     named, grid = names(attacks), sorted({float(e) for e in eps})
     if not grid or not all(isfinite(e) and e >= 0 for e in grid):
         raise ValueError(f"eps: expected one or more finite numbers of at least 0, got {eps}")

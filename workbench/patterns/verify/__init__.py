@@ -6,14 +6,14 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
         "bounds": ["Bounds", "bounds_of"],
-        "exhaustive": ["GridCheck", "exhaustive_grid_check", "exhaustive_grid_steps"],
+        "exhaustive": ["GridCheck", "exhaustive_grid_check"],
         "planted": ["plant_counterexample"],
         "properties": [
             *("Answer", "Properties", "Property"),
             *("ambiguity", "local_robustness", "pattern_property"),
         ],
         "proving": ["described", "prove"],
-        "verifying": ["BACKENDS", "verify", "verify_steps"],
+        "verifying": ["BACKENDS", "verify"],
         "vnnlib": ["read_vnnlib"],
     },
 )

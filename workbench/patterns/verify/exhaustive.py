@@ -13,9 +13,9 @@ from typing import Any
 
 import torch
 
-from workbench import checks, steps
+from workbench import checks
 from workbench.models import Classifier, ready
-from workbench.steps import Step
+from workbench.steps import Step, work
 
 BATCH = 2000, 2**22  # images at a time: at most, and numbers in them
 
@@ -38,7 +38,8 @@ class GridCheck:
         return {"safe": self.safe, "checked": self.checked, "total": self.total}
 
 
-def exhaustive_grid_steps(
+@work
+def exhaustive_grid_check(
     model: Classifier,
     x: torch.Tensor,
     pixels: Sequence[int] | torch.Tensor,
@@ -100,15 +101,3 @@ def exhaustive_grid_steps(
         yield Step(
             done, total, f"{done:,} images", GridCheck(done == total or None, None, done, total)
         )
-
-
-def exhaustive_grid_check(
-    model: Classifier,
-    x: torch.Tensor,
-    pixels: Sequence[int] | torch.Tensor,
-    values: Sequence[float] | torch.Tensor,
-    *,
-    limit: int = 10_000_000,
-) -> GridCheck:
-    """`exhaustive_grid_steps`, run to its end."""
-    return steps.run(exhaustive_grid_steps(model, x, pixels, values, limit=limit))

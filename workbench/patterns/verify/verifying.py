@@ -16,7 +16,7 @@ from workbench.patterns.verify.clock import LATE, Clock
 from workbench.patterns.verify.network import Network
 from workbench.patterns.verify.properties import Answer, Properties, Property
 from workbench.patterns.verify.query import Query
-from workbench.steps import Step, run
+from workbench.steps import Step, work
 
 # Steps towards the answer to a query, with a seed; a TimeoutError says "unknown".
 Backend = Callable[[Query, int], Iterator[Step[Answer]]]
@@ -31,7 +31,8 @@ AT_ONCE = 64  # boxes that are worked on in turn
 WORSE = ["verified", "unknown", "falsified"]
 
 
-def verify_steps(
+@work
+def verify(
     model: Classifier,
     prop: Property | Properties,
     *,
@@ -69,19 +70,6 @@ def verify_steps(
     parts = prop.parts if isinstance(prop, Properties) else (prop,)
     work = (attempt(made, Query(model, part, clock, net), seed) for part in parts)
     yield from next(work) if len(parts) == 1 else together(work, len(parts), clock)
-
-
-def verify(
-    model: Classifier,
-    prop: Property | Properties,
-    *,
-    backend: str = "branching",
-    time_limit: float = 60.0,
-    seed: int = 0,
-) -> Answer:
-    """`verify_steps`, run to its end."""
-    options = {"backend": backend, "time_limit": time_limit, "seed": seed}
-    return run(verify_steps(model, prop, **options))  # type: ignore[arg-type]
 
 
 def attempt(backend: Backend, query: Query, seed: int) -> Iterator[Step[Answer]]:
