@@ -25,10 +25,10 @@ from workbench.data import ImageDataset
 from workbench.levelsets import LevelSetTraversal
 from workbench.robustness import (
     INDICATORS,
+    audit,
     diagnose,
     evaluate,
     specimens,
-    verify,
 )
 
 SHORT = {
@@ -315,7 +315,7 @@ def test_a_result_without_labels_is_not_verified(digits):
     model, x, y = digits
     found = PGD(n_steps=2)(model, x, y)
     with pytest.raises(ValueError, match=r"result\.labels: expected values in 0\.\.9, got -1"):
-        verify(type(found)(**{**vars(found), "labels": y * 0 - 1}), model)
+        audit(type(found)(**{**vars(found), "labels": y * 0 - 1}), model)
 
 
 def test_calibration_leaves_out_images_without_a_label(digits):

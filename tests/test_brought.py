@@ -13,15 +13,15 @@ from workbench.widgets import (
     LevelSetPanel,
     ModelPanel,
     PatternPanel,
+    ProofPanel,
     RegionPanel,
     Selection,
-    VerifyPanel,
 )
 from workbench.widgets import bench as bench_module
 
 from workbench import data, models
 
-PANELS = [AttackPanel, LevelSetPanel, ModelPanel, PatternPanel, RegionPanel, VerifyPanel]
+PANELS = [AttackPanel, LevelSetPanel, ModelPanel, PatternPanel, RegionPanel, ProofPanel]
 ON_PURPOSE = "broken on purpose"
 
 

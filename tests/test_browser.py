@@ -44,8 +44,7 @@ SHORT = {  # notebooks of the tests' own
         "print('the kernel answers')",
     ],
     "verify.ipynb": [
-        "from workbench.widgets import VerifyPanel\n"
-        "VerifyPanel('digits', 'digits/mlp', 3, eps=0.01)",
+        "from workbench.widgets import ProofPanel\nProofPanel('digits', 'digits/mlp', 3, eps=0.01)",
         "print('the kernel answers')",
     ],
     "panels.ipynb": [
@@ -325,7 +324,7 @@ def test_photographs_on_a_network_of_real_size(page, server):
     assert page.problems == []
 
 
-def test_verify_panel_proves_refutes_and_cancels(page, server):
+def test_proof_panel_proves_refutes_and_cancels(page, server):
     run_all(page, server, "verify.ipynb")
     assert errors(page).count() == 0
     panel = page.locator(".jp-OutputArea-output:has(button:has-text('Verify'))").first

@@ -40,18 +40,17 @@ def executed(monkeypatch) -> list[list[str]]:
 def given(monkeypatch) -> dict:
     """What `report` hands over, in place of a run."""
     from workbench import reports
-    from workbench.steps import Step
 
     class Done:
         html = Path("page.html")
 
     seen: dict = {}
 
-    def steps(notebook, parameters, output, **limits):
+    def execute(notebook, parameters, output, **limits):
         seen.update(notebook=notebook, parameters=parameters, output=output, **limits)
-        yield Step(1, 1, value=Done())
+        return Done()
 
-    monkeypatch.setattr(reports, "steps", steps)
+    monkeypatch.setattr(reports, "execute", execute)
     return seen
 
 

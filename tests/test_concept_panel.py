@@ -7,7 +7,7 @@ import pytest
 import torch
 from workbench.widgets import ConceptPanel
 
-from workbench import data, models, prototypes
+from workbench import concepts, data, models
 
 SMALL = {"n_concepts": 6, "n_crops": 200}
 
@@ -128,7 +128,7 @@ def test_state_and_report(panel):
 @pytest.mark.parametrize("where", ["main", "subshell"])
 def test_a_click_returns_at_once_and_cancel_stops(monkeypatch, where):
     reached, gate = threading.Event(), threading.Event()
-    original = prototypes.concepts.steps
+    original = concepts.extract.steps
 
     def slow(*arguments, **options):
         for step in original(*arguments, **options):
@@ -136,7 +136,7 @@ def test_a_click_returns_at_once_and_cancel_stops(monkeypatch, where):
             assert gate.wait(20)
             yield step
 
-    monkeypatch.setattr(prototypes, slow)
+    monkeypatch.setattr(concepts.extract, "steps", slow)
     panel = ConceptPanel("digits", "digits/cnn", 3, **SMALL)
     panel._repr_mimebundle_()
     if where == "main":

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from workbench import data, figures, models, prototypes, steps
-from workbench.prototypes import Concepts, Importance, attribution, dictionaries, quality
+from workbench import concepts, data, figures, models, steps
+from workbench.concepts import Concepts, Importance, attribution, dictionaries, quality
 
 METHODS = list(dictionaries.METHODS)
 ADDITIVE = ["gradient-x-input", "integrated-gradients", "occlusion"]
@@ -30,12 +30,12 @@ def resnet():
 
 @pytest.fixture(scope="module")
 def found(resnet, shapes):
-    return prototypes.concepts(resnet, shapes.images[:200], "stage3_block1", n_crops=300)
+    return concepts.extract(resnet, shapes.images[:200], "stage3_block1", n_crops=300)
 
 
 @pytest.fixture(scope="module")
 def pooled(resnet, shapes):
-    return prototypes.activations(resnet, shapes.images, "flatten")
+    return concepts.activations(resnet, shapes.images, "flatten")
 
 
 def net(*layers, shape=(1, 4, 4), seed=0):
@@ -73,7 +73,7 @@ def by_hand(bank, offset=0.0, layer="1", grid=(4, 4)):
     """Concepts with a given bank, whose codes are the least squares."""
     inverse = torch.linalg.pinv(bank)
     codes = torch.zeros(1, len(bank))
-    dictionary = prototypes.Dictionary(
+    dictionary = concepts.Dictionary(
         "by hand", bank, codes, torch.zeros(1), offset, 0.0, True, lambda a: (a - offset) @ inverse
     )
     boxes = torch.zeros(1, 3, dtype=torch.int64)
@@ -87,7 +87,7 @@ def test_nmf_is_scikit_learns(pooled):
     from sklearn.decomposition import NMF
 
     known, new = pooled[:200], pooled[200:]
-    ours = prototypes.factorise(known, 8)
+    ours = concepts.factorise(known, 8)
     theirs = NMF(8, random_state=0, max_iter=1000)
     w = theirs.fit_transform(known.double().numpy())
     assert np.allclose(ours.bank, theirs.components_, atol=1e-6)
@@ -114,21 +114,21 @@ def test_nonnegative_codes_are_those_of_scipy(seed, r):
 
 
 def test_codes_do_not_depend_on_the_batch(pooled, monkeypatch):
-    ours = prototypes.factorise(pooled[:200], 8)
+    ours = concepts.factorise(pooled[:200], 8)
     whole = ours.encode(pooled)
     monkeypatch.setattr(dictionaries, "ROWS", 7)
     assert torch.allclose(ours.encode(pooled), whole, atol=0.01 * float(whole.max()))
 
 
 def test_what_each_method_promises(pooled):
-    found = {method: prototypes.factorise(pooled, 6, method) for method in METHODS}
+    found = {method: concepts.factorise(pooled, 6, method) for method in METHODS}
     for method, one in found.items():
         assert one.bank.shape == (6, 64)
         assert one.codes.shape == (400, 6)
         assert torch.equal(one.encode(pooled), one.codes)
         left = pooled - one.decode(one.codes)
         assert one.error == pytest.approx(float(left.norm() / pooled.norm()), rel=1e-3)
-        again = prototypes.factorise(pooled, 6, method)
+        again = concepts.factorise(pooled, 6, method)
         assert torch.equal(again.bank, one.bank)
         assert torch.equal(again.codes, one.codes)
         assert one.converged
@@ -143,9 +143,9 @@ def test_what_each_method_promises(pooled):
 def test_nmf_and_semi_nmf_recover_planted_directions():
     a, planted = mixture()
     for method in ("nmf", "semi-nmf"):
-        one = prototypes.factorise(a, 3, method, max_iter=5000)
+        one = concepts.factorise(a, 3, method, max_iter=5000)
         assert one.error < 0.02
-    nmf = prototypes.factorise(a, 3)
+    nmf = concepts.factorise(a, 3)
     assert quality.bank_similarity(nmf.bank, planted) > 0.99
 
 
@@ -154,11 +154,11 @@ def test_semi_nmf_takes_negative_activations_and_never_gets_worse():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         errors = [
-            prototypes.factorise(a, 4, "semi-nmf", max_iter=n).error for n in (1, 3, 10, 30, 100)
+            concepts.factorise(a, 4, "semi-nmf", max_iter=n).error for n in (1, 3, 10, 30, 100)
         ]
     # The codes are solved for at the end, which may take back a little.
     assert all(b <= a + 2e-3 for a, b in pairwise(errors))
-    assert errors[-1] < prototypes.factorise(a, 4, "kmeans").error
+    assert errors[-1] < concepts.factorise(a, 4, "kmeans").error
 
 
 @pytest.mark.parametrize("method", ["nmf", "semi-nmf", "kmeans"])
@@ -166,7 +166,7 @@ def test_an_unconverged_factorisation_is_said_with_its_residual(pooled, method):
     with pytest.warns(
         UserWarning, match=r"not converged after 1 passes, relative residual 0\."
     ) as w:
-        one = prototypes.factorise(pooled, 8, method, max_iter=1)
+        one = concepts.factorise(pooled, 8, method, max_iter=1)
     assert len(w) == 1
     assert not one.converged
     assert f"{one.error:.4g}" in str(w[0].message)
@@ -176,7 +176,7 @@ def test_an_all_zero_layer_has_codes_of_zero():
     for method in ("nmf", "semi-nmf", "pca"):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            one = prototypes.factorise(torch.zeros(20, 4), 2, method)
+            one = concepts.factorise(torch.zeros(20, 4), 2, method)
         assert one.error == 0
         assert (one.decode(one.codes) == 0).all()
 
@@ -195,7 +195,7 @@ def test_an_all_zero_layer_has_codes_of_zero():
 )
 def test_factorise_refuses(a, options, message):
     with pytest.raises(ValueError, match=message):
-        prototypes.factorise(a, **{"n_concepts": 2, **options})
+        concepts.factorise(a, **{"n_concepts": 2, **options})
 
 
 # Extraction
@@ -212,12 +212,10 @@ def test_factorise_refuses(a, options, message):
 )
 def test_layers_of_every_kind(shapes, name, layer, shape, grid):
     model, x = models.load(name), shapes.images[:60]
-    a = prototypes.activations(model, x, layer)
+    a = concepts.activations(model, x, layer)
     assert a.shape == (60, *shape)
     crop = 0.5 if grid else 1
-    one = prototypes.concepts(
-        model, x, layer, n_concepts=4, method="semi-nmf", n_crops=80, crop=crop
-    )
+    one = concepts.extract(model, x, layer, n_concepts=4, method="semi-nmf", n_crops=80, crop=crop)
     assert one.grid == grid
     codes = one.encode(model, x[:5])
     assert codes.shape == (5, *shape[:-1], 4)
@@ -265,10 +263,10 @@ def test_extraction_is_seeded_and_leaves_the_model_and_the_generator_alone(resne
     state = torch.random.get_rng_state().clone()
     options = {"n_concepts": 3, "n_crops": 100}
     one, two, other = (
-        prototypes.concepts(resnet, shapes.images, "stage3_block1", seed=seed, **options)
+        concepts.extract(resnet, shapes.images, "stage3_block1", seed=seed, **options)
         for seed in (4, 4, 5)
     )
-    prototypes.importance(one, resnet, shapes.images[:4], 3, method="sobol")
+    concepts.importance(one, resnet, shapes.images[:4], 3, method="sobol")
     one.steer(resnet, shapes.images[:4], {0: 0})
     assert torch.equal(one.dictionary.bank, two.dictionary.bank)
     assert torch.equal(one.boxes, two.boxes)
@@ -281,7 +279,7 @@ def test_extraction_is_seeded_and_leaves_the_model_and_the_generator_alone(resne
 
 def test_steps_count_up_and_a_failing_layer_leaves_no_hook(resnet, shapes):
     ticks = list(
-        prototypes.concepts.steps(resnet, shapes.images, "stage3_block1", n_crops=600, n_concepts=3)
+        concepts.extract.steps(resnet, shapes.images, "stage3_block1", n_crops=600, n_concepts=3)
     )
     assert [tick.done for tick in ticks] == [256, 512, 600, 1200]
     assert ticks[-1].total == 1200
@@ -301,21 +299,21 @@ def test_layers_after_it_that_work_in_place_do_not_change_what_is_read():
     with torch.no_grad():
         expected = inplace.body[0](x).movedim(1, -1).clone()
     assert expected.min() < 0
-    assert torch.allclose(prototypes.activations(inplace, x, "0"), expected, atol=1e-6)
+    assert torch.allclose(concepts.activations(inplace, x, "0"), expected, atol=1e-6)
 
 
 def test_own_methods_may_factorise(resnet, shapes):
     def first_units(a, r, seed):
         bank = torch.eye(a.shape[1])[:r]
         left = a[:, r:].norm(dim=1)
-        return prototypes.Dictionary(
+        return concepts.Dictionary(
             "units", bank, a[:, :r], left, 0.0, 0.5, True, lambda x: x @ bank.T
         )
 
-    one = prototypes.concepts(
+    one = concepts.extract(
         resnet, shapes.images[:40], "stage3_block1", method=first_units, n_concepts=3, n_crops=50
     )
-    direct = prototypes.activations(resnet, shapes.images[:2], "stage3_block1")[..., :3]
+    direct = concepts.activations(resnet, shapes.images[:2], "stage3_block1")[..., :3]
     assert torch.equal(one.encode(resnet, shapes.images[:2]), direct)
 
 
@@ -333,19 +331,19 @@ def test_own_methods_may_factorise(resnet, shapes):
 )
 def test_extraction_refuses(resnet, shapes, layer, options, message):
     with pytest.raises(ValueError, match=message):
-        prototypes.concepts(resnet, shapes.images[:9], layer, **options)
+        concepts.extract(resnet, shapes.images[:9], layer, **options)
 
 
 def test_a_model_in_train_mode_is_refused_and_left_so(found, shapes):
     model, x = models.load("shapes/resnet").train(), shapes.images[:4]
     calls = [
-        lambda: prototypes.concepts(model, x, "stage3_block1"),
-        lambda: prototypes.activations(model, x, "stage3_block1"),
+        lambda: concepts.extract(model, x, "stage3_block1"),
+        lambda: concepts.activations(model, x, "stage3_block1"),
         lambda: found.encode(model, x),
         lambda: found.steer(model, x, {0: 0}),
         lambda: found.logits(model, x, torch.zeros(4, 8, 8, 10)),
-        lambda: prototypes.importance(found, model, x, 1),
-        lambda: prototypes.tcav(model, x, 1, "stage3_block1", x, x),
+        lambda: concepts.importance(found, model, x, 1),
+        lambda: concepts.tcav(model, x, 1, "stage3_block1", x, x),
     ]
     for call in calls:
         with pytest.raises(ValueError, match="train mode"):
@@ -359,7 +357,7 @@ def test_a_model_in_train_mode_is_refused_and_left_so(found, shapes):
 @pytest.mark.parametrize("layer", ["0", "1", "2", "3"])
 def test_codes_that_say_everything_give_the_models_logits(layer):
     model, x = maps_net(), some_images()
-    a = prototypes.activations(model, x, layer)
+    a = concepts.activations(model, x, layer)
     bank = torch.linalg.qr(torch.randn(5, 5, generator=torch.Generator().manual_seed(1)))[0]
     one = by_hand(bank, offset=a.mean((0, 1, 2)), layer=layer)
     with torch.no_grad():
@@ -373,11 +371,11 @@ def test_codes_that_say_everything_give_the_models_logits(layer):
 def test_the_short_way_is_the_long_way(resnet, shapes, layer, after, monkeypatch):
     """A layer inside a block is hooked, one of a Sequential is cut at: the same logits."""
     x = shapes.images[:6]
-    one = prototypes.concepts(resnet, x, layer, n_concepts=4, n_crops=60, method="pca")
+    one = concepts.extract(resnet, x, layer, n_concepts=4, n_crops=60, method="pca")
     codes = one.encode(resnet, x)
     with torch.no_grad():
         short = one.logits(resnet, x, codes)
-        monkeypatch.setattr("workbench.prototypes.extraction.Classifier", type(None))
+        monkeypatch.setattr("workbench.concepts.extraction.Classifier", type(None))
         long = one.logits(resnet, x, codes)
     assert torch.allclose(short, long, atol=1e-5)
     replaced = []
@@ -393,7 +391,7 @@ def test_steering(resnet, found, shapes):
     plain = resnet.predict(x).logits
     for nothing in ({}, {3: 1}):
         assert torch.allclose(found.steer(resnet, x, nothing), plain, atol=1e-6)
-    a = prototypes.activations(resnet, x, "stage3_block1")
+    a = concepts.activations(resnet, x, "stage3_block1")
     codes = found.encode(resnet, x)
     changed = (
         a + codes[..., 2:3] * found.dictionary.bank[2] - codes[..., :1] * found.dictionary.bank[0]
@@ -417,7 +415,7 @@ def test_a_layer_that_runs_twice_is_changed_where_it_ran_first():
 
     model, x = models.wrap(Twice(), input_shape=(1, 2, 2), classes=4), some_images(3, (1, 2, 2))
     one = by_hand(torch.eye(4), layer="relu", grid=None)
-    assert torch.equal(prototypes.activations(model, x, "relu"), x.flatten(1))
+    assert torch.equal(concepts.activations(model, x, "relu"), x.flatten(1))
     with torch.no_grad():
         assert torch.allclose(
             one.logits(model, x, torch.full((3, 4), 0.25)), torch.full((3, 4), 0.75)
@@ -441,15 +439,15 @@ def test_on_a_linear_head_the_methods_agree_with_the_closed_form(seed, target):
     weights = one.dictionary.bank @ model.body[1].weight.detach()[target]
     expected = one.encode(model, x) * weights
     for method in ADDITIVE:
-        scores = prototypes.importance(one, model, x, target, method=method).scores
+        scores = concepts.importance(one, model, x, target, method=method).scores
         assert torch.allclose(scores, expected, atol=1e-4)
 
 
 def test_sobol_indices_of_a_sum_are_the_shares_of_its_variance(monkeypatch):
     monkeypatch.setattr(attribution, "N_MASKS", 1024)
     model, one, x = linear_case()
-    terms = prototypes.importance(one, model, x, 1, method="occlusion").scores.square()
-    found = prototypes.importance(one, model, x, 1, method="sobol").scores
+    terms = concepts.importance(one, model, x, 1, method="occlusion").scores.square()
+    found = concepts.importance(one, model, x, 1, method="sobol").scores
     assert torch.allclose(found, terms / terms.sum(1, keepdim=True), atol=0.03)
 
 
@@ -470,26 +468,25 @@ def test_integrated_gradients_add_up():
     model.body[0].weight.data *= 5  # so that the tanh bends
     one = by_hand(torch.eye(5), layer="1")
     x = x.clamp(0, 1)
-    scores = prototypes.importance(one, model, x, 2, method="integrated-gradients").scores
+    scores = concepts.importance(one, model, x, 2, method="integrated-gradients").scores
     codes = one.encode(model, x)
     with torch.no_grad():
         ends = [one.logits(model, x, c)[:, 2] for c in (codes, 0 * codes)]
-    plain = prototypes.importance(one, model, x, 2).scores
+    plain = concepts.importance(one, model, x, 2).scores
     assert torch.allclose(scores.sum(1), ends[0] - ends[1], atol=1e-4)
     assert not torch.allclose(plain.sum(1), ends[0] - ends[1], atol=1e-2)
 
 
 def test_the_linear_head_of_the_resnet_has_the_best_curves(resnet, shapes):
-    one = prototypes.concepts(resnet, shapes.images[:300], "flatten", crop=1)
+    one = concepts.extract(resnet, shapes.images[:300], "flatten", crop=1)
     x = shapes.images[300:360]
     ranked = {
-        method: prototypes.importance(one, resnet, x, method=method)
-        for method in attribution.METHODS
+        method: concepts.importance(one, resnet, x, method=method) for method in attribution.METHODS
     }
     reference = ranked["gradient-x-input"].scores
     areas = {}
     for method, ranking in ranked.items():
-        areas[method] = prototypes.faithfulness(one, resnet, x, ranking).summary()
+        areas[method] = concepts.faithfulness(one, resnet, x, ranking).summary()
         if method in ADDITIVE:
             assert torch.allclose(ranking.scores, reference, atol=1e-4)
     best = areas["gradient-x-input"]
@@ -501,8 +498,8 @@ def test_the_linear_head_of_the_resnet_has_the_best_curves(resnet, shapes):
 
 def test_curves_start_and_end_where_they_must(resnet, found, shapes):
     x = shapes.images[:5]
-    ranking = prototypes.importance(found, resnet, x, 4)
-    curves = prototypes.faithfulness(found, resnet, x, ranking)
+    ranking = concepts.importance(found, resnet, x, 4)
+    curves = concepts.faithfulness(found, resnet, x, ranking)
     codes = found.encode(resnet, x)
     with torch.no_grad():
         full, none = (found.logits(resnet, x, c)[:, 4] for c in (codes, 0 * codes))
@@ -516,17 +513,17 @@ def test_curves_start_and_end_where_they_must(resnet, found, shapes):
     assert torch.allclose(curves.insertion[:, [0, -1]], torch.stack([none, full], 1), atol=1e-5)
     assert len(curves.frame()) == 11
     with pytest.raises(ValueError, match=r"importance: expected values of shape \(4, 10\)"):
-        prototypes.faithfulness(found, resnet, x[:4], ranking)
+        concepts.faithfulness(found, resnet, x[:4], ranking)
 
 
 def test_importance_in_pieces_is_importance_at_once(resnet, found, shapes, monkeypatch):
     x = shapes.images[:7]
     for method in attribution.METHODS:
-        whole = prototypes.importance(found, resnet, x, method=method)
+        whole = concepts.importance(found, resnet, x, method=method)
         assert torch.equal(whole.target, resnet.predict(x).label)
         if method != "sobol":
             monkeypatch.setattr(attribution, "ROWS", 70)
-            ticks = list(prototypes.importance.steps(found, resnet, x, method=method))
+            ticks = list(concepts.importance.steps(found, resnet, x, method=method))
             monkeypatch.undo()
             assert torch.allclose(ticks[-1].value.scores, whole.scores, atol=0.02)
             assert ticks[-1].done == ticks[-1].total == 7
@@ -542,7 +539,7 @@ def test_importance_in_pieces_is_importance_at_once(resnet, found, shapes, monke
 )
 def test_importance_refuses(resnet, found, shapes, options, message):
     with pytest.raises(ValueError, match=message):
-        prototypes.importance(found, resnet, shapes.images[:3], **options)
+        concepts.importance(found, resnet, shapes.images[:3], **options)
 
 
 # Metrics and strategies
@@ -550,7 +547,7 @@ def test_importance_refuses(resnet, found, shapes, options, message):
 
 def test_metrics_of_a_perfect_dictionary():
     a, _ = mixture(n=200)
-    told = prototypes.concept_metrics(a, 3).summary()
+    told = concepts.concept_metrics(a, 3).summary()
     assert told["relative_error"] < 0.01
     assert told["stability"] > 0.99
     assert told["wasserstein"] < 0.01
@@ -558,7 +555,7 @@ def test_metrics_of_a_perfect_dictionary():
 
 
 def test_metrics_tell_the_methods_apart(pooled):
-    told = {m: prototypes.concept_metrics(pooled, 10, m) for m in ("nmf", "kmeans", "pca")}
+    told = {m: concepts.concept_metrics(pooled, 10, m) for m in ("nmf", "kmeans", "pca")}
     order = [told[m].relative_error for m in ("pca", "nmf", "kmeans")]
     assert order == sorted(order)
     zeros = [told[m].sparsity for m in ("pca", "nmf", "kmeans")]
@@ -572,11 +569,11 @@ def test_wasserstein_is_scipys(pooled):
 
     order = torch.randperm(400, generator=torch.Generator().manual_seed(0))
     known, new = pooled[order[:200]], pooled[order[200:]]
-    back = prototypes.factorise(known, 5, "kmeans").decode(
-        prototypes.factorise(known, 5, "kmeans").encode(new)
+    back = concepts.factorise(known, 5, "kmeans").decode(
+        concepts.factorise(known, 5, "kmeans").encode(new)
     )
     mean = np.mean([wasserstein_distance(new[:, i], back[:, i]) for i in range(64)])
-    told = prototypes.concept_metrics(pooled, 5, "kmeans")
+    told = concepts.concept_metrics(pooled, 5, "kmeans")
     assert told.wasserstein == pytest.approx(mean, rel=1e-4)
 
 
@@ -591,7 +588,7 @@ def test_similarity_finds_the_permutation(order, seed):
 
 def test_metrics_refuse_too_few(pooled):
     with pytest.raises(ValueError, match="activations: expected a whole number of at least 22"):
-        prototypes.concept_metrics(pooled[:21])
+        concepts.concept_metrics(pooled[:21])
 
 
 def test_the_sign_of_a_direction_of_pca_does_not_count(pooled, monkeypatch):
@@ -603,9 +600,9 @@ def test_the_sign_of_a_direction_of_pca_does_not_count(pooled, monkeypatch):
         return replace(found, bank=sign * found.bank, encoder=inverse)
 
     seen = []
-    plain = prototypes.concept_metrics(pooled, 5, "pca")
+    plain = concepts.concept_metrics(pooled, 5, "pca")
     monkeypatch.setattr(quality, "factorise", turned)
-    assert prototypes.concept_metrics(pooled, 5, "pca") == plain
+    assert concepts.concept_metrics(pooled, 5, "pca") == plain
 
 
 def test_planted_strategies_are_found():
@@ -615,15 +612,15 @@ def test_planted_strategies_are_found():
     scores[25:, 1] += 3
     importance = Importance("by hand", scores, torch.zeros(60, dtype=torch.int64))
     for embedding in ("pca", "tsne"):
-        told = prototypes.strategies(importance, 2, embedding=embedding)
+        told = concepts.strategies(importance, 2, embedding=embedding)
         assert told.dominant[told.cluster].tolist() == [4] * 25 + [1] * 35
         assert told.points.shape == (60, 2)
         assert sorted(told.summary()["images"]) == [25, 35]
         assert told.frame()["dominant"].tolist() == [4] * 25 + [1] * 35
     with pytest.raises(ValueError, match="61 need as many images, got 60"):
-        prototypes.strategies(importance, 61)
+        concepts.strategies(importance, 61)
     with pytest.raises(ValueError, match="unknown embedding 'umap'"):
-        prototypes.strategies(importance, embedding="umap")
+        concepts.strategies(importance, embedding="umap")
 
 
 # TCAV
@@ -644,17 +641,17 @@ def test_tcav_knows_what_the_model_looks_at():
     bright = 0.5 * some_images(20, seed=3)
     bright[:, :, :, :2] += 0.5
     state = torch.random.get_rng_state().clone()
-    told = prototypes.tcav(model, x, 1, "1", bright, plain, n_sets=6)
+    told = concepts.tcav(model, x, 1, "1", bright, plain, n_sets=6)
     assert torch.equal(torch.random.get_rng_state(), state)
     assert told.scores.tolist() == [1.0] * 6
     assert told.accuracy.min() > 0.9
-    assert told.p_value == prototypes.tcav(model, x, 1, "1", bright, plain, n_sets=6).p_value
-    against = prototypes.tcav(model, x, 0, "1", bright, plain, n_sets=6)
+    assert told.p_value == concepts.tcav(model, x, 1, "1", bright, plain, n_sets=6).p_value
+    against = concepts.tcav(model, x, 0, "1", bright, plain, n_sets=6)
     assert against.scores.tolist() == [0.0] * 6
     # Among random sets either sign may come, so the concept differs, and noise does not.
     assert 0 < told.random.mean() < 1
     assert told.p_value < 0.1
-    noise = prototypes.tcav(model, x, 1, "1", 0.5 * some_images(20, seed=4), plain, n_sets=6)
+    noise = concepts.tcav(model, x, 1, "1", 0.5 * some_images(20, seed=4), plain, n_sets=6)
     assert noise.accuracy.mean() < 0.8
     assert list(told.frame()) == ["score", "random", "accuracy"]
 
@@ -672,7 +669,7 @@ def test_tcav_refuses():
     good = {"target": 1, "layer": "1", "concept": x, "random": some_images(40)}
     for change, message in cases:
         with pytest.raises(ValueError, match=message):
-            prototypes.tcav(model, x, **{**good, **change})
+            concepts.tcav(model, x, **{**good, **change})
 
 
 # Truth on shapes, results and figures
@@ -681,7 +678,7 @@ def test_tcav_refuses():
 @pytest.mark.parametrize(("layer", "factor"), [("relu", "colour"), ("stage3_block1", "shape")])
 def test_concepts_are_factors_of_shapes(resnet, shapes, layer, factor):
     x = shapes.images[:300]
-    one = prototypes.concepts(resnet, x, layer, method="kmeans", n_crops=1000)
+    one = concepts.extract(resnet, x, layer, method="kmeans", n_crops=1000)
     codes = one.encode(resnet, x).flatten(1, -2).mean(1)
     names = sorted(shapes.factors[factor].unique())
     values = torch.tensor([[name == own for name in names] for own in shapes.factors[factor][:300]])
@@ -695,7 +692,7 @@ def test_results_say_what_they_are(found, resnet, shapes):
     table = found.frame()
     assert len(table) == len(found) == 10
     assert table["largest"].max() == pytest.approx(float(found.dictionary.codes.max()))
-    told = prototypes.importance(found, resnet, shapes.images[:9], 1)
+    told = concepts.importance(found, resnet, shapes.images[:9], 1)
     assert told.frame()["first"].sum() == pytest.approx(1)
     assert told.summary()["most_important"] == int(told.frame()["mean"].idxmax())
 
@@ -705,14 +702,14 @@ def test_figures_of_concepts(found, resnet, shapes):
     assert grid.html.count("<img ") == grid.html.count('<img alt="crop ') == 6
     assert "fire each of 2 concepts" in grid.alt
     one, two = (
-        prototypes.importance(found, resnet, shapes.images[:9], 1, method=m)
+        concepts.importance(found, resnet, shapes.images[:9], 1, method=m)
         for m in ("occlusion", "sobol")
     )
     single, both = figures.importance_bars(one), figures.importance_bars([one, two])
     assert np.allclose(single.data[0].y, one.scores.mean(0))
     assert [np.abs(bar.y).max() for bar in both.data] == pytest.approx([1, 1])
     assert "occlusion" in both.layout.meta["alt"]
-    graph = figures.cluster_graph(prototypes.strategies(one, 2))
+    graph = figures.cluster_graph(concepts.strategies(one, 2))
     assert sum(len(trace.x) for trace in graph.data) == 9
     assert sorted(i for trace in graph.data for i in trace.customdata) == list(range(9))
     assert len({trace.marker.symbol for trace in graph.data}) == 2

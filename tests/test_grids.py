@@ -32,7 +32,7 @@ BODY = f"""
 from IPython.display import HTML
 from workbench import reports
 assert name != 'bad', 'bad is bad'
-reports.record(double=2 * eps, name=name.upper(), parts={{'n': len(few), 'few': few}})
+reports.result(double=2 * eps, name=name.upper(), parts={{'n': len(few), 'few': few}})
 HTML('<img alt="a dot" src="data:image/png;base64,{PIXEL}">')
 """
 HOSTILE = ["../x; rm -rf $HOME `id`", "/etc/passwd", "<script>alert(1)</script>\x00\n", "é" * 10**6]
@@ -392,7 +392,7 @@ if name == 'deadly' and (forever or times == 1):
     os.kill(os.getppid(), signal.SIGKILL)
     time.sleep(60)
 time.sleep(wait)
-reports.record(times=times)
+reports.result(times=times)
 """
 COUNTED_PARAMETERS = "name: str = 'a'\nfolder: str = ''\nforever: bool = False\nwait: float = 0.0\n"
 

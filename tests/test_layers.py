@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import nn
 from workbench.widgets import PatternPanel
 
-from workbench import data, models, patterns
+from workbench import data, detectors, models, patterns
 from workbench.models import batch_size, batching, edited, outputs
 from workbench.models.hooks import unheard
 
@@ -324,7 +324,7 @@ def test_patterns_of_half_precision(dtype):
         found.violations(model, digits.images) == 0, found.follows(model, digits.images)
     )
     assert seen.layers["net.2"].mean.dtype == torch.float32
-    watch = patterns.monitor(model, digits, digits)
+    watch = detectors.monitor(model, digits, digits)
     assert bool(watch.score(model, digits.images).isfinite().all())
 
 

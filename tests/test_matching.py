@@ -35,7 +35,7 @@ def test_an_order_of_classes_changes_no_figure(order):
     images, model = data.load("digits", limit=60), models.load("digits/cnn")
     other = reordered(images, order)
     assert torch.equal(models.matched(other, model).labels, images.labels)
-    assert models.evaluate(model, other) == models.evaluate(model, images)
+    assert models.measure(model, other) == models.measure(model, images)
     battery, eps = [attacks.FGSM(eps=0.1)], [0.1]
     one, two = (robustness.evaluate(model, d, battery, eps=eps) for d in (images, other))
     assert one.rows.equals(two.rows)
@@ -54,7 +54,7 @@ def test_some_of_the_classes_are_enough(digits, model):
     some = digits[(digits.labels == 3) | (digits.labels == 7)]
     two = data.ImageDataset(some.images, (some.labels == 3).long(), ("7", "3"), "two")
     assert torch.equal(models.matched(two, model).labels, some.labels)
-    assert models.evaluate(model, two) == models.evaluate(model, some)
+    assert models.measure(model, two) == models.measure(model, some)
 
 
 def test_numbers_stand_for_names_where_nobody_gave_any(digits):
@@ -66,10 +66,10 @@ def test_numbers_stand_for_names_where_nobody_gave_any(digits):
     right = int((mere.predict(digits.images).label == digits.labels).sum())
     pairs = [(words, unnamed), (mere, unnamed), (mere, named), (words, named), (mere, digits)]
     for model, images in pairs:
-        assert models.evaluate(model, images)["test_correct"] == right
+        assert models.measure(model, images)["test_correct"] == right
     # Named on both sides and not one name in common: nothing is right.
     with pytest.raises(ValueError, match=r"no image of digits has a label that .* right about"):
-        models.evaluate(words, digits)
+        models.measure(words, digits)
     assert models.matched(digits, words).labels.tolist() == [-1] * len(digits)
 
 
@@ -86,19 +86,19 @@ def test_classes_that_only_partly_fit_are_refused_everywhere(
 ):
     other = data.ImageDataset(digits.images, digits.labels, classes, "other", named=named)
     for measure in (
-        lambda: models.evaluate(model, other),
+        lambda: models.measure(model, other),
         lambda: robustness.evaluate(model, other, [attacks.FGSM()], eps=[0.1]),
     ):
         with pytest.raises(ValueError, match=f"has no class {strange}, as other has"):
             measure()
     # What the message offers: labels of strange classes are not known.
     known = models.matched(other, model)
-    assert models.evaluate(model, known)["test_total"] == int((known.labels >= 0).sum())
+    assert models.measure(model, known)["test_total"] == int((known.labels >= 0).sum())
 
 
 def test_other_images_are_refused(digits):
     with pytest.raises(ValueError, match=r"takes \(1, 28, 28\) images, digits has \(1, 8, 8\)"):
-        models.evaluate(models.load("mnist/mlp"), digits)
+        models.measure(models.load("mnist/mlp"), digits)
 
 
 @pytest.mark.parametrize(

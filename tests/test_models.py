@@ -375,7 +375,7 @@ def test_embedded_cards_are_true_to_the_last_image():
         test = data.load(model.card.dataset)
         assert test.sha256() == model.card.data_sha256
         eps = model.card.eps if model.card.dataset == "digits" else None
-        fresh = models.evaluate(model, test, eps=eps)
+        fresh = models.measure(model, test, eps=eps)
         assert {k: getattr(model.card, k) for k in fresh} == fresh
 
 
@@ -386,14 +386,14 @@ def test_embedded_cards_are_true_to_the_last_image():
 def test_real_cards_are_true_to_the_last_image(real_set, name, least):
     model = models.load(name)
     test = real_set(model.card.dataset)
-    fresh = models.evaluate(model, test)
+    fresh = models.measure(model, test)
     assert fresh["test_correct"] == model.card.test_correct
     assert model.card.accuracy >= least
 
 
 def test_evaluate_refuses_data_that_do_not_fit():
     with pytest.raises(ValueError, match=r"digits/cnn takes \(1, 8, 8\)"):
-        models.evaluate(models.load("digits/cnn"), data.load("shapes", limit=5))
+        models.measure(models.load("digits/cnn"), data.load("shapes", limit=5))
 
 
 def test_a_state_dict_goes_into_a_named_architecture(tmp_path):

@@ -8,7 +8,7 @@ import pytest
 import torch
 from workbench.widgets import PatternPanel
 
-from workbench import data, figures, models, patterns
+from workbench import data, detectors, figures, models, patterns
 from workbench.data import ImageDataset
 
 
@@ -63,8 +63,8 @@ def test_copied_code_gives_the_same(panel, kind):
 
 
 def test_another_delta_asks_nothing_of_the_training_images(panel, monkeypatch):
-    monkeypatch.setattr(patterns, None)
-    monkeypatch.setattr(patterns, "record", None)
+    monkeypatch.setattr(patterns.mine, "steps", None)
+    monkeypatch.setattr(patterns.record, "steps", None)
     model, training, test = models.load("digits/mlp"), data.load("digits", "train"), "digits"
     panel.form.controls["delta"].value = 0.95
     settle(panel)
@@ -223,7 +223,7 @@ def test_a_click_returns_at_once_and_cancel_stops(monkeypatch, where):
             assert gate.wait(20)
             yield step
 
-    monkeypatch.setattr(patterns, slow)
+    monkeypatch.setattr(patterns.mine, "steps", slow)
     panel = PatternPanel("digits", "digits/mlp", 3)
     panel._repr_mimebundle_()
     if where == "main":
@@ -365,14 +365,15 @@ def test_functions_are_no_layers_and_smooth_ones_do_not_fit():
         assert "my model has no ReLU layer. Choose one that fits" in panel.draw(panel.look())
 
 
-@pytest.mark.parametrize("stage", ["mine", "record", "top", "monitor"])
-def test_it_can_be_cancelled_between_two_passes(monkeypatch, stage):
+@pytest.mark.parametrize(
+    "work", [patterns.mine, patterns.record, patterns.top_images, detectors.monitor]
+)
+def test_it_can_be_cancelled_between_two_passes(monkeypatch, work):
     from workbench.models import batching
 
     monkeypatch.setattr(batching, "VALUES", 64 * 100)  # 100 images a pass
     reached, gate, n = threading.Event(), threading.Event(), []
-    name = f"{stage}_steps"
-    original = getattr(patterns, name)
+    original = work.steps
 
     def slow(*arguments, **options):
         for step in original(*arguments, **options):
@@ -381,7 +382,7 @@ def test_it_can_be_cancelled_between_two_passes(monkeypatch, stage):
             assert gate.wait(20)
             yield step
 
-    monkeypatch.setattr(patterns, name, slow)
+    monkeypatch.setattr(work, "steps", slow)
     panel = PatternPanel("digits", "digits/mlp", 3, kind="hamming")
     panel._repr_mimebundle_()
     panel.start()

@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 from torch import nn
 
-from workbench import attacks, data, models, patterns
+from workbench import attacks, data, detectors, models, patterns
 from workbench.data import ImageDataset
+from workbench.detectors.monitors import boxes, least_threshold, states
 from workbench.models import batching
 from workbench.patterns import grouping
 from workbench.patterns.mining import against, phases_of
-from workbench.patterns.monitoring import boxes, least_threshold, states
 from workbench.patterns.recording import watched
 
 ON, OFF = torch.tensor([1, 1, 0, -1]), torch.tensor([-1, 0, 1, 0])
@@ -335,7 +335,7 @@ def test_false_alarms_on_held_out_images_are_at_most_what_was_asked(digits, kind
     model, training, test = digits
     held_out = test[:100]
     for rate in (0, 0.05, 0.3):
-        watch = patterns.monitor(model, training[:500], held_out, kind=kind, false_alarms=rate)
+        watch = detectors.monitor(model, training[:500], held_out, kind=kind, false_alarms=rate)
         scores = watch.score(model, held_out.images)
         share = float(watch.alarm(model, held_out.images).double().mean())
         assert share <= rate + 1e-9
@@ -357,9 +357,9 @@ def test_the_least_threshold(scores, rate):
 
 def test_auroc_is_that_of_sklearn(digits):
     model, training, test = digits
-    watch = patterns.monitor(model, training, test[0::2])
+    watch = detectors.monitor(model, training, test[0::2])
     strange = test.images.flip(3)
-    found = patterns.alarms(watch, model, test.images[1::2], strange)
+    found = detectors.alarms(watch, model, test.images[1::2], strange)
     scores = torch.cat([found.usual, found.strange])
     truth = [0] * 180 + [1] * 360
     assert found.summary()["auroc"] == pytest.approx(roc_auc_score(truth, scores.numpy()))
@@ -367,13 +367,13 @@ def test_auroc_is_that_of_sklearn(digits):
         int((found.strange > watch.threshold).sum()) / 360
     )
     assert found.frame()["alarm"].sum() == int((scores > watch.threshold).sum())
-    assert patterns.alarms(watch, model, test.images[1::2], strange[:0]).summary()["auroc"] is None
+    assert detectors.alarms(watch, model, test.images[1::2], strange[:0]).summary()["auroc"] is None
 
 
 def test_the_pattern_monitor_counts_what_the_class_said_has_broken(digits):
     model, training, test = digits
     found = patterns.mine(model, training)
-    watch = patterns.monitor(model, training, test)
+    watch = detectors.monitor(model, training, test)
     said = model.predict(test.images).label
     own = found.violations(model, test.images).gather(1, said[:, None])[:, 0]
     assert watch.score(model, test.images).tolist() == own.tolist()
@@ -393,7 +393,7 @@ def test_distances_by_hand():
 def test_the_training_images_are_not_strange(digits, kind):
     model, training, test = digits
     few = training[:300]
-    watch = patterns.monitor(model, few, test, kind=kind)
+    watch = detectors.monitor(model, few, test, kind=kind)
     right = model.predict(few.images).label == few.labels
     # What was seen is at distance 0, up to the rounding of batches of another size.
     assert float(watch.score(model, few.images)[right].max()) < 1e-3
@@ -403,17 +403,17 @@ def test_the_training_images_are_not_strange(digits, kind):
 def test_refusals_of_monitors(digits):
     model, training, test = digits
     with pytest.raises(ValueError, match="kind of monitor 'bloom'"):
-        patterns.monitor(model, training, test, kind="bloom")
+        detectors.monitor(model, training, test, kind="bloom")
     with pytest.raises(ValueError, match=r"false_alarms: expected a rate in \[0, 1\), got 1"):
-        patterns.monitor(model, training, test, false_alarms=1)
+        detectors.monitor(model, training, test, false_alarms=1)
     with pytest.raises(ValueError, match="held_out: expected images"):
-        patterns.monitor(model, training, test[:0])
+        detectors.monitor(model, training, test[:0])
     with pytest.raises(ValueError, match="clusters"):
-        patterns.monitor(model, training, test, kind="box", clusters=0)
+        detectors.monitor(model, training, test, kind="box", clusters=0)
     wrong = replace(training, labels=(model.predict(training.images).label + 1) % 10)
     with pytest.raises(ValueError, match="training: digits/mlp gets no image of digits right"):
-        patterns.monitor(model, wrong, test, kind="hamming")
-    watch = patterns.monitor(model, training, test)
+        detectors.monitor(model, wrong, test, kind="hamming")
+    watch = detectors.monitor(model, training, test)
     with pytest.raises(ValueError, match="mined from 'digits/mlp'"):
         watch.score(models.load("digits/cnn"), test.images)
     assert watch.score(model, test.images[:0]).shape == (0,)
@@ -460,8 +460,8 @@ def test_nothing_of_the_model_changes(digits):
     torch.manual_seed(3)
     state = torch.get_rng_state()
     patterns.record(model, test)
-    patterns.monitor(model, training[:300], test, kind="box")
-    patterns.monitor(model, training[:300], test, kind="hamming", seed=5)
+    detectors.monitor(model, training[:300], test, kind="box")
+    detectors.monitor(model, training[:300], test, kind="hamming", seed=5)
     patterns.switched(model, test.images, "relu1", {0: 1})
     assert torch.equal(torch.get_rng_state(), state)
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
@@ -542,7 +542,7 @@ def test_channels_are_recorded_mined_and_watched(digits, by_channel):
     own = found.violations(model, few.images)
     assert torch.equal(own == 0, found.follows(model, few.images))
     for kind in ("pattern", "hamming", "box"):
-        watch = patterns.monitor(model, few, test[:50], kind=kind)
+        watch = detectors.monitor(model, few, test[:50], kind=kind)
         assert bool((watch.score(model, test.images[:9]) >= 0).all())
 
 
@@ -564,7 +564,7 @@ def test_passes_are_as_large_as_the_images_allow_and_steps_lie_between(digits, m
     model, training, test = digits
     few = training[:50]
     whole = patterns.mine(model, few), patterns.record(model, few)
-    watch = patterns.monitor(model, few, test[:30], kind="box")
+    watch = detectors.monitor(model, few, test[:30], kind="box")
     monkeypatch.setattr(batching, "VALUES", 64 * 7)
     done = [step.done for step in patterns.mine.steps(model, few)]
     assert done == [7, 14, 21, 28, 35, 42, 49, 50, 50]
@@ -574,7 +574,7 @@ def test_passes_are_as_large_as_the_images_allow_and_steps_lie_between(digits, m
         lambda: patterns.mine.steps(model, few),
         lambda: patterns.record.steps(model, few),
         lambda: patterns.top_images.steps(model, few, "relu2"),
-        lambda: patterns.monitor.steps(model, few, test[:30], kind="box"),
+        lambda: detectors.monitor.steps(model, few, test[:30], kind="box"),
     )
     for begin in work:
         steps = begin()
@@ -589,7 +589,7 @@ def test_passes_are_as_large_as_the_images_allow_and_steps_lie_between(digits, m
     for name in ("relu1", "relu2"):
         assert torch.equal(whole[0].phases[name], parts[0].phases[name])
         assert np.array_equal(whole[1].layers[name].bits, parts[1].layers[name].bits)
-    again = patterns.monitor(model, few, test[:30], kind="box")
+    again = detectors.monitor(model, few, test[:30], kind="box")
     assert again.threshold == pytest.approx(watch.threshold, rel=1e-3)
 
 
@@ -646,7 +646,7 @@ def test_classes_without_images_have_no_pattern_and_nothing_follows_it(digits):
     told = patterns.quality(found, model, test)
     assert told.precision[3].isnan()
     for kind in ("pattern", "hamming", "box"):
-        watch = patterns.monitor(model, some, test, kind=kind, false_alarms=0.9)
+        watch = detectors.monitor(model, some, test, kind=kind, false_alarms=0.9)
         strange = watch.score(model, test.images)
         label = model.predict(test.images).label
         known = (label == 2) | (label == 7)

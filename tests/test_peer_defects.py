@@ -50,7 +50,7 @@ from workbench.attacks import (
 )
 from workbench.data import ImageDataset
 from workbench.figures import png
-from workbench.robustness import diagnose, evaluate, specimens, verify
+from workbench.robustness import audit, diagnose, evaluate, specimens
 from workbench.robustness.specimens import altered
 
 # Models and images
@@ -169,7 +169,7 @@ def changed(before, model):
 def a_failure_is_an_image_that_was_tried(attack):
     model, x, y = digits("cnn-robust")
     result = attack(model, x, y)
-    held = verify(result, model)
+    held = audit(result, model)
     assert not held.sound.all(), "nothing failed, so nothing is shown"
     assert held.lawful.all(), "something else in place of a failure"
     assert result.last.isfinite().all()
@@ -1013,7 +1013,7 @@ DEFECTS = [
     Defect("all: the wrong normalisation", partial(sees, "wrong normalisation"),
            [partial(warned, "accuracy is that of the card")], range_of_images_only, "unseen"),
     Defect("foolbox: lost in 8 bits, unsaid", what_8_bits_lose_is_seen,
-           [verify], lambda r, m: replace(verify(r, m), rounded=r.success), "lost when saved"),
+           [audit], lambda r, m: replace(audit(r, m), rounded=r.success), "lost when saved"),
     Defect("torchattacks: saved by truncation", files_hold_the_nearest_of_256_values,
            [png], cut_to_bytes, "cut and not rounded"),
     Defect("adversarial.js: noise called magnified", magnified_means_magnified,

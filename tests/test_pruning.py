@@ -12,9 +12,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from workbench import data, models
+from workbench.concepts import filter_relevance, prune
+from workbench.concepts.pruning import CRITERIA, _norms, _scores
 from workbench.data import ImageDataset
-from workbench.prototypes import filter_relevance, prune
-from workbench.prototypes.pruning import CRITERIA, _norms, _scores
 from workbench.steps import run
 
 SHAPE = (1, 6, 6)

@@ -13,7 +13,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_raw_
 from workbench import reports
 from workbench.reports import ReportError, inputs
 
-RECORD = "from workbench import reports\nreports.record(eps=eps)"
+RECORD = "from workbench import reports\nreports.result(eps=eps)"
 
 
 def tagged(source, *tags):
@@ -289,7 +289,7 @@ def test_literals_and_unicode_reach_the_notebook(tmp_path):
         "norm: Literal['Linf', 'L2'] = 'Linf'\n"
         "größe: list[Literal[1, 2]] = [1]"
     )
-    use = "from workbench import reports\nreports.record(norm=norm, größe=größe)"
+    use = "from workbench import reports\nreports.result(norm=norm, größe=größe)"
     source = book(tmp_path / "n.ipynb", use, parameters=parameters)
     report = reports.execute(source, {"norm": "L2", "größe": "2,1"}, tmp_path / "out")
     assert content(report)["parameters"] == report.results == {"norm": "L2", "größe": [2, 1]}

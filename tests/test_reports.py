@@ -16,7 +16,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 
 from workbench import reports
 from workbench.reports import ReportError
-from workbench.reports.recorder import MIME, plain
+from workbench.reports.results import MIME, plain
 
 HOSTILE = "quote ' and \" and ''' \\n \\ \n\ttab {braces} % $ é 漢字 🙂 \x00 </script><b>"
 
@@ -165,9 +165,9 @@ def test_a_missing_file_is_said(tmp_path, read):
 
 def test_record_outside_a_notebook_only_checks():
     torch = pytest.importorskip("torch")
-    assert reports.record(a=1, b=np.float32(0.5), c=torch.tensor(2), d=[{"e": None}]) is None
+    assert reports.result(a=1, b=np.float32(0.5), c=torch.tensor(2), d=[{"e": None}]) is None
     with pytest.warns(UserWarning, match="scores is not finite"):
-        reports.record(scores=[1.0, float("nan")])
+        reports.result(scores=[1.0, float("nan")])
 
 
 LOOP: list = []
@@ -177,7 +177,7 @@ LOOP.append(LOOP)
 @pytest.mark.parametrize("value", [object(), np.zeros(3), 1j, b"x", [1, {2}], {(1, 2): 3}, LOOP])
 def test_record_names_what_json_cannot_hold(value):
     with pytest.raises(TypeError, match="accuracy"):
-        reports.record(accuracy=value)
+        reports.result(accuracy=value)
 
 
 SCALARS = st.none() | st.booleans() | st.integers() | st.text() | st.floats(allow_nan=False)
@@ -209,13 +209,13 @@ GOOD = (
     "import os\n"
     "from IPython.display import HTML, clear_output, display\n"
     "from workbench import reports\n"
-    "reports.record(text=text, size=len(big), eps=eps, flag=flag, folder=os.getcwd())\n"
-    "reports.record(eps=eps, worst=float('nan'), tqdm=os.environ['TQDM_DISABLE'])\n"
+    "reports.result(text=text, size=len(big), eps=eps, flag=flag, folder=os.getcwd())\n"
+    "reports.result(eps=eps, worst=float('nan'), tqdm=os.environ['TQDM_DISABLE'])\n"
     "print('PRINTED', 1)\n"
     "with ipywidgets.Output():\n"
     "    clear_output()\n"
     "    print('PRINTED', 2)\n"
-    "    reports.record(inside='an Output')",
+    "    reports.result(inside='an Output')",
     "display(HTML('<script>fetch(\"https://example.org/\").catch(() => 0)</script>'))",
     tagged("1 / 0", "raises-exception"),
     tagged("raise SystemError", "skip-execution"),

@@ -10,11 +10,11 @@ from workbench.attacks import FGSM, PGD, AttackResult, MinimumNorm, available
 from workbench.data import ImageDataset
 from workbench.robustness import (
     INDICATORS,
+    audit,
     diagnose,
     evaluate,
     evaluation,
     specimens,
-    verify,
     wilson,
 )
 
@@ -213,7 +213,7 @@ def test_bad_input_is_named(changes, message):
         evaluate(threshold(), **given)
 
 
-# verify
+# audit
 
 
 def test_verify_catches_what_is_wrong():
@@ -230,7 +230,7 @@ def test_verify_catches_what_is_wrong():
         body[1].weight.copy_(torch.tensor([[-1.0] * 4, [1.0] * 4]) / 4)
         body[1].bias.copy_(torch.tensor([0.5, -0.5]))
     model = models.wrap(body, input_shape=(1, 2, 2))
-    found = verify(result(x, adv), model, norm="Linf", eps=0.3)
+    found = audit(result(x, adv), model, norm="Linf", eps=0.3)
     assert found.sound.tolist() == [True, False, False, False, False, False]
     assert found.flawed.tolist() == [False, True, True, True, True, True]
     assert found.success.tolist() == [True, False, True, True, False, True]
@@ -243,7 +243,7 @@ def test_verify_catches_what_is_wrong():
 
 def test_verify_sees_what_8_bits_lose():
     x = torch.tensor([0.4, 0.4]).reshape(2, 1, 1, 1)
-    found = verify(result(x, torch.tensor([0.5021, 0.6]).reshape(x.shape)), threshold(0.502))
+    found = audit(result(x, torch.tensor([0.5021, 0.6]).reshape(x.shape)), threshold(0.502))
     assert found.success.tolist() == [True, True]
     assert found.rounded.tolist() == [False, True]
 
@@ -251,11 +251,11 @@ def test_verify_sees_what_8_bits_lose():
 def test_verify_refuses_what_it_cannot_check():
     x = torch.full((2, 1, 1, 1), 0.4)
     with pytest.raises(ValueError, match="shape"):
-        verify(result(x, x[:1]), threshold())
+        audit(result(x, x[:1]), threshold())
     with pytest.raises(ValueError, match="norm, eps"):
-        verify(result(x, x), threshold(), eps=0.1)
+        audit(result(x, x), threshold(), eps=0.1)
     with pytest.raises(ValueError, match="train mode"):
-        verify(result(x, x), threshold().train())
+        audit(result(x, x), threshold().train())
 
 
 # diagnose

@@ -7,8 +7,8 @@ from workbench.widgets import (
     Bench,
     ConceptPanel,
     EvaluationPanel,
+    ProofPanel,
     RegionPanel,
-    VerifyPanel,
 )
 
 from workbench import attacks, data, levelsets, models, saliency
@@ -70,7 +70,7 @@ def mobilenet(photos):
     return models.wrap(net, input_shape=photos.shape, name="mobilenet")
 
 
-@pytest.mark.parametrize("kind", [ConceptPanel, EvaluationPanel, RegionPanel, VerifyPanel])
+@pytest.mark.parametrize("kind", [ConceptPanel, EvaluationPanel, RegionPanel, ProofPanel])
 def test_every_other_panel_fits_or_says_why(kind, photos, mobilenet):
     panel = kind(photos, mobilenet)
     shown = panel._repr_mimebundle_()["text/html"]

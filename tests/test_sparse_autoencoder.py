@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
 
-from workbench import data, models, prototypes, steps
-from workbench.prototypes import SparseAutoencoder, SparseFit, fit_sae, splice
-from workbench.prototypes.sparse_autoencoder import _seen, sparse_factors
+from workbench import concepts, data, models, steps
+from workbench.concepts import SparseAutoencoder, SparseFit, fit_sae, splice
+from workbench.concepts.sparse_autoencoder import _seen, sparse_factors
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +63,7 @@ def test_a_planted_dictionary_is_found():
 
 
 def _plain(a, latents, k, epochs=20, beta=0.0, gradients=None, seed=0):
-    from workbench.prototypes.sparse_autoencoder import _fitted
+    from workbench.concepts.sparse_autoencoder import _fitted
 
     return _fitted(a, gradients, "", latents, k, beta, epochs, seed)
 
@@ -79,7 +79,7 @@ def test_the_scale_of_the_activations_does_not_matter():
 def test_latents_that_sleep_are_woken(model, monkeypatch):
     x = data.load("digits", "train").images
     awake = fit_sae(model, x, "relu2", k=4, epochs=20).history[-1]
-    monkeypatch.setattr("workbench.prototypes.sparse_autoencoder.WOKEN", 0)
+    monkeypatch.setattr("workbench.concepts.sparse_autoencoder.WOKEN", 0)
     without = fit_sae(model, x, "relu2", k=4, epochs=20).history[-1]
     assert awake["dead"] < without["dead"] - 0.05
     assert awake["fvu"] < without["fvu"]
@@ -285,7 +285,7 @@ def test_results_tell_what_they_are(fit):
     assert 0 < told["fvu"] < 1
     assert 0 <= told["dead"] < 1
     assert list(fit.frame()["epoch"]) == [1, 2, 3, 4]
-    assert isinstance(prototypes.fit_sae, type(fit_sae))
+    assert isinstance(concepts.fit_sae, type(fit_sae))
 
 
 @pytest.mark.parametrize(

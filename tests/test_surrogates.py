@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from workbench import data, models, prototypes
-from workbench.prototypes import surrogate
+from workbench import concepts, data, models
+from workbench.concepts import surrogate
 
 
 class Tree(nn.Module):
@@ -76,7 +76,7 @@ def test_blocks_and_channels_are_found_by_name():
 def test_probing_leaves_few_to_perturb(monkeypatch):
     model = models.wrap(Block(), input_shape=(3, 5, 5))
     x = torch.rand(100, 3, 5, 5, generator=torch.Generator().manual_seed(0))
-    monkeypatch.setattr("workbench.prototypes.surrogates.PERTURBED", 4)
+    monkeypatch.setattr("workbench.concepts.surrogates.PERTURBED", 4)
     steps = list(surrogate.steps(model, x, k=4))
     assert len(steps) == 5
     assert steps[-1].value.features.tolist() != []
@@ -177,7 +177,7 @@ def test_results_tell_what_they_are(digits):
     assert table["in_tree"].sum() == pytest.approx(1)
     assert table["perturbation"].is_monotonic_decreasing
     assert surrogate(model, images.images).summary()["accuracy"] is None
-    assert prototypes.surrogate is surrogate
+    assert concepts.surrogate is surrogate
 
 
 def test_same_seed_same_tree_and_the_model_stays(digits):

@@ -77,7 +77,7 @@ def test_train_writes_a_model_with_its_card(tmp_path, monkeypatch):
     card = checkpoints.read_card(result.path)
     test = data.load("digits")
     assert card.test_total == len(test) == 360
-    assert models.evaluate(result.model, test)["test_correct"] == card.test_correct
+    assert models.measure(result.model, test)["test_correct"] == card.test_correct
     assert card.training["epochs"] == 1
 
 

@@ -15,17 +15,17 @@ from hypothesis import strategies as st
 from torch import nn
 
 from workbench import models
-from workbench.patterns.verify import (
+from workbench.proofs import (
     Answer,
     Properties,
     Property,
     bounds_of,
     local_robustness,
+    prove,
     read_vnnlib,
-    verify,
 )
-from workbench.patterns.verify.proving import network_of
-from workbench.patterns.verify.verifying import merged
+from workbench.proofs.files import network_of
+from workbench.proofs.proving import merged
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 
@@ -238,10 +238,10 @@ def test_a_strict_constraint_that_only_touches_is_never_met(tmp_path, sign, verd
     prop = read(
         tmp_path, PLAIN.replace("(>= Y_0 Y_1)", f"({sign} Y_0 Y_1)").replace("-0.125", "9"), model
     )
-    assert verify(model, prop).verdict in (verdict, "unknown")  # 0 <= 0 is too near to prove
-    assert (verify(model, prop).verdict == "falsified") == (verdict == "falsified")
+    assert prove(model, prop).verdict in (verdict, "unknown")  # 0 <= 0 is too near to prove
+    assert (prove(model, prop).verdict == "falsified") == (verdict == "falsified")
     shut = read(tmp_path, PLAIN.replace("(>= Y_0 Y_1)", "(< Y_0 Y_0)"), model)
-    assert verify(model, shut).verdict == "verified"
+    assert prove(model, shut).verdict == "verified"
 
 
 def test_a_counterexample_at_the_edge_is_in_the_box_of_the_file(tmp_path):
@@ -250,7 +250,7 @@ def test_a_counterexample_at_the_edge_is_in_the_box_of_the_file(tmp_path):
     box = [0.1, -0.3], [0.7, 0.6]
     for sign, rows in (("<=", [("1.29", "Y_0")]), (">=", [("Y_0", "-0.19")])):
         prop = read(tmp_path, text_of(2, 2, [box], [rows]), model)
-        x = verify(model, prop).counterexample.flatten().double().tolist()
+        x = prove(model, prop).counterexample.flatten().double().tolist()
         assert all(lo <= value <= hi for lo, value, hi in zip(box[0], x, box[1], strict=True)), sign
 
 
@@ -288,7 +288,7 @@ def test_several_boxes_are_answered_together(tmp_path):
     def ask(*thresholds):
         boxes = [([float(i), 0.0], [i + 0.5, 1.0]) for i in range(len(thresholds))]
         paired = [[[(repr(float(t)), "Y_0")]] for t in thresholds]
-        return verify(model, read(tmp_path, text_of(2, 2, boxes, paired=paired), model))
+        return prove(model, read(tmp_path, text_of(2, 2, boxes, paired=paired), model))
 
     answer = ask(0.75, 1.75, 2.625)  # Y_0 >= these: never, by 0.25, 0.25 and 0.125
     assert (answer.verdict, answer.open) == ("verified", 0)
@@ -314,13 +314,13 @@ def test_one_hard_box_keeps_no_other_waiting(tmp_path, monkeypatch):
                 return
 
     monkeypatch.setitem(
-        __import__("workbench.patterns.verify.verifying", fromlist=["BACKENDS"]).BACKENDS,
+        __import__("workbench.proofs.proving", fromlist=["BACKENDS"]).BACKENDS,
         "endless",
         endless,
     )
     boxes = [([-1.0, 0.0], [0.0, 1.0]), ([2.0, 0.0], [3.0, 1.0])]
     prop = read(tmp_path, text_of(2, 2, boxes, [[("Y_0", "Y_1")]]))
-    ticks = list(itertools.islice(verify.steps(TWO, prop, backend="endless"), 50))
+    ticks = list(itertools.islice(prove.steps(TWO, prop, backend="endless"), 50))
     assert ticks[-1].value.verdict == "falsified"
     assert len(ticks) < 10
     assert all(0 <= t.done <= t.total for t in ticks)
@@ -366,7 +366,7 @@ def test_a_box_in_0_1_is_answered_as_local_robustness_is(tmp_path):
         found = read(tmp_path, text_of(64, 10, [box], rows), model)
         prop = local_robustness(model, x, label, eps)
         assert torch.equal(torch.stack(found.sides), torch.stack(prop.sides))
-        one, other = verify(model, found), verify(model, prop)
+        one, other = prove(model, found), prove(model, prop)
         assert (one.verdict, one.bound, one.branches) == (
             other.verdict,
             other.bound,
@@ -475,7 +475,7 @@ def questions(draw):
 @settings(max_examples=40, deadline=None)
 def test_no_answer_contradicts_sampling_or_pgd(tmp_path_factory, backend, asked):
     folder = tmp_path_factory.mktemp("q")
-    answer = verify(
+    answer = prove(
         asked.model, read(folder, asked.text, asked.model), backend=backend, time_limit=30
     )
     verdict = consistent(asked, answer, folder)
@@ -589,7 +589,7 @@ def decided(tmp_path, architecture, seed, ask, backends=("branching",)):
     asked = Asked(model, text, [(box, sets) for box in boxes])
     prop = read(tmp_path, gzip.compress(text.encode()), model, "prop.vnnlib.gz")
     verdicts = {
-        consistent(asked, verify(model, prop, backend=backend, time_limit=30), tmp_path)
+        consistent(asked, prove(model, prop, backend=backend, time_limit=30), tmp_path)
         for backend in backends
     }
     assert len(verdicts) == 1

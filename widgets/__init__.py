@@ -19,6 +19,6 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "prototype_panel": ["PrototypePanel"],
         "region_panel": ["RegionPanel"],
         "selection": ["Selection"],
-        "verify_panel": ["VerifyPanel"],
+        "proof_panel": ["ProofPanel"],
     },
 )

@@ -11,12 +11,12 @@ from typing import Any, Literal, cast
 import ipywidgets as ipw
 from pydantic import Field
 
-from workbench import prototypes
+from workbench import concepts
+from workbench.concepts import Concepts, Importance
 from workbench.data import ImageDataset
 from workbench.figures import concept_rows, heat_overlay, logit_table
 from workbench.models import Classifier, Layer
 from workbench.params import Parameters
-from workbench.prototypes import Concepts, Importance
 from workbench.steps import Step
 
 from .form import Form
@@ -132,7 +132,7 @@ class ConceptPanel(Panel[ConceptPanelParameters, ConceptView]):
         if key != known:
             crop = 0.5 if has_places(self._layers()[layer]) else 1.0
             pictures = view.images.images[:IMAGES]
-            work = prototypes.concepts.steps(
+            work = concepts.extract.steps(
                 *(view.model, pictures, layer), n_concepts=p.n_concepts, method=p.method,
                 n_crops=p.n_crops, crop=crop, seed=p.seed,
             )  # fmt: skip
@@ -149,7 +149,7 @@ class ConceptPanel(Panel[ConceptPanelParameters, ConceptView]):
         same = view.images.images[:IMAGES][said_of == view.label][:ASKED]
         if not len(same):
             same = view.images.images[view.index : view.index + 1]
-        for asked in prototypes.importance.steps(found, view.model, same, view.label):
+        for asked in concepts.importance.steps(found, view.model, same, view.label):
             view = replace(view, importance=asked.value)
             yield Step(asked.total + asked.done, 2 * asked.total, asked.message, view)
 
@@ -203,17 +203,17 @@ class ConceptPanel(Panel[ConceptPanelParameters, ConceptView]):
         places = has_places(self._layers()[layer])
         options.append(f"n_crops={p.n_crops}" if places else "crop=1")
         lines = [
-            "from workbench import data, models, prototypes",
+            "from workbench import concepts, data, models",
             "",
             f"images = {s.code('dataset')}.images[:{IMAGES}]",
             f"model = {s.code('model')}",
-            f"found = prototypes.concepts(model, images, {layer!r}, {', '.join(options)})",
+            f"found = concepts.extract(model, images, {layer!r}, {', '.join(options)})",
         ]
         view = self.result
         if view is not None and view.importance is not None:
             lines += [
                 f"same = images[model.predict(images).label == {view.label}][:{ASKED}]",
-                f"counts = prototypes.importance(found, model, same, {view.label})",
+                f"counts = concepts.importance(found, model, same, {view.label})",
             ]
             if view.factors:
                 x = f"{s.code('dataset')}.images[{view.index}:{view.index + 1}]"

@@ -7,12 +7,12 @@ from typing import Any
 
 import torch
 
-from workbench import patterns
+from workbench import detectors, patterns
 from workbench.data import ImageDataset
+from workbench.detectors.monitors import Monitor
 from workbench.models import Classifier
 from workbench.params import Parameters
 from workbench.patterns.mining import PatternQuality, Patterns, quality_of
-from workbench.patterns.monitoring import Monitor
 from workbench.patterns.recording import BATCH, Recording
 from workbench.steps import Step
 
@@ -72,7 +72,7 @@ class Mined:
         """Make the monitor asked for."""
         if self.watch(p) is None:
             model, asked = self.key[0], about(p)
-            for step in patterns.monitor.steps(model, self.training, self.test, **asked):
+            for step in detectors.monitor.steps(model, self.training, self.test, **asked):
                 yield Step(step.done, step.total, step.message)
             assert step.value is not None
             self._watch = asked, step.value

@@ -13,12 +13,12 @@ from pydantic import Field
 
 from workbench import data, figures, patterns
 from workbench.data import ImageDataset
+from workbench.detectors.monitors import least_threshold
 from workbench.figures.patterns import columns
 from workbench.models import Classifier, outputs, unheard
 from workbench.params import Parameters
 from workbench.patterns.grouping import margins, unit
 from workbench.patterns.mining import PatternQuality, Patterns
-from workbench.patterns.monitoring import least_threshold
 from workbench.patterns.neurons import check_neurons
 from workbench.patterns.recording import copied, rectifiers
 from workbench.steps import Step
@@ -301,14 +301,14 @@ class PatternPanel(Panel[PatternPanelParameters, PatternView]):
         s, p, view = self.selection, self.params, self.result
         held_out = "images" if s.dataset == s.origin else s.code("dataset", s.origin)
         options = f"kind={p.kind!r}, delta={p.delta}, false_alarms={p.false_alarms}"
-        lines = f"""from workbench import data, models, patterns
+        lines = f"""from workbench import data, detectors, models, patterns
 
 images = {s.code("dataset")}
 test, training = {held_out}[:{HELD_OUT}], {s.code("training")}[:{p.n_train}]
 model = {s.code("model")}
 found = patterns.mine(model, training, {p.delta})
 quality = patterns.quality(found, model, test)
-watch = patterns.monitor(model, training, test, {options})"""
+watch = detectors.monitor(model, training, test, {options})"""
         if view is not None and view.patterns is not None:
             layer, k = self._neuron(view)
             lines += f"""

@@ -274,8 +274,7 @@ class PrototypePanel(Panel[PrototypePanelParameters, PrototypeView]):
         if view is None or view.found is None:
             return "from workbench import models\n\nmodels.available()  # choose one of prototypes"
         model, k = self.trainer.code(s.model), self._chosen(view.found)
-        lines = ["from workbench.steps import run"] if model.startswith("run") else []
-        lines += [
+        lines = [
             "from workbench import data, models, prototypes",
             "",
             f"images = {s.code('dataset')}.images",

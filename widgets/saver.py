@@ -146,7 +146,7 @@ def as_notebook(shown: Saved) -> NotebookNode:
         f"from workbench.widgets import {kind}\n",
         *("state = dict(", *given, ")"),
         f"panel = {kind}.from_state(state)",
-        "reports.record(**panel.run().summary())",
+        "reports.result(**panel.run().summary())",
         "panel",
     ]
     where = f"{state['model']} on image {state['index']} of {state['dataset']}"

@@ -76,7 +76,7 @@ class Trainer:
             n += 1
         images, facts = models.matched(self.selection.as_it_is(), model), {"name": name}
         if bool((images.labels >= 0).any()):
-            facts |= models.evaluate(model, images)
+            facts |= models.measure(model, images)
         model.card = model.card.model_copy(update=facts)
         if self._whole is not None:
             self._plans[name], self._whole = self._whole, None

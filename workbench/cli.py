@@ -228,18 +228,15 @@ def report(
     ] = False,
 ) -> None:
     """Run a notebook into one HTML file, with results.json beside it; with --grid, many."""
-    from workbench import reports, steps
+    from workbench import reports
 
     given = reports.load_parameters(parameters) if parameters else {}
     given = {**given, **assignments(parameter or ())}
+    limits = {"timeout": timeout, "cell_timeout": cell_timeout}
     if grid or workers or dask or resume:
-        limits = {"timeout": timeout, "cell_timeout": cell_timeout}
         run_grid(notebook, values(grid or ()), output, workers, dask, given, resume, limits)
         return
-    result = steps.run(
-        reports.execute.steps(notebook, given, output, timeout=timeout, cell_timeout=cell_timeout)
-    )
-    typer.echo(result.html)
+    typer.echo(reports.execute(notebook, given, output, **limits).html)
 
 
 Masters = Annotated[
@@ -288,9 +285,9 @@ def gallery(
 
 
 @app.command()
-def claim(
+def card(
     model: Annotated[str, typer.Argument(help="A model, such as mnist/cnn.")],
-    output: Annotated[Path | None, typer.Option(help="Folder; by default claims here.")] = None,
+    output: Annotated[Path | None, typer.Option(help="Folder; by default cards here.")] = None,
     n: Annotated[int, typer.Option("-n", min=1, help="How many test images.")] = 200,
     eps: Annotated[
         float | None, typer.Option(help="L-infinity radius; by default the card's.")
@@ -298,12 +295,12 @@ def claim(
     seed: Annotated[int, typer.Option(help="Seed of the sample and the attacks.")] = 0,
     report: Annotated[Path | None, typer.Option(help="A report's page, to link to.")] = None,
 ) -> None:
-    """Measure a model and write its claim card, as JSON and HTML."""
+    """Measure a model and write its card, as JSON and HTML."""
     from workbench import reports
 
-    card = reports.claim(model, output, n=n, eps=eps, seed=seed, report=report)
-    typer.echo(card.frame().to_string(index=False))
-    typer.echo(card.html)
+    made = reports.card(model, output, n=n, eps=eps, seed=seed, report=report)
+    typer.echo(made.frame().to_string(index=False))
+    typer.echo(made.html)
 
 
 @app.command()
@@ -339,11 +336,11 @@ def prove(
 
     Exit code 0 where it is decided, 3 where it is unknown, 1 or 2 where it cannot be asked.
     """
-    from workbench import patterns
+    from workbench import proofs
 
     options = {"backend": method, "time_limit": time_limit, "seed": seed, "witness": witness}
-    answer, values = patterns.verify.prove(file, model, **options)
-    typer.echo(patterns.verify.described(answer, values))
+    answer, values = proofs.prove_file(file, model, **options)
+    typer.echo(proofs.described(answer, values))
     if answer.verdict == "unknown":
         raise typer.Exit(UNDECIDED)
 
@@ -394,7 +391,7 @@ def check_model(name: str) -> None:
     card = model.card
     if card.dataset not in data.available():
         raise ValueError(f"model {name!r} names no data set of the bench, so it has no test images")
-    counts = models.evaluate(model, data.load(card.dataset, "test"), eps=card.eps)
+    counts = models.measure(model, data.load(card.dataset, "test"), eps=card.eps)
     wrong = []
     for key in ("test_correct", "test_total", "robust_correct", "robust_total"):
         said, found = getattr(card, key), counts.get(key)

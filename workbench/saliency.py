@@ -16,7 +16,7 @@ from pydantic import Field
 from torch import nn
 from torch.nn import functional as F
 
-from workbench import checks
+from workbench import checks, steps
 from workbench.models import Classifier, batch_size, edited, ready, unheard
 from workbench.params import Parameters
 from workbench.steps import Step
@@ -105,7 +105,7 @@ class Method(Parameters):
         self, model: Classifier, x: torch.Tensor, target: torch.Tensor | None = None
     ) -> Saliency:
         """Run `steps` to the end."""
-        return self(model, x, target)
+        return steps.run(self.steps(model, x, target))
 
     @property
     def signed(self) -> bool:

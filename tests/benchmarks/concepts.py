@@ -10,8 +10,8 @@ import time
 
 import torch
 
-from workbench import data, models, prototypes
-from workbench.prototypes import attribution, dictionaries
+from workbench import concepts, data, models
+from workbench.concepts import attribution, dictionaries
 
 LAYER, CROPS, CONCEPTS = "stage3_block1", 2000, 10
 
@@ -23,7 +23,7 @@ def main() -> None:
     found = {}
     for method in dictionaries.METHODS:
         begun = time.perf_counter()
-        found[method] = prototypes.concepts(
+        found[method] = concepts.extract(
             model, images, LAYER, method=method, n_crops=CROPS, n_concepts=CONCEPTS
         )
         seconds = time.perf_counter() - begun
@@ -37,7 +37,7 @@ def main() -> None:
         print(f"{method}: a damped concept {(time.perf_counter() - begun) * 100:.0f} ms")
     for method in attribution.METHODS:
         begun = time.perf_counter()
-        prototypes.importance(found["nmf"], model, images[:60], method=method)
+        concepts.importance(found["nmf"], model, images[:60], method=method)
         print(f"{method}, 60 images: {time.perf_counter() - begun:.2f} s")
 
 

@@ -25,7 +25,7 @@ BODY = """
 from workbench import attacks, data, figures, models, reports, robustness
 images = data.load("mnist").sample(n, seed=seed)
 found = robustness.evaluate(models.load(model), images, [attacks.PGD()], eps=[0.2], seed=seed)
-reports.record(**found.summary())
+reports.result(**found.summary())
 figures.robustness_curve(found.curve())
 """
 FEW, LOTS = 100, 2000  # images of a run alone

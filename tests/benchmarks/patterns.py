@@ -25,7 +25,7 @@ import torch
 from workbench import data, models, patterns
 from workbench.data import ImageDataset
 from workbench.models import Classifier
-from workbench.patterns.verify import Property, read_vnnlib, verify
+from workbench.proofs import Property, prove, read_vnnlib
 from workbench.steps import run
 
 FOLDER = Path(os.environ.get("WORKBENCH_DATA", ".")).expanduser() / "vnncomp2021_mnistfc"
@@ -94,7 +94,7 @@ def table(
         line = []
         for column, (backend, question) in asked.items():
             begun = time.perf_counter()
-            answer = verify(model, question, backend=backend, time_limit=limit)
+            answer = prove(model, question, backend=backend, time_limit=limit)
             taken = time.perf_counter() - begun
             found.setdefault(column, []).append((answer.verdict, taken))
             line.append(f"{column} {answer.verdict} {taken:.1f} s")

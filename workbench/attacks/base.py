@@ -11,7 +11,7 @@ from weakref import WeakKeyDictionary
 import torch
 from pydantic import Field, model_validator
 
-from workbench import checks
+from workbench import checks, steps
 from workbench.attacks.goals import Goal, goal_for
 from workbench.attacks.norms import Norm
 from workbench.attacks.problem import NO_GRADIENT, Problem
@@ -181,7 +181,7 @@ class Attack(Parameters):
         eps: torch.Tensor | None = None,
     ) -> AttackResult:
         """Run `steps` to the end."""
-        return self(model, x, y, target=target, seed=seed, eps=eps)
+        return steps.run(self.steps(model, x, y, target=target, seed=seed, eps=eps))
 
     def budgets(
         self, n: int, eps: torch.Tensor | None, device: torch.device

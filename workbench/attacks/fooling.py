@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from pydantic import Field
 
+from workbench import steps
 from workbench.attacks.base import has_gradient
 from workbench.attacks.genomes import Painters, Pixels
 from workbench.models import Classifier, batch_size, ready
@@ -99,7 +100,7 @@ class Fooling(Parameters):
 
     def __call__(self, model: Classifier, *, seed: int = 0) -> FoolingResult:
         """Run `steps` to the end."""
-        return self(model, seed=seed)
+        return steps.run(self.steps(model, seed=seed))
 
 
 class GradientAscent(Fooling):

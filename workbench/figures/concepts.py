@@ -9,12 +9,12 @@ import plotly.graph_objects as go
 import torch
 
 from workbench import checks
+from workbench.concepts import Concepts, Importance, Strategies
 from workbench.figures.images import Picture, _captioned, img_tag
 from workbench.figures.inputs import count
 from workbench.figures.palettes import CLASSES, class_colour
 from workbench.figures.prototypes import signed_bar
 from workbench.figures.template import styled
-from workbench.prototypes import Concepts, Importance, Strategies
 
 SYMBOLS = ("circle", "diamond", "square", "cross", "x", "triangle-up", "star", "hexagon")
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from pydantic import Field
 
-from workbench import checks
+from workbench import checks, steps
 from workbench.models import Classifier, Prediction, batch_size, ready
 from workbench.params import Parameters
 from workbench.steps import Step
@@ -175,7 +175,7 @@ class LevelSetTraversal(Parameters):
         seed: int = 0,
     ) -> Traversal:
         """Run `steps` to the end."""
-        return self(model, source, target, labels, seed=seed)
+        return steps.run(self.steps(model, source, target, labels, seed=seed))
 
 
 @dataclass

@@ -13,7 +13,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "batching": ["batch_size"],
         "confidence": ["Calibration", "calibration"],
         "classifier": ["Classifier", "Layer", "Prediction", "ready"],
-        "evaluation": ["evaluate"],
+        "measuring": ["measure"],
         "hooks": ["audible", "edited", "heard", "outputs", "unheard"],
         "matching": ["matched", "measurable"],
         "recipes": ["RECIPES", "Recipe"],

@@ -19,7 +19,7 @@ from workbench.data import ImageDataset
 from workbench.models import architectures, checkpoints
 from workbench.models.adversarial import pgd
 from workbench.models.classifier import Classifier, classifier_of
-from workbench.models.evaluation import evaluate
+from workbench.models.measuring import measure
 from workbench.models.model_card import ModelCard
 from workbench.models.recipes import Recipe, recipe
 from workbench.steps import Step, work
@@ -75,7 +75,7 @@ def train(
     assert step.value is not None, "a recipe has at least one epoch"
     model, history = step.value.model, step.value.history
     yield Step(step.done, step.total, "measuring accuracy", step.value)
-    measured = evaluate(model, test, eps=plan.test_eps)
+    measured = measure(model, test, eps=plan.test_eps)
     model.card = model.card.model_copy(update={**measured, "data_sha256": test.sha256()})
     checkpoints.save(model, path)
     kept.unlink(missing_ok=True)

@@ -4,10 +4,8 @@ import lazy_loader
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
-    submodules=["verify"],
     submod_attrs={
         "mining": [*("Pattern", "PatternQuality", "Patterns", "mine", "minimal", "quality")],
-        "monitoring": ["Alarms", "Monitor", "alarms", "monitor"],
         "neurons": ["switched", "top_images"],
         "recording": ["Recording", "record"],
         "units": [

@@ -1,16 +1,16 @@
-"""Notebooks as reports: typed parameters, honest runs, HTML; grids of them; claim cards."""
+"""Notebooks as reports: typed parameters, honest runs, HTML; grids of them; cards of models."""
 
 import lazy_loader
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
-        "claims": ["Claim", "claim"],
+        "cards": ["Card", "card"],
         "grids": ["Grid", "cluster", "grid", "processes"],
         "inputs": ["Parameter", "coerce", "load_parameters", "parameters"],
         "kernel": ["ReportError"],
         "page": ["to_html"],
-        "recorder": ["record"],
+        "results": ["result"],
         "runner": ["Report", "execute", "write"],
     },
 )

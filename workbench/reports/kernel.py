@@ -20,7 +20,7 @@ from nbclient import NotebookClient, exceptions
 from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell, new_output
 
-from workbench.reports.recorder import MIME
+from workbench.reports.results import MIME
 from workbench.steps import Step
 
 THREAD_ERROR = re.compile(r"Exception in (?:thread|job|panel)\b.*")

@@ -15,7 +15,7 @@ from nbformat import NotebookNode
 from plotly.offline import get_plotlyjs
 
 from workbench.reports.inputs import read_notebook
-from workbench.reports.recorder import MIME
+from workbench.reports.results import MIME
 
 PLOTLY = "application/vnd.plotly.v1+json"
 WIDGET = "application/vnd.jupyter.widget-view+json"

@@ -1,4 +1,4 @@
-"""Honest evaluation: `evaluate` under attacks, `verify` a result, `diagnose` both sides."""
+"""Honest evaluation: `evaluate` under attacks, `audit` a result, `diagnose` both sides."""
 
 import lazy_loader
 
@@ -10,6 +10,6 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "evaluation": ["Evaluation", "evaluate"],
         "indicators": ["INDICATORS", "Indicator"],
         "intervals": ["wilson"],
-        "verification": ["Verification", "verify"],
+        "auditing": ["Audit", "audit"],
     },
 )

@@ -18,8 +18,8 @@ from workbench.attacks import Attack, AttackResult
 from workbench.data import ImageDataset
 from workbench.models import Classifier, batch_size, measurable
 from workbench.robustness import keys
+from workbench.robustness.auditing import verification, within
 from workbench.robustness.intervals import wilson
-from workbench.robustness.verification import verification, within
 from workbench.steps import Step, work
 
 Attacks = Mapping[str, Attack] | Sequence[Attack]
@@ -35,7 +35,7 @@ class Evaluation:
     none is known; `right`: before the attack, NA where there is no label; `robust`: 1 where
     nothing the attack tried within eps fools the model, 0 where something does, NaN where
     the attack raised (`error` says what); `flawed`: the attack's image breaks a rule (see
-    `Verification`) and counts for nothing; `distance`: of the image found, in `norm`.
+    `Audit`) and counts for nothing; `distance`: of the image found, in `norm`.
     An image without a label is fooled where the model no longer says what it said at first.
     """
 

@@ -18,9 +18,9 @@ from torch.nn import functional as F
 from workbench.attacks import FGSM, Attack, AttackResult, Untargeted, available
 from workbench.data import ImageDataset
 from workbench.models import Classifier, batch_size, matched, ready
+from workbench.robustness.auditing import audit
 from workbench.robustness.intervals import wilson
 from workbench.robustness.specimens import altered
-from workbench.robustness.verification import verify
 from workbench.steps import Step
 
 Group = Literal["pre-flight", "trace", "extra runs"]
@@ -265,7 +265,7 @@ def keeps_the_rules(s: Subject) -> Ticks:
     """Black images, NaN, images outside the budget or the box are not adversarial."""
     result = yield from s.main()
     eps = getattr(s.attack, "eps", None)
-    found = verify(result, s.model, norm=None if eps is None else s.attack.distance, eps=eps)
+    found = audit(result, s.model, norm=None if eps is None else s.attack.distance, eps=eps)
     figure = share(found.flawed)
     return graded(figure, f"{figure:.1%} of the images break a rule or do not fool as claimed")
 
@@ -273,7 +273,7 @@ def keeps_the_rules(s: Subject) -> Ticks:
 @indicator("trace", "Round to 1/255 inside the attack, or ask it for some confidence.")
 def survives_8_bits(s: Subject) -> Ticks:
     """Images are saved in 8 bits: what does not survive that exists in the program only."""
-    found = verify((yield from s.main()), s.model)
+    found = audit((yield from s.main()), s.model)
     if not bool(found.success.any()):
         raise NotApplicable("no image is fooled")
     lost = 1 - share(found.rounded[found.success])

@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 import torch
 
 from workbench.models import Classifier
-from workbench.patterns.verify.clock import Clock
-from workbench.patterns.verify.network import Network
-from workbench.patterns.verify.properties import TOLERANCE, Answer, Property, Verdict
+from workbench.proofs.clock import Clock
+from workbench.proofs.network import Network
+from workbench.proofs.properties import TOLERANCE, Answer, Property, Verdict
 
 
 class Region(NamedTuple):

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from workbench.models import Classifier, private_copy, ready
-from workbench.patterns.verify.clock import LATE, Clock
+from workbench.proofs.clock import LATE, Clock
 
 PROBES = 61  # a batch size that no other tensor of a network is likely to have
 # Rows at a time, at least and at most, and numbers at a time: what fits a cache is quickest, and

@@ -1,4 +1,4 @@
-"""`VerifyPanel`: is there any image near this one that is called something else?"""
+"""`ProofPanel`: is there any image near this one that is called something else?"""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from workbench.figures import confidence_table
 from workbench.models import Classifier
 from workbench.params import Parameters
 from workbench.patterns import Patterns
-from workbench.patterns.verify import Answer, Property, local_robustness, verify
+from workbench.proofs import Answer, Property, local_robustness, prove
 from workbench.steps import Step
 
 from .form import Form
@@ -31,8 +31,8 @@ WORDS = {
 COLOURS = {"verified": "#009E73", "falsified": "#D55E00", "unknown": "#777777"}
 
 
-class VerifyPanelParameters(Parameters):
-    """What `VerifyPanel` does beside the data, the model and the image."""
+class ProofPanelParameters(Parameters):
+    """What `ProofPanel` does beside the data, the model and the image."""
 
     eps: float = Field(
         0.02, ge=0.001, le=1, description="L-infinity radius", json_schema_extra={"log": True}
@@ -46,7 +46,7 @@ class VerifyPanelParameters(Parameters):
 
 
 @dataclass(frozen=True, eq=False)
-class VerifyView:
+class ProofView:
     """What the panel shows: an image, what is asked about it, and the answer so far."""
 
     images: ImageDataset
@@ -63,18 +63,18 @@ class VerifyView:
         return known | (self.answer.summary() if self.answer is not None else {})
 
 
-class VerifyPanel(Panel[VerifyPanelParameters, VerifyView]):
+class ProofPanel(Panel[ProofPanelParameters, ProofView]):
     """Prove that every image within eps is called the same, or find one that is not.
 
     Args:
         dataset, model, index, selection: as `ModelPanel` takes them.
-        parameters: see `VerifyPanelParameters`.
+        parameters: see `ProofPanelParameters`.
 
     Raises:
         ValueError: an unknown name, or a value out of bounds.
     """
 
-    Params = VerifyPanelParameters
+    Params = ProofPanelParameters
     title = "Verify panel"
 
     def __init__(self, *args: Any, **parameters: Any) -> None:
@@ -83,7 +83,7 @@ class VerifyPanel(Panel[VerifyPanelParameters, VerifyView]):
 
     # The work.
 
-    def peek(self) -> Iterator[Step[VerifyView]]:
+    def peek(self) -> Iterator[Step[ProofView]]:
         """The image, what the model says of it, and the question."""
         images, p = self.selection.images(), self.params
         index = min(self.selection.index, len(images) - 1)
@@ -94,7 +94,7 @@ class VerifyPanel(Panel[VerifyPanelParameters, VerifyView]):
             f"Is every image within {p.eps:.3g} of image {index}{whose} called "
             f"{images.classes[label]}?"
         )
-        yield Step(1, 1, "answered", VerifyView(images, index, model, label, question))
+        yield Step(1, 1, "answered", ProofView(images, index, model, label, question))
 
     def mined(self) -> Patterns:
         """The model's patterns, mined once; on training images where they are at hand."""
@@ -108,7 +108,7 @@ class VerifyPanel(Panel[VerifyPanelParameters, VerifyView]):
         assert found is not None
         return found.at(self.params.delta)
 
-    def steps(self) -> Iterator[Step[VerifyView]]:
+    def steps(self) -> Iterator[Step[ProofView]]:
         """The question, mined patterns if they are asked for, then the verifier's steps."""
         view, p = next(self.peek()).value, self.params
         assert view is not None
@@ -118,12 +118,12 @@ class VerifyPanel(Panel[VerifyPanelParameters, VerifyView]):
             yield Step(0, 1, "mining patterns", view)
             view = replace(view, patterns=self.mined())
             prop = prop.inside(cast("Patterns", view.patterns).of(view.label))
-        for step in verify.steps(view.model, prop, backend=p.backend, time_limit=p.time_limit):
+        for step in prove.steps(view.model, prop, backend=p.backend, time_limit=p.time_limit):
             yield Step(step.done, step.total, step.message, replace(view, answer=step.value))
 
     # The picture.
 
-    def draw(self, result: VerifyView) -> str:
+    def draw(self, result: ProofView) -> str:
         """The question, the verdict, how far it got, and the counterexample."""
         view, classes = result, result.images.classes
         x = view.images.images[view.index]
@@ -162,7 +162,7 @@ class VerifyPanel(Panel[VerifyPanelParameters, VerifyView]):
         index = view.index if view is not None else s.index
         lines = [
             "from workbench import data, models, patterns",
-            "from workbench.patterns.verify import local_robustness, verify",
+            "from workbench.proofs import local_robustness, prove",
             "",
             f"x = {s.code('dataset')}.images[{index}]",
             f"model = {s.code('model')}",
@@ -173,7 +173,7 @@ class VerifyPanel(Panel[VerifyPanelParameters, VerifyView]):
             mine = f"patterns.mine(model, {s.code('training')}, {p.delta})"
             lines.append(f"prop = prop.inside({mine}.of(label))")
         options = f"backend={p.backend!r}, time_limit={p.time_limit:g}"
-        return "\n".join([*lines, f"answer = verify(model, prop, {options})"])
+        return "\n".join([*lines, f"answer = prove(model, prop, {options})"])
 
     # The controls.
 
@@ -184,7 +184,7 @@ class VerifyPanel(Panel[VerifyPanelParameters, VerifyView]):
         return ipw.VBox([self.form.widget, self.button("Verify", "Prove or refute")])
 
     def _form_changed(self, values: Parameters) -> None:
-        self.params = cast("VerifyPanelParameters", values)
+        self.params = cast("ProofPanelParameters", values)
         self.start(self.peek())  # a new question; what was found answered another one
 
     def followed(self, change: Any) -> None:

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from workbench import checks
+from workbench.concepts.dictionaries import METHODS, Dictionary, factorise
 from workbench.models import Classifier, batch_size, edited, ready
-from workbench.prototypes.dictionaries import METHODS, Dictionary, factorise
 from workbench.steps import Step, work
 
 if TYPE_CHECKING:
@@ -134,7 +134,7 @@ class Concepts:
 
 
 @work
-def concepts(
+def extract(
     model: Classifier,
     images: Tensor,
     layer: str,

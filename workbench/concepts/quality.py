@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from workbench import checks
-from workbench.prototypes.attribution import Importance
-from workbench.prototypes.dictionaries import factorise
+from workbench.concepts.attribution import Importance
+from workbench.concepts.dictionaries import factorise
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -13,7 +13,7 @@ import torch
 from scipy import sparse
 from scipy.optimize import Bounds, LinearConstraint, milp
 
-from workbench.patterns.verify.branching import (
+from workbench.proofs.branching import (
     EFFORTS,
     conclusion,
     last,
@@ -21,9 +21,9 @@ from workbench.patterns.verify.branching import (
     opening,
     settled,
 )
-from workbench.patterns.verify.network import Network
-from workbench.patterns.verify.properties import Answer
-from workbench.patterns.verify.query import Query
+from workbench.proofs.network import Network
+from workbench.proofs.properties import Answer
+from workbench.proofs.query import Query
 from workbench.steps import Step
 
 MARGIN = 1e-5  # an unsafe set is taken as that much larger, for the tolerance of the solver

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from workbench.models import Classifier
-from workbench.patterns.verify.properties import Properties, Property
+from workbench.proofs.properties import Properties, Property
 
 NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
 VARIABLE = re.compile(r"[XY]_\d+")

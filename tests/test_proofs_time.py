@@ -9,11 +9,11 @@ import torch
 from torch import nn
 
 from workbench import models
-from workbench.patterns.verify import Properties, Property, clock, marabou, verify
-from workbench.patterns.verify.network import CHUNK, Network, chunk, slices
+from workbench.proofs import Properties, Property, clock, marabou, prove
+from workbench.proofs.network import CHUNK, Network, chunk, slices
 
 LATE = "the time limit was reached"
-MILP = "workbench.patterns.verify.milp"
+MILP = "workbench.proofs.milp"
 
 
 class Watch:
@@ -36,7 +36,7 @@ class Watch:
 
 @pytest.fixture
 def timed(monkeypatch):
-    """`verify` by a `Watch`: the answer, the watch with the work (rows times layers), and the
+    """`prove` by a `Watch`: the answer, the watch with the work (rows times layers), and the
     limits that solvers were given, with whether that was after the end."""
 
     def run(looks, model, prop, backend="branching"):
@@ -60,7 +60,7 @@ def timed(monkeypatch):
                     return original(*args, **options)
 
                 patch.setattr(f"{module}.{name}", solver)
-            answer = verify(model, prop, backend=backend, time_limit=100)
+            answer = prove(model, prop, backend=backend, time_limit=100)
         return answer, watch, limits
 
     return run
@@ -174,7 +174,7 @@ def asked(time_limit=60.0):
     model = models.wrap(nn.Sequential(nn.Flatten(), nn.Linear(2, 2)).eval(), input_shape=(1, 1, 2))
     box = torch.zeros(1, 1, 2), torch.ones(1, 1, 2)
     prop = Property(*box, ((torch.zeros(1, 2), torch.zeros(1)),))  # every image breaks it
-    return verify(model, prop, backend="marabou", time_limit=time_limit)
+    return prove(model, prop, backend="marabou", time_limit=time_limit)
 
 
 def test_marabou_answers_from_a_process_of_its_own(fake):

@@ -1,4 +1,4 @@
-"""`record`: the numbers a notebook hands to its results.json."""
+"""`result`: the numbers a notebook hands to its results.json."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 MIME = "application/vnd.workbench.record+json"
 
 
-def record(**values: Any) -> None:
+def result(**values: Any) -> None:
     """Hand named results to the report that runs this notebook.
 
     Values are numbers, strings, booleans, None, and lists and dicts of them; 0-d

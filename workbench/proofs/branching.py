@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from workbench.patterns.verify.bounds import interval, relax, tighten
-from workbench.patterns.verify.properties import TOLERANCE, Answer, Verdict
-from workbench.patterns.verify.query import Query
+from workbench.proofs.bounds import interval, relax, tighten
+from workbench.proofs.properties import TOLERANCE, Answer, Verdict
+from workbench.proofs.query import Query
 from workbench.steps import Step
 
 # Steps to a better relaxation: of each neuron and of the root, at first and if need be, and of

@@ -16,9 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from workbench import checks
-from workbench.data import ImageDataset
-from workbench.models import Classifier, evaluate, private_copy
-from workbench.prototypes.relevance import (
+from workbench.concepts.relevance import (
     NORMS,
     Rule,
     by_unit,
@@ -28,6 +26,8 @@ from workbench.prototypes.relevance import (
     reference,
     study_copy,
 )
+from workbench.data import ImageDataset
+from workbench.models import Classifier, measure, private_copy
 from workbench.steps import Step, work
 
 if TYPE_CHECKING:
@@ -137,7 +137,7 @@ def prune(
             kept = {n: kept[n] & ~g for n, g in zip(kept, gone.split(sizes), strict=True)}
         pruned = _without(model, kept, followers)
         if test is not None:
-            counted = evaluate(pruned, test)
+            counted = measure(pruned, test)
             accuracy = counted["test_correct"] / counted["test_total"]
             curve += ((removed / units, accuracy),)
         result = Pruning(pruned, criterion, kept, curve)

@@ -16,9 +16,9 @@ from torch.nn import functional as F
 
 from workbench import checks
 from workbench.models import Classifier
-from workbench.patterns.verify.network import Network, chunk, slices
-from workbench.patterns.verify.properties import TOLERANCE, Property
-from workbench.patterns.verify.query import Query, Region
+from workbench.proofs.network import Network, chunk, slices
+from workbench.proofs.properties import TOLERANCE, Property
+from workbench.proofs.query import Query, Region
 
 if TYPE_CHECKING:
     import pandas as pd

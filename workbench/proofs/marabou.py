@@ -1,6 +1,6 @@
 """Marabou in a process of its own, which can be ended: its preprocessing looks at no clock.
 
-`python -m workbench.patterns.verify.marabou` reads a query in JSON, and writes the answer.
+`python -m workbench.proofs.marabou` reads a query in JSON, and writes the answer.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import subprocess
 import sys
 from typing import Any
 
-from workbench.patterns.verify.clock import LATE
+from workbench.proofs.clock import LATE
 
 
 def solve(code: str, unsafe: Any, inside: float, seconds: float) -> list[float] | None:

@@ -1,4 +1,4 @@
-"""`claim`: what can be said of a model, and all it takes to check that, as JSON and HTML."""
+"""`card`: what can be said of a model, and all it takes to check that, as JSON and HTML."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ FIGURE = re.compile(
 
 
 @dataclass(frozen=True, eq=False)
-class Claim:
-    """A claim card: its files, and `content`, which the JSON file holds."""
+class Card:
+    """A card: its files, and `content`, which the JSON file holds."""
 
     json: Path
     html: Path
@@ -48,7 +48,7 @@ class Claim:
 
 
 @work
-def claim(
+def card(
     model: str,
     output: str | Path | None = None,
     *,
@@ -56,8 +56,8 @@ def claim(
     eps: float | None = None,
     seed: int = 0,
     report: str | Path | None = None,
-) -> Iterator[Step[Claim]]:
-    """Measure a named model and write its claim card into the folder `output` (or `claims`).
+) -> Iterator[Step[Card]]:
+    """Measure a named model and write its card into the folder `output` (or `cards`).
 
     n: test images, drawn by `seed`. eps: radius of the L-infinity ball, by default the
     card's. report: the page of a report, to whose figures the card then links.
@@ -67,7 +67,7 @@ def claim(
         FileNotFoundError: no such report.
     """
     classifier = models.load(model)
-    card, folder = classifier.card, Path(output or "claims").absolute()
+    card, folder = classifier.card, Path(output or "cards").absolute()
     if card.dataset not in data.available():
         raise checks.unknown(f"data set of {model}", card.dataset, data.available())
     if eps is None and card.eps is None:
@@ -113,7 +113,7 @@ def claim(
     path = folder / f"{re.sub(r'[^A-Za-z0-9_]+', '-', model)[:80]}.json"
     write(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
     write(path.with_suffix(".html"), to_html(content))
-    yield Step(201, 201, "written", Claim(path, path.with_suffix(".html"), content))
+    yield Step(201, 201, "written", Card(path, path.with_suffix(".html"), content))
 
 
 def linked(page: Path, folder: Path) -> dict[str, str]:
@@ -144,4 +144,4 @@ def to_html(content: dict[str, Any]) -> str:
         ),
     }
     body = "".join(f"<h2>{title}</h2>\n{part}\n" for title, part in parts.items() if part)
-    return PAGE.format(title=escape(f"Claim: {content['model']['name']}"), body=body)
+    return PAGE.format(title=escape(f"Card: {content['model']['name']}"), body=body)

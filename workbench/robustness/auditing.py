@@ -1,4 +1,4 @@
-"""`verify`: what an attack claims, checked on the images it returned."""
+"""`audit`: what an attack claims, checked on the images it returned."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ROUNDING = 1e-6
 
 
 @dataclass(frozen=True, eq=False)
-class Verification:
+class Audit:
     """One bool `(N,)` a question.
 
     claimed: the attack says it succeeded; success: the model, asked anew, agrees; finite:
@@ -67,13 +67,13 @@ class Verification:
         return {**vars(self), "sound": self.sound, "flawed": self.flawed}
 
 
-def verify(
+def audit(
     result: AttackResult,
     model: Classifier,
     *,
     norm: str | None = None,
     eps: float | torch.Tensor | None = None,
-) -> Verification:
+) -> Audit:
     """Check an attack's result against `model` and the rules of the game.
 
     norm, eps: the budget to audit, one number or one an image `(N,)`; none when left out.
@@ -96,8 +96,8 @@ def verification(
     *,
     norm: str | None = None,
     eps: float | torch.Tensor | None = None,
-) -> Generator[None, None, Verification]:
-    """`verify`, which can be left between two batches."""
+) -> Generator[None, None, Audit]:
+    """`audit`, which can be left between two batches."""
     ready(model)
     checks.labels(result.labels, len(model.classes), len(result.x), name="result.labels")
     x, x_adv = result.x, result.x_adv
@@ -113,7 +113,7 @@ def verification(
     if norm is not None and eps is not None:
         in_budget = within(result.norms[norm], eps)
     goal = goal_for(result.labels, result.target, len(model.classes))
-    return Verification(
+    return Audit(
         claimed=result.success,
         success=(yield from reached(model, x_adv, goal)),
         finite=x_adv.isfinite().flatten(1).all(1),

@@ -4,7 +4,7 @@ import threading
 
 import pytest
 import torch
-from workbench.widgets import VerifyPanel, verify_panel
+from workbench.widgets import ProofPanel, proof_panel
 
 from workbench import data, models
 
@@ -16,7 +16,7 @@ def settle(panel):
 
 
 def test_it_asks_first_and_proves_when_told():
-    panel = VerifyPanel("digits", "digits/mlp", 3, eps=0.02)
+    panel = ProofPanel("digits", "digits/mlp", 3, eps=0.02)
     panel._repr_mimebundle_()
     assert panel.result.answer is None
     assert "Is every image within 0.02 of image 3 called 0?" in panel.view.value
@@ -29,7 +29,7 @@ def test_it_asks_first_and_proves_when_told():
 
 
 def test_a_counterexample_is_shown_and_is_one():
-    panel = VerifyPanel("digits", "digits/mlp", 3, eps=0.3)
+    panel = ProofPanel("digits", "digits/mlp", 3, eps=0.3)
     answer = panel.run().answer
     assert answer.verdict == "falsified"
     model, x = models.load("digits/mlp"), data.load("digits").images[3]
@@ -41,7 +41,7 @@ def test_a_counterexample_is_shown_and_is_one():
 
 
 def test_copied_code_gives_the_same_answer():
-    panel = VerifyPanel("digits", "digits/mlp", 3, eps=0.05, pattern=True, delta=0.9)
+    panel = ProofPanel("digits", "digits/mlp", 3, eps=0.05, pattern=True, delta=0.9)
     answer = panel.run().answer
     assert answer.verdict != "unknown"
     names = {}
@@ -53,7 +53,7 @@ def test_copied_code_gives_the_same_answer():
 
 
 def test_another_question_or_image_withdraws_the_answer():
-    panel = VerifyPanel("digits", "digits/mlp", 3, eps=0.02)
+    panel = ProofPanel("digits", "digits/mlp", 3, eps=0.02)
     panel.run()
     assert panel.widget is not None
     panel.form.controls["eps"].value = 0.05
@@ -67,20 +67,20 @@ def test_another_question_or_image_withdraws_the_answer():
 
 
 def test_a_network_that_cannot_be_verified_is_said():
-    panel = VerifyPanel("shapes", "shapes/vit", 3)
+    panel = ProofPanel("shapes", "shapes/vit", 3)
     panel._repr_mimebundle_()
     panel.start()
     assert panel.wait(60)
     assert panel.job.state == "failed"
     assert 'role="alert"' in panel.message.value
     with pytest.raises(ValueError, match="eps"):
-        VerifyPanel("digits", "digits/mlp", eps=2)
+        ProofPanel("digits", "digits/mlp", eps=2)
 
 
 @pytest.mark.parametrize("where", ["main", "subshell"])
 def test_a_click_returns_at_once_and_cancel_keeps_what_is_known(monkeypatch, where):
     reached, gate = threading.Event(), threading.Event()
-    original = verify_panel.verify.steps
+    original = proof_panel.prove.steps
 
     def slow(*arguments, **options):
         for step in original(*arguments, **options):
@@ -88,8 +88,8 @@ def test_a_click_returns_at_once_and_cancel_keeps_what_is_known(monkeypatch, whe
             reached.set()
             assert gate.wait(20)
 
-    monkeypatch.setattr(verify_panel, slow)
-    panel = VerifyPanel("digits", "digits/mlp", 3, eps=0.1)
+    monkeypatch.setattr(proof_panel.prove, "steps", slow)
+    panel = ProofPanel("digits", "digits/mlp", 3, eps=0.1)
     panel._repr_mimebundle_()
     if where == "main":
         panel.start()

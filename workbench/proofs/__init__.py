@@ -12,8 +12,8 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             *("Answer", "Properties", "Property"),
             *("ambiguity", "local_robustness", "pattern_property"),
         ],
-        "proving": ["described", "prove"],
-        "verifying": ["BACKENDS", "verify"],
+        "files": ["described", "prove_file"],
+        "proving": ["BACKENDS", "prove"],
         "vnnlib": ["read_vnnlib"],
     },
 )

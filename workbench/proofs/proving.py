@@ -1,4 +1,4 @@
-"""`verify`: a property of one box or of several, by a backend, within a time limit."""
+"""`prove`: a property of one box or of several, by a backend, within a time limit."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ from itertools import islice
 
 from workbench import checks
 from workbench.models import Classifier
-from workbench.patterns.verify.clock import LATE, Clock
-from workbench.patterns.verify.network import Network
-from workbench.patterns.verify.properties import Answer, Properties, Property
-from workbench.patterns.verify.query import Query
+from workbench.proofs.clock import LATE, Clock
+from workbench.proofs.network import Network
+from workbench.proofs.properties import Answer, Properties, Property
+from workbench.proofs.query import Query
 from workbench.steps import Step, work
 
 # Steps towards the answer to a query, with a seed; a TimeoutError says "unknown".
 Backend = Callable[[Query, int], Iterator[Step[Answer]]]
 # A name in place of a function is imported when it is first asked for.
 BACKENDS: dict[str, Backend | str] = {
-    "branching": "workbench.patterns.verify.branching:branching_steps",
-    "milp": "workbench.patterns.verify.milp:milp_steps",
-    "marabou": "workbench.patterns.verify.backends:marabou_steps",
-    "z3": "workbench.patterns.verify.backends:z3_steps",
+    "branching": "workbench.proofs.branching:branching_steps",
+    "milp": "workbench.proofs.milp:milp_steps",
+    "marabou": "workbench.proofs.backends:marabou_steps",
+    "z3": "workbench.proofs.backends:z3_steps",
 }
 AT_ONCE = 64  # boxes that are worked on in turn
 WORSE = ["verified", "unknown", "falsified"]
 
 
 @work
-def verify(
+def prove(
     model: Classifier,
     prop: Property | Properties,
     *,

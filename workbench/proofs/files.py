@@ -12,16 +12,16 @@ from torch import nn
 
 from workbench import models
 from workbench.models import Classifier
-from workbench.patterns.verify.clock import LATE
-from workbench.patterns.verify.properties import Answer
-from workbench.patterns.verify.verifying import verify
-from workbench.patterns.verify.vnnlib import read_vnnlib, unpacked
+from workbench.proofs.clock import LATE
+from workbench.proofs.properties import Answer
+from workbench.proofs.proving import prove
+from workbench.proofs.vnnlib import read_vnnlib, unpacked
 
 ONNX = (".onnx", ".onnx.gz")
 SHOWN = 20  # inputs of a counterexample that are shown
 
 
-def prove(
+def prove_file(
     path: str | Path,
     model: str,
     *,
@@ -33,19 +33,19 @@ def prove(
     """Verify a VNN-LIB file; the answer, and the inputs and outputs of a counterexample by name.
 
     model: an ONNX file, perhaps packed (gzip), or a name that `models.load` knows. The other
-    options are those of `verify`; the network is read before the time begins. witness: a file
+    options are those of `prove`; the network is read before the time begins. witness: a file
     for the result in the form of VNN-COMP.
 
     Raises:
         FileNotFoundError: no such file, or no such folder for the witness.
-        ValueError: what `models.load`, `read_vnnlib` and `verify` refuse.
+        ValueError: what `models.load`, `read_vnnlib` and `prove` refuse.
         ImportError: an extra that is needed is not installed.
     """
     if witness is not None and not Path(witness).absolute().parent.is_dir():
         raise FileNotFoundError(f"witness: no folder {Path(witness).absolute().parent}")
     network, n_outputs = network_of(model)
     prop = read_vnnlib(path, network, n_outputs)
-    answer = verify(network, prop, backend=backend, time_limit=time_limit, seed=seed)
+    answer = prove(network, prop, backend=backend, time_limit=time_limit, seed=seed)
     values = list(named(network, answer.counterexample, n_outputs))
     if witness is not None:
         part = Path(f"{witness}.part")

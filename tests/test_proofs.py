@@ -15,14 +15,13 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
 
-from workbench import models
+from workbench import models, proofs
 from workbench.models import architectures
 from workbench.patterns import Pattern
-from workbench.patterns import verify as proofs
-from workbench.patterns.verify import Property, bounds_of, local_robustness, verify
-from workbench.patterns.verify.bounds import METHODS, relax, tighten
-from workbench.patterns.verify.network import Network
-from workbench.patterns.verify.query import Query
+from workbench.proofs import Property, bounds_of, local_robustness, prove
+from workbench.proofs.bounds import METHODS, relax, tighten
+from workbench.proofs.network import Network
+from workbench.proofs.query import Query
 
 OURS, SHAPE = ["branching", "milp"], (1, 4, 4)
 ALL = ((torch.zeros(1, 3), torch.zeros(1)),)  # every output is unsafe: never to be verified
@@ -217,7 +216,7 @@ shared = nn.ReLU()
 def test_what_is_not_affine_or_a_relu_is_refused_by_name(body, message):
     model = models.wrap(body, input_shape=SHAPE)
     with pytest.raises(ValueError, match=f"model: .*{message}"):
-        verify(model, Property(torch.zeros(SHAPE), torch.ones(SHAPE), ALL))
+        prove(model, Property(torch.zeros(SHAPE), torch.ones(SHAPE), ALL))
 
 
 @pytest.mark.parametrize("backend", OURS)
@@ -234,7 +233,7 @@ def test_the_model_and_the_generator_stay_as_they_were(backend):
         return torch.get_rng_state(), torch.is_grad_enabled(), hooks, tensors, grads
 
     before = seen()
-    verify(model, prop, backend=backend)
+    prove(model, prop, backend=backend)
     bounds_of(model, prop)
     torch.testing.assert_close(seen(), before, rtol=0, atol=0)
 
@@ -328,7 +327,7 @@ def test_phases_that_contradict_the_box_leave_nothing_to_prove(kind):
     for method in METHODS:
         found = bounds_of(model, prop, method)
         assert (found.summary()["empty"], found.slack.tolist()) == (True, [math.inf])
-    for answer in [verify(model, prop, backend=backend) for backend in OURS]:
+    for answer in [prove(model, prop, backend=backend) for backend in OURS]:
         assert answer.verdict == "verified"
         assert answer.note == "no image in the box follows the phases"
 
@@ -356,7 +355,7 @@ def right(model, prop, answer, z):
 @settings(max_examples=60, deadline=None)
 def test_branching_and_milp_agree_and_repeat_themselves(seed, kind, eps, inside):
     model, prop, z = problem(seed, kind, eps, inside)
-    found = [verify(model, prop, backend=b, time_limit=20, seed=seed) for b in OURS + OURS]
+    found = [prove(model, prop, backend=b, time_limit=20, seed=seed) for b in OURS + OURS]
     assert {"verified", "falsified"} != {answer.verdict for answer in found}
     for answer, again in zip(found[:2], found[2:], strict=True):
         right(model, prop, answer, z)
@@ -384,7 +383,7 @@ def test_pattern_properties_against_a_grid(backend):
             both = (following(one.phases, z) & following(two.phases, z)).double()
             cases.append((proofs.ambiguity(model, one, two), 2 * both - 1))
         for prop, margin in cases:
-            answer, most = verify(model, prop, backend=backend), float(margin.max())
+            answer, most = prove(model, prop, backend=backend), float(margin.max())
             right(model, prop, answer, [torch.zeros(0, 3).double()])
             assert float((prop.holds_against(model, grid) == (margin >= 0)).double().mean()) > 0.999
             sure = "falsified" if most >= 0 else "verified" if most < -0.6 else answer.verdict
@@ -406,7 +405,7 @@ def test_the_robust_radius_of_a_linear_model(backend):
         for share, verdict in ((0.999, "verified"), (1.001, "falsified")):
             if radius < 0.49:  # inside [0, 1]
                 prop, checked = local_robustness(model, x, label, radius * share), checked + 1
-                assert verify(model, prop, backend=backend).verdict == verdict
+                assert prove(model, prop, backend=backend).verdict == verdict
     assert checked >= 10
 
 
@@ -419,7 +418,7 @@ def test_a_tie_counts_against(backend):
         local_robustness(model, x, 0, 0.01),
         unsafe=((torch.tensor([[1.0, -1.0, 0.0]]), torch.zeros(1)),),
     )
-    assert verify(model, prop, backend=backend).verdict == "falsified"
+    assert prove(model, prop, backend=backend).verdict == "falsified"
 
 
 def hard():
@@ -434,18 +433,18 @@ def hard():
 @pytest.mark.parametrize("backend", OURS)
 def test_a_time_limit_gives_what_was_reached(backend):
     model, prop = hard()
-    answer = verify(model, prop, backend=backend, time_limit=0.4)
+    answer = prove(model, prop, backend=backend, time_limit=0.4)
     assert (answer.verdict, answer.note) == ("unknown", "the time limit was reached")
     assert 0.4 <= answer.seconds < 2
     assert answer.open > 0
     assert backend == "milp" or (answer.branches > answer.open and answer.bound < 0)
-    late = verify(model, prop, backend=backend, time_limit=1e-6)
+    late = prove(model, prop, backend=backend, time_limit=1e-6)
     assert (late.verdict, "time limit" in late.note) == ("unknown", True)
 
 
 def test_steps_tell_of_progress_and_closing_them_leaves_nothing():
     model, prop = hard()
-    threads, work = threading.active_count(), proofs.verify.steps(model, prop)
+    threads, work = threading.active_count(), proofs.prove.steps(model, prop)
     ticks = [next(work)]
     while len(search := [tick.value for tick in ticks if "open" in tick.message]) < 4:
         ticks.append(next(work))
@@ -469,10 +468,10 @@ def test_weights_that_are_not_numbers_or_huge_prove_nothing(backend, value):
         model.body[layer].weight.detach().mul_(value)
         prop = Property(torch.full(SHAPE, 0.5 - eps), torch.full(SHAPE, 0.5 + eps), ALL)
         if math.isfinite(value):
-            assert verify(model, prop, backend=backend).verdict != "verified"
+            assert prove(model, prop, backend=backend).verdict != "verified"
         else:
             with pytest.raises(ValueError, match=rf"{layer} \(Linear\) is NaN or infinite"):
-                verify(model, prop, backend=backend)
+                prove(model, prop, backend=backend)
 
 
 @pytest.mark.parametrize("status", range(5))
@@ -485,10 +484,10 @@ def test_a_solver_that_fails_proves_nothing(status, monkeypatch):
         SimpleNamespace(marginals=nothing[:1]),
     )
     monkeypatch.setattr("scipy.optimize.linprog", lambda *_, **__: wrong)
-    monkeypatch.setattr("workbench.patterns.verify.milp.milp", lambda **_: wrong)
-    monkeypatch.setattr("workbench.patterns.verify.branching.search", lambda *_: None)
+    monkeypatch.setattr("workbench.proofs.milp.milp", lambda **_: wrong)
+    monkeypatch.setattr("workbench.proofs.branching.search", lambda *_: None)
     for backend in OURS:
-        answer = verify(model, replace(prop, unsafe=ALL), backend=backend)
+        answer = prove(model, replace(prop, unsafe=ALL), backend=backend)
         assert (answer.verdict, answer.open) == ("unknown", 1)
         assert "numerical trouble" in answer.note
 
@@ -504,17 +503,17 @@ robust = partial(local_robustness, MODEL, X)
 
 
 def changed(**changes):
-    return verify(MODEL, replace(WHOLE, **changes))
+    return prove(MODEL, replace(WHOLE, **changes))
 
 
 @pytest.mark.parametrize(
     ("ask", "message"),
     [
-        (lambda: verify(MODEL, WHOLE, backend="milpp"), "backend 'milpp'.*'milp'.*branching"),
-        (lambda: verify(MODEL, WHOLE, time_limit=0), "time_limit: .*above 0, got 0"),
-        (lambda: verify(MODEL, WHOLE, time_limit=-1), "time_limit: .*above 0, got -1"),
-        (lambda: verify(MODEL, WHOLE, time_limit=math.nan), "time_limit: .*above 0, got nan"),
-        (lambda: verify(TRAINED, WHOLE), r"body\.norm is in train mode"),
+        (lambda: prove(MODEL, WHOLE, backend="milpp"), "backend 'milpp'.*'milp'.*branching"),
+        (lambda: prove(MODEL, WHOLE, time_limit=0), "time_limit: .*above 0, got 0"),
+        (lambda: prove(MODEL, WHOLE, time_limit=-1), "time_limit: .*above 0, got -1"),
+        (lambda: prove(MODEL, WHOLE, time_limit=math.nan), "time_limit: .*above 0, got nan"),
+        (lambda: prove(TRAINED, WHOLE), r"body\.norm is in train mode"),
         (lambda: bounds_of(TRAINED, WHOLE), r"body\.norm is in train mode"),
         (lambda: bounds_of(MODEL, WHOLE, "crwn"), "method 'crwn'.*'crown'"),
         *((partial(robust, 0, e), rf"eps: .*\(0, 1\], got {e}") for e in (0, -1, 1.1, math.nan)),

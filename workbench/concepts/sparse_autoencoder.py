@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from workbench import checks
+from workbench.concepts.dictionaries import Fitted
+from workbench.concepts.extraction import _edited, _grid
 from workbench.models import Classifier, ready
-from workbench.prototypes.dictionaries import Fitted
-from workbench.prototypes.extraction import _edited, _grid
 from workbench.steps import Step, run, work
 
 if TYPE_CHECKING:

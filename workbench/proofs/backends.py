@@ -14,9 +14,9 @@ from typing import Any
 
 import torch
 
-from workbench.patterns.verify import marabou
-from workbench.patterns.verify.properties import Answer
-from workbench.patterns.verify.query import Query
+from workbench.proofs import marabou
+from workbench.proofs.properties import Answer
+from workbench.proofs.query import Query
 from workbench.steps import Step
 
 Terms = list[tuple[float, int]]

@@ -176,7 +176,7 @@ def _pca(a: Tensor, r: int, seed: int, max_iter: int) -> Fitted:
 
 
 def _sae(a: Tensor, r: int, seed: int, max_iter: int) -> Fitted:
-    from workbench.prototypes.sparse_autoencoder import sparse_factors
+    from workbench.concepts.sparse_autoencoder import sparse_factors
 
     return sparse_factors(a, r, seed, max_iter)
 

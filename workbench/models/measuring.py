@@ -15,7 +15,7 @@ ROBUST_IMAGES = 1000
 BATCH = 500
 
 
-def evaluate(
+def measure(
     model: Classifier, dataset: ImageDataset, *, eps: float | None = None
 ) -> dict[str, Any]:
     """Count what `model` gets right on `dataset`, in the fields of a `ModelCard`.

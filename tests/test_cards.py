@@ -7,7 +7,7 @@ import pytest
 from typer.testing import CliRunner
 
 from workbench import cli, data, models, reports, robustness
-from workbench.reports import claims, needs
+from workbench.reports import cards, needs
 
 FIGURES = """
 <figure aria-label="Curve &lt;of&gt; 'x'" role="img"><div> <div id="figure-1"></div></div>
@@ -27,9 +27,9 @@ def quick():
 
 @pytest.fixture(scope="module")
 def card(quick, tmp_path_factory):
-    home = tmp_path_factory.mktemp("claims")
+    home = tmp_path_factory.mktemp("cards")
     (home / "a report.html").write_text(FIGURES)
-    return reports.claim("digits/mlp", home / "out", n=40, report=home / "a report.html")
+    return reports.card("digits/mlp", home / "out", n=40, report=home / "a report.html")
 
 
 def test_clean_accuracy_and_its_interval_are_those_of_the_sample(card):
@@ -43,7 +43,7 @@ def test_clean_accuracy_and_its_interval_are_those_of_the_sample(card):
 
 def test_robust_accuracies_are_those_of_evaluate_and_the_worst_case_is_the_lowest(card):
     images = data.load("digits").sample(40, seed=0)
-    found = robustness.evaluate(models.load("digits/mlp"), images, claims.ATTACKS, eps=[0.1])
+    found = robustness.evaluate(models.load("digits/mlp"), images, cards.ATTACKS, eps=[0.1])
     expected = found.curve()["robust_accuracy"].tolist()
     rates = card.frame()["rate"].tolist()
     assert rates[1:] == pytest.approx(expected)
@@ -74,7 +74,7 @@ def test_the_page_holds_the_figures_as_links_and_no_cut_text(card):
         ("../a%20report.html#figure-1", "Curve &lt;of&gt; &#x27;x&#x27;"),
         ("../a%20report.html#figure-2", "Bars"),
     ]
-    assert "<h1>Claim: digits/mlp</h1>" in html
+    assert "<h1>Card: digits/mlp</h1>" in html
     assert card.content["sample"]["sha256"] in html
     assert "..." not in html
     for row in card.content["indicators"]:
@@ -83,19 +83,19 @@ def test_the_page_holds_the_figures_as_links_and_no_cut_text(card):
 
 
 def test_a_run_that_raises_leaves_the_rate_unknown(quick, tmp_path, monkeypatch):
-    class Broken(claims.FGSM):
+    class Broken(cards.FGSM):
         def search(self, problem):
             raise ArithmeticError("no")
             yield
 
-    monkeypatch.setattr(claims, "ATTACKS", (Broken(), claims.FGSM()))
-    card = reports.claim("digits/mlp", tmp_path, n=10)
+    monkeypatch.setattr(cards, "ATTACKS", (Broken(), cards.FGSM()))
+    card = reports.card("digits/mlp", tmp_path, n=10)
     assert card.summary()["Broken"] is None
     assert "not known" in card.html.read_text()
 
 
 def test_steps_go_up_to_the_total(quick, tmp_path):
-    ticks = list(reports.claim.steps("digits/mlp", tmp_path, n=5, eps=0.02, seed=3))
+    ticks = list(reports.card.steps("digits/mlp", tmp_path, n=5, eps=0.02, seed=3))
     done = [tick.done for tick in ticks]
     assert all(a <= b for a, b in pairwise(done))
     assert done[-1] == ticks[-1].total
@@ -113,17 +113,17 @@ def test_steps_go_up_to_the_total(quick, tmp_path):
 )
 def test_wrong_arguments_are_named_and_nothing_is_written(model, options, said, tmp_path):
     with pytest.raises(ValueError, match=said):
-        reports.claim(model, tmp_path / "out", **options)
+        reports.card(model, tmp_path / "out", **options)
     assert not (tmp_path / "out").exists()
 
 
 def test_a_report_that_is_not_there_is_said(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"gone\.html"):
-        reports.claim("digits/mlp", tmp_path / "out", report=tmp_path / "gone.html")
+        reports.card("digits/mlp", tmp_path / "out", report=tmp_path / "gone.html")
 
 
 def test_the_command_prints_the_table_and_the_page(quick, tmp_path):
-    words = ["claim", "digits/mlp", "-n", "10", "--output", str(tmp_path)]
+    words = ["card", "digits/mlp", "-n", "10", "--output", str(tmp_path)]
     result = CliRunner().invoke(cli.app, words)
     assert result.exit_code == 0, result.output
     assert result.stdout.splitlines()[-1] == str(tmp_path / "digits-mlp.html")
@@ -136,7 +136,7 @@ def test_images_of_no_known_class_are_not_in_the_clean_accuracy(quick, tmp_path,
     labels[:5] = -1
     some = dataclasses.replace(digits, labels=labels)
     monkeypatch.setattr(data, "load", lambda name: some)
-    clean = reports.claim("digits/mlp", tmp_path, n=20).frame().iloc[0]
+    clean = reports.card("digits/mlp", tmp_path, n=20).frame().iloc[0]
     known = digits[5:]
     right = int((models.load("digits/mlp").predict(known.images).label == known.labels).sum())
     assert (clean["rate"], clean["images"]) == (right / 15, 15)

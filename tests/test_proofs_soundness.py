@@ -18,14 +18,14 @@ from torch import nn
 
 from workbench import data, models
 from workbench.attacks import PGD
-from workbench.patterns.verify import (
+from workbench.proofs import (
     BACKENDS,
     Property,
     exhaustive_grid_check,
     local_robustness,
     plant_counterexample,
+    prove,
     read_vnnlib,
-    verify,
 )
 
 MODULES = {"marabou": "maraboupy", "z3": "z3"}  # what an optional backend needs
@@ -37,7 +37,7 @@ def using(backend, time_limit=30.0):
     """A verifier: a function of a model and a property."""
     if importlib.util.find_spec(MODULES.get(backend, "torch")) is None:
         pytest.skip(f"{MODULES[backend]} is not installed")
-    return lambda model, prop: verify(model, prop, backend=backend, time_limit=time_limit)
+    return lambda model, prop: prove(model, prop, backend=backend, time_limit=time_limit)
 
 
 def randomised(body, seed, scale=1.0):
@@ -229,20 +229,20 @@ def test_planted_counterexamples_are_never_proved_away(backend):
 
 def without_the_last_unit(model, prop):
     """A faulty verifier: it drops the unit that was added."""
-    return verify(model.body.model, prop, backend="branching", time_limit=30)
+    return prove(model.body.model, prop, backend="branching", time_limit=30)
 
 
 def with_half_the_clipped_range(model, prop):
     """A faulty verifier: pixels at the edges of [0, 1] stay where they are."""
     upper = torch.where(prop.lower == 0, prop.lower, prop.upper)
-    return verify(model, replace(prop, upper=upper), backend="branching", time_limit=30)
+    return prove(model, replace(prop, upper=upper), backend="branching", time_limit=30)
 
 
 def with_a_box_too_small(model, prop):
     """A faulty verifier: it proves seven tenths of the box in each direction."""
     middle, half = (prop.lower + prop.upper) / 2, 0.35 * (prop.upper - prop.lower)
     small = replace(prop, lower=middle - half, upper=middle + half)
-    return verify(model, small, backend="branching", time_limit=30)
+    return prove(model, small, backend="branching", time_limit=30)
 
 
 def by_samples(model, prop):
@@ -457,7 +457,7 @@ def test_a_backend_that_is_not_installed(backend, monkeypatch):
     monkeypatch.setitem(sys.modules, module, None)
     _, planted, prop = planted_set()[0]
     with pytest.raises(ImportError, match=f"backend: {module} is not installed; pip install"):
-        verify(planted, prop, backend=backend)
+        prove(planted, prop, backend=backend)
 
 
 @pytest.mark.parametrize("backend", sorted(set(MODULES) & set(EVERY)))

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from workbench import checks
+from workbench.concepts.extraction import Concepts
 from workbench.models import Classifier
-from workbench.prototypes.extraction import Concepts
 from workbench.steps import Step, work
 
 if TYPE_CHECKING:

@@ -1,0 +1,18 @@
+"""Concepts: what layers have learned, and what stands in for a model."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        "attribution": ["Faithfulness", "Importance", "faithfulness", "importance"],
+        "cav": ["ConceptTest", "tcav"],
+        "dictionaries": ["Dictionary", "factorise"],
+        "extraction": ["Concepts", "activations", "extract"],
+        "pruning": ["Pruning", "prune"],
+        "quality": ["ConceptMetrics", "Strategies", "concept_metrics", "strategies"],
+        "relevance": ["Relevance", "filter_relevance"],
+        "sparse_autoencoder": ["SparseAutoencoder", "SparseFit", "Splice", "fit_sae", "splice"],
+        "surrogates": ["Surrogate", "surrogate"],
+    },
+)
