@@ -1,5 +1,6 @@
 """Every notebook through papermill, as a report: the defaults, and the set in its metadata."""
 
+import ast
 import json
 import os
 from pathlib import Path
@@ -53,7 +54,11 @@ def test_notebook_keeps_the_house_form(name):
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     assert all(not cell.outputs and cell.execution_count is None for cell in code)
     assert any("# solution" in cell.source for cell in code)
-    assert any("checks" in cell.metadata.get("tags", ()) for cell in code)
+    assert max(len(cell.source.splitlines()) for cell in code) <= 40
+    checks = [cell.source for cell in code if "checks" in cell.metadata.get("tags", ())]
+    asserts = [n for n in ast.walk(ast.parse("\n".join(checks))) if isinstance(n, ast.Assert)]
+    assert [ast.unparse(n) for n in asserts if not n.msg] == [], "a check is a sentence"
+    assert asserts
     assert "## Next" in notebook.cells[-1].source
 
 
