@@ -11,7 +11,7 @@ import os
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import wraps
+from functools import cached_property, wraps
 from typing import Any, Generic, ParamSpec, Protocol, TypeVar
 
 T = TypeVar("T")
@@ -26,6 +26,18 @@ class Step(Generic[T]):
     total: int
     message: str = ""
     value: T | None = None
+
+
+class Later(Step[T]):
+    """A tick whose value is made when it is first looked at, as things are then."""
+
+    def __init__(self, done: int, total: int, message: str, make: Callable[[], T]) -> None:
+        vars(self).update(done=done, total=total, message=message, make=make)
+
+    @cached_property
+    def value(self) -> T:  # type: ignore[override]
+        """What `make` gives, once."""
+        return vars(self)["make"]()
 
 
 def run(steps: Iterator[Step[T]], *, progress: bool = True) -> T:

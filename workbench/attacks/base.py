@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Any, ClassVar, Literal, get_args
 from weakref import WeakKeyDictionary
 
@@ -18,7 +19,7 @@ from workbench.attacks.problem import NO_GRADIENT, Problem
 from workbench.attacks.result import AttackResult
 from workbench.models import Classifier, batch_size, ready
 from workbench.params import Parameters
-from workbench.steps import Step
+from workbench.steps import Later, Step
 
 
 class Attack(Parameters):
@@ -76,7 +77,8 @@ class Attack(Parameters):
         seed: int = 0,
         eps: torch.Tensor | None = None,
     ) -> Iterator[Step[AttackResult]]:
-        """Attack images `x` `(N, C, H, W)` with labels `y` `(N,)`; each Step has a result.
+        """Attack images `x` `(N, C, H, W)` with labels `y` `(N,)`; each Step has a result,
+        which is collected when it is first looked at.
 
         y: -1 where the class is not known: then the attack starts from what the model says of
         the image, and that is the label in the result. target: None for any other class,
@@ -111,7 +113,7 @@ class Attack(Parameters):
         x, goal = self.checked(model, x, y, target)
         generator = torch.Generator().manual_seed(seed)
         budgets = self.budgets(len(x), eps, x.device)
-        size, name, ticks = batch_size(model.input_shape), self.label, 0
+        size, name = batch_size(model.input_shape), self.label
         problems = [
             Problem(
                 model,
@@ -125,20 +127,17 @@ class Attack(Parameters):
             for part in torch.arange(len(x), device=x.device).split(size)
             if len(part)
         ]
-        n = len(problems)
+        n, best_so_far = len(problems), partial(collect, name, problems, x, goal)
         for i, problem in enumerate(problems):
             everyone = torch.arange(len(problem), device=x.device)
             problem.offer(problem.x, problem.logits(problem.x, everyone), everyone)
             refuse_lost(problems[: i + 1])
-            value = collect(name, problems, x, goal)
-            yield Step(i, n, f"{name}: the images as they are", value)
+            yield Later(i, n, f"{name}: the images as they are", best_so_far)
             for done, total in self.search(problem):
-                ticks += 1
-                if ticks % max(1, ticks // 100) == 0:  # to collect takes time: a hundredth old
-                    value = collect(name, problems, x, goal)
-                yield Step(i * total + done, total * n, f"{name} {done}/{total}", value)
+                message = f"{name} {done}/{total}"
+                yield Later(i * total + done, total * n, message, best_so_far)
             refuse_lost(problems[: i + 1])
-        result = collect(name, problems, x, goal)
+        result = best_so_far()
         logits: list[torch.Tensor] = []
         for part in result.x_adv.split(size):  # the images returned, asked of the model anew
             if logits:
