@@ -5,26 +5,12 @@ from __future__ import annotations
 import ast
 from functools import cache
 from importlib.metadata import entry_points
-from typing import Any
+from itertools import chain
+from typing import Any, TypeGuard
 
-from workbench import checks
-from workbench.attacks.apgd import APGD, APGDT
+from workbench import attacks, checks
 from workbench.attacks.base import Attack
-from workbench.attacks.black_box import FeatureGuided, RandomSearch, Transfer
-from workbench.attacks.carlini import CW
-from workbench.attacks.cascade import Cascade
-from workbench.attacks.minimum import DDN, FMN, DeepFool
-from workbench.attacks.pgd import BIM, FGSM, PGD
-from workbench.attacks.square import Square
-from workbench.attacks.topk import CWK, AdversarialDistillation, QuadAttacK
-from workbench.attacks.transformations import Natural, Spatial
 
-OWN: tuple[type[Attack], ...] = (
-    *(FGSM, BIM, PGD, APGD, APGDT, Cascade),
-    *(DeepFool, CW, DDN, FMN),
-    *(Square, FeatureGuided, RandomSearch, Transfer, Spatial, Natural),
-    *(QuadAttacK, CWK, AdversarialDistillation),
-)
 GROUP = "workbench.attacks"
 
 
@@ -35,13 +21,21 @@ def available() -> dict[str, type[Attack]]:
     Raises:
         TypeError: an entry point that is no attack.
     """
-    found = {kind.__name__: kind for kind in OWN}
+    public = {name: getattr(attacks, name) for name in chain(*attacks.TABLE.values())}
+    known = {name: kind for name, kind in public.items() if _is_attack(kind)}
     for entry in entry_points(group=GROUP):
         kind = entry.load()
-        if not (isinstance(kind, type) and issubclass(kind, Attack)):
-            raise TypeError(f"entry point {entry.name!r} of {entry.value}: expected an Attack")
-        found[entry.name] = kind
-    return found
+        if not _is_attack(kind):
+            raise TypeError(
+                f"entry point {entry.name!r} of {entry.value}: expected an Attack with a title"
+            )
+        known[entry.name] = kind
+    return known
+
+
+def _is_attack(kind: object) -> TypeGuard[type[Attack]]:
+    """Whether it is one to choose: what several attacks share has no title."""
+    return isinstance(kind, type) and issubclass(kind, Attack) and hasattr(kind, "title")
 
 
 def get(name: str, **parameters: Any) -> Attack:
