@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from operator import index
 from os import PathLike
 from typing import Any
@@ -84,16 +85,8 @@ def wrap(
         parameters=sum(p.numel() for p in module.parameters()),
         licence=licence,
     )
-    remarks = about_types(module) if frozen(module) else []
-    n_classes = count(classes)
-    try:
-        probe = Probe(classifier(body, card, mean, std), n_classes)
-    except ValueError:
-        remarks = about_types(module)
-        if not remarks:
-            raise
-        body = private_copy(body, share=False).float()
-        probe = Probe(classifier(body, card, mean, std), n_classes)
+    make = partial(classifier, card=card, mean=mean, std=std)
+    probe, remarks = probed(module, body, make, count(classes))
     model = probe.model
     names, named = class_names(classes, probe.n_outputs)
     model.card = card.model_copy(update={"classes": names, "named": named})
@@ -101,6 +94,19 @@ def wrap(
     for remark in [*remarks, *about_modes(module, probe)]:
         warnings.warn(remark, stacklevel=3)  # past the decorator, where wrap was called
     return model
+
+
+def probed(
+    module: nn.Module, body: nn.Module, make: Callable[..., Classifier], n_classes: int | None
+) -> tuple[Probe, list[str]]:
+    """The classifier of a body as it was asked, and remarks: in float32 where it takes that."""
+    remarks = about_types(module)
+    try:
+        return Probe(make(body), n_classes), remarks if frozen(module) else []
+    except ValueError:
+        if not remarks:
+            raise
+        return Probe(make(private_copy(body, share=False).float()), n_classes), remarks
 
 
 def body_of(module: nn.Module, weights: Any, *, share: bool) -> nn.Module:
