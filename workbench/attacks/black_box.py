@@ -14,6 +14,7 @@ import torch
 from pydantic import Field
 
 from workbench import checks, models
+from workbench.attacks import registry
 from workbench.attacks.base import Attack, FixedBudget, MinimumNorm
 from workbench.attacks.game import Game, saliency
 from workbench.attacks.goals import Goal
@@ -126,8 +127,6 @@ class Transfer(FixedBudget):
 
     def method(self) -> Attack:
         """The attack on the surrogate, with the same budget, to its end where it can."""
-        from workbench.attacks import registry
-
         fields = type(registry.get(self.attack)).model_fields
         offered = {"norm": self.norm, "eps": self.eps, "exhaustive": True}
         return registry.get(self.attack, **{k: v for k, v in offered.items() if k in fields})
