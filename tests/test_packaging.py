@@ -17,6 +17,8 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from workbench import suite
+
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 LARGEST_WHEEL = 12e6
@@ -63,7 +65,7 @@ def imported(path: Path) -> set[str]:
 
 
 def test_the_packages_listed_are_the_folders_there_are():
-    listed = set(PROJECT["tool"]["setuptools"]["packages"])
+    listed = set(PROJECT["tool"]["setuptools"]["packages"]) - {"workbench.notebooks"}
     ours = {path.parent.relative_to(ROOT) for path in sources("workbench")}
     theirs = {"workbench" / path.parent.relative_to(ROOT) for path in sources("widgets")}
     assert listed == {".".join(folder.parts) for folder in ours | theirs}
@@ -192,7 +194,7 @@ def test_imports_go_one_way(path):
 def wheel(tmp_path_factory) -> Path:
     """The wheel, built from a copy, so that the tree stays as it is."""
     copy = tmp_path_factory.mktemp("source")
-    for name in ("workbench", "widgets"):
+    for name in ("workbench", "widgets", "notebooks"):
         skip = shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints")
         shutil.copytree(ROOT / name, copy / name, ignore=skip)
     for name in ("pyproject.toml", "README.md", "LICENSE"):
@@ -214,7 +216,10 @@ def test_the_wheel_holds_all_and_is_small(wheel):
         str(p.relative_to(ROOT)) for p in ROOT.glob("workbench/models/weights/*/*.safetensors")
     }
     assert weights, "no model is shipped"
-    assert code | weights <= held
+    assert code | weights | {"workbench/labconfig/page_config.json"} <= held
+    notebooks = {f"workbench/notebooks/{path.name}" for path in suite.notebooks()}
+    plan = {"workbench/notebooks/README.md", "workbench/notebooks/images/bench.png"}
+    assert {name for name in held if "/notebooks/" in name} == notebooks | plan
     assert any(name.endswith("licenses/LICENSE") for name in held)
 
 
@@ -229,8 +234,8 @@ import sys
 sys.path[:0] = [{str(target)!r}]
 sys.path.append({sysconfig.get_path("purelib")!r})
 import workbench, workbench.widgets, workbench.models, workbench.cli
-from workbench import data, models
-print(workbench.__file__, workbench.widgets.__file__)
+from workbench import data, models, suite
+print(workbench.__file__, workbench.widgets.__file__, suite.find("01_models.ipynb"))
 model = models.load("digits/mlp")
 print(model(data.load("digits").images[:2]).shape)
 """

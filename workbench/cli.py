@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,9 +10,6 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-START = "00_start_here.ipynb"
-# What a page may load: voila's template would ask the network for a font.
-POLICY = "default-src 'self' data: blob: 'unsafe-inline' 'unsafe-eval'; connect-src 'self' ws:"
 UNDECIDED = 3  # the exit code of a proof that is neither
 FAILURES = (ValueError, TypeError, OSError, ImportError, RuntimeError)
 
@@ -66,29 +61,23 @@ app.add_typer(course, name="course")
 
 @app.command()
 def lab(
+    folder: Annotated[
+        Path | None,
+        typer.Argument(help="Copies of the notebooks; an installed bench: ./dnn-workbench."),
+    ] = None,
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port on 127.0.0.1.")] = 8888,
     browser: Annotated[bool, typer.Option(help="Open a browser window.")] = True,
+    update: Annotated[
+        bool, typer.Option("--update", help="Bring what is newer into FOLDER; see below.")
+    ] = False,
 ) -> None:
-    """Open JupyterLab on the first notebook."""
-    require_free(port)
-    folder, page = start_page()
-    if page == "/lab":
-        typer.echo(f"{START} is not here: opening JupyterLab on {folder}", err=True)
-    options = {
-        "ServerApp.ip": "127.0.0.1",
-        "ServerApp.port": port,
-        "ServerApp.port_retries": 0,
-        "ServerApp.root_dir": folder,
-        "ServerApp.open_browser": browser,
-        "LabApp.default_url": page,
-    }
-    if hasattr(os, "geteuid") and os.geteuid() == 0:
-        # A container's user often is root, and Jupyter would refuse; the token still guards.
-        typer.echo("note: running as root; in a container that is usual", err=True)
-        options["ServerApp.allow_root"] = True
-    arguments = [f"--{name}={value}" for name, value in options.items()]
-    # JupyterLab takes this process's place: Ctrl-C and signals reach it directly.
-    os.execv(sys.executable, [sys.executable, "-m", "jupyterlab", *arguments])
+    """Open JupyterLab on the first notebook: in FOLDER, or of a checkout as it is.
+
+    A notebook that was changed is never written over: with --update, a newer one is put beside it.
+    """
+    from workbench import servers
+
+    servers.lab(folder, port, browser, update)
 
 
 @app.command("app")
@@ -99,42 +88,9 @@ def serve(
     browser: Annotated[bool, typer.Option(help="Open a browser window.")] = True,
 ) -> None:
     """Serve the bench as a page of its own; what one saves there comes into this folder."""
-    try:
-        from voila.app import Voila
-    except ImportError:
-        raise ImportError("the page needs voila: pip install 'dnn-workbench[app]'") from None
-    import secrets
-    import tempfile
-    import threading
-    import webbrowser
+    from workbench import servers
 
-    import nbformat
-
-    from workbench import data, models
-
-    require_free(port)
-    if dataset is None and model is None:
-        model = "digits/prototypes"  # it fits all views
-    if dataset is not None and ":" not in dataset:
-        data.info(dataset)
-    if model is not None and ":" not in model:
-        models.card(model)
-    lines = "import os", f"os.chdir({os.getcwd()!r})", "from workbench.widgets import Bench"
-    cell = nbformat.v4.new_code_cell("\n".join([*lines, f"Bench({dataset!r}, {model!r})"]))
-    token = secrets.token_hex(16)
-    url = f"http://127.0.0.1:{port}/?token={token}"
-    with tempfile.TemporaryDirectory(prefix="workbench-app-") as folder:
-        page = f"{folder}/bench.ipynb"
-        nbformat.write(nbformat.v4.new_notebook(cells=[cell], metadata={"title": "Bench"}), page)
-        typer.echo(f"the bench: {url}\nCtrl-C ends it")
-        if browser:  # by then the server listens
-            threading.Timer(2, webbrowser.open, [url]).start()
-        Voila.launch_instance(
-            [page, "--show_tracebacks=True"],
-            **{"ip": "127.0.0.1", "port": port, "port_retries": 0, "token": token},
-            **{"open_browser": False, "log_level": "ERROR"},
-            tornado_settings={"headers": {"Content-Security-Policy": POLICY}},
-        )
+    servers.app(dataset, model, port, browser)
 
 
 @app.command()
@@ -198,7 +154,7 @@ def atlas(
 
 @app.command(cls=TwoWords)
 def report(
-    notebook: Annotated[Path, typer.Argument(help="The notebook to run.")],
+    notebook: Annotated[Path, typer.Argument(help="A file, or the name of one of the suite.")],
     parameter: Annotated[
         list[str] | None,
         typer.Option("-p", "--parameter", metavar="NAME VALUE", help="Set a parameter; repeats."),
@@ -228,8 +184,9 @@ def report(
     ] = False,
 ) -> None:
     """Run a notebook into one HTML file, with results.json beside it; with --grid, many."""
-    from workbench import reports
+    from workbench import reports, suite
 
+    notebook = suite.find(notebook)
     given = reports.load_parameters(parameters) if parameters else {}
     given = {**given, **assignments(parameter or ())}
     limits = {"timeout": timeout, "cell_timeout": cell_timeout}
@@ -255,10 +212,10 @@ def student(
     workers: Workers = 2,
 ) -> None:
     """Write the copies for students (no solutions), nbgrader and teachers (executed)."""
-    from workbench import courses, reports
+    from workbench import courses, reports, suite
 
+    masters = [suite.find(path) for path in notebooks or ()] or suite.notebooks()
     with reports.processes(workers) as pool:
-        masters = notebooks or courses.masters()
         made = courses.student_set(masters, output, pool, verify=verify)
     typer.echo(made)
 
@@ -266,9 +223,9 @@ def student(
 @course.command()
 def new(path: Annotated[Path, typer.Argument(help="A folder that is not there yet.")]) -> None:
     """Copy the students' notebooks and the course plan for a class."""
-    from workbench import courses
+    from workbench import courses, suite
 
-    typer.echo(courses.new_course(path))
+    typer.echo(courses.new_course(path, suite.notebooks()))
 
 
 @app.command()
@@ -278,10 +235,11 @@ def gallery(
     workers: Workers = 2,
 ) -> None:
     """Run the notebooks into a web site that needs no server and no network."""
-    from workbench import courses, reports
+    from workbench import courses, reports, suite
 
+    masters = [suite.find(path) for path in notebooks or ()] or suite.notebooks()
     with reports.processes(workers) as pool:
-        typer.echo(courses.gallery(notebooks or courses.masters(), output, pool))
+        typer.echo(courses.gallery(masters, output, pool))
 
 
 @app.command()
@@ -354,33 +312,6 @@ def doctor() -> None:
     typer.echo(doctor.as_text(findings))
     if any(finding.state == doctor.PROBLEM for finding in findings):
         raise typer.Exit(1)
-
-
-def require_free(port: int) -> None:
-    """Raise an OSError unless a server can listen on 127.0.0.1:`port`."""
-    with socket.socket() as probe:
-        if os.name == "posix":  # as the server does: a port just left counts as free
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError as error:
-            other = port + 1 if port < 65535 else 8888
-            raise OSError(
-                f"port {port} on 127.0.0.1 cannot be used ({error.strerror or error}). "
-                f"Is a bench already open there? Else choose another port: --port {other}, "
-                f"or make lab PORT={other}"
-            ) from None
-
-
-def start_page() -> tuple[Path, str]:
-    """The folder to open, and the page in it: the first notebook where there is one."""
-    import workbench
-
-    checkout = Path(workbench.__file__).resolve().parent.parent
-    for folder in (checkout, Path.cwd()):
-        if (folder / "notebooks" / START).is_file():
-            return folder, f"/lab/tree/notebooks/{START}"
-    return Path.cwd(), "/lab"
 
 
 def check_model(name: str) -> None:
