@@ -9,11 +9,7 @@ from typer.testing import CliRunner
 from workbench import cli, data, models, reports, robustness
 from workbench.reports import cards, needs
 
-FIGURES = """
-<figure aria-label="Curve &lt;of&gt; 'x'" role="img"><div> <div id="figure-1"></div></div>
-</figure><figure aria-label='Bars' role="img"><div style="a">
-<div class="p" id="figure-2"></div></div></figure><figure><figcaption>none</figcaption></figure>
-"""
+FIGURES = [{"id": "figure-1", "alt": "Curve <of> 'x'"}, {"id": "figure-2", "alt": "Bars"}]
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +24,8 @@ def quick():
 @pytest.fixture(scope="module")
 def card(quick, tmp_path_factory):
     home = tmp_path_factory.mktemp("cards")
-    (home / "a report.html").write_text(FIGURES)
+    (home / "a report.html").write_text("<p>no figure is read from here</p>")
+    (home / "results.json").write_text(json.dumps({"figures": FIGURES}))
     return reports.card("digits/mlp", home / "out", n=40, report=home / "a report.html")
 
 

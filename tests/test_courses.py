@@ -65,6 +65,7 @@ def pool():
 
 def test_students_get_the_stub_the_hint_and_the_check_and_no_more():
     whole = master()
+    whole.cells[6].metadata.tags = ["checks"]
     before = nbformat.writes(whole)
     made = courses.student(whole)
     nbformat.validate(made)
@@ -143,7 +144,7 @@ def test_every_master_is_in_order(path):
 
 
 def test_a_course_holds_every_notebook_and_the_plan(tmp_path):
-    folder = courses.new_course(tmp_path / "autumn" / "class")
+    folder = courses.new_course(tmp_path / "autumn" / "class", MASTERS)
     assert sorted(path.name for path in folder.iterdir()) == sorted(
         ["README.md", *(path.name for path in MASTERS)]
     )
@@ -172,16 +173,14 @@ def test_a_course_that_fails_leaves_nothing(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["one.ipynb"]
 
 
-def test_without_notebooks_it_is_said_what_to_do(tmp_path, monkeypatch):
-    monkeypatch.setattr("workbench.__file__", str(tmp_path / "a" / "b" / "__init__.py"))
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(FileNotFoundError, match="run this in a copy of the repository"):
-        courses.masters()
-    here = write(tmp_path / "notebooks" / "01_sums.ipynb", master())
-    assert courses.masters() == [here]
-
-
 # --- sets and galleries, run --------------------------------------------------------------
+
+
+def checked(says, notebook):
+    """The notebook with a cell of checks, one of which does not hold."""
+    source = f'assert start == 3, "the start"\nassert start == 4, "{says}"'
+    notebook.cells[4:4] = [new_code_cell(source, metadata={"tags": ["checks"]})]
+    return notebook
 
 
 @pytest.mark.notebook
@@ -190,15 +189,18 @@ def test_masters_pass_and_students_copies_fail_only_in_their_checks(tmp_path, po
     easy = write(tmp_path / "easy.ipynb", master(check='assert total >= 0, "a sum is not below 0"'))
     bad = master(check='assert total == 7, ""\nassert double(1) / total == 2 / 7, "halve"')
     bad = write(tmp_path / "bad.ipynb", bad)
+    false = write(tmp_path / "false.ipynb", checked("start at 4", master()))
     wrong = write(tmp_path / "wrong.ipynb", master(solution="total = 8\ndouble = abs"))
-    work = courses.student_set.steps([good, easy, bad, wrong], tmp_path / "out", pool, verify=True)
-    with pytest.raises(RuntimeError, match="notebooks that failed: 3") as caught:
+    masters = [good, easy, bad, false, wrong]
+    work = courses.student_set.steps(masters, tmp_path / "out", pool, verify=True)
+    with pytest.raises(RuntimeError, match="notebooks that failed: 4") as caught:
         steps.run(work, progress=False)
     _, *lines = str(caught.value).splitlines()
     assert "bad.ipynb: students' copy: check-1 ends in AssertionError: not a word" in lines[0]
     assert "easy.ipynb: students' copy: check-1 passes before the exercise is done" in lines[1]
-    assert lines[2].startswith("wrong.ipynb: cell 7 `assert total == 7")
-    assert "8 is not the sum" in lines[2]
+    assert lines[2] == "false.ipynb: checks that do not hold: start at 4 (cell 5)"
+    assert lines[3].startswith("wrong.ipynb: cell 7 `assert total == 7")
+    assert "8 is not the sum" in lines[3]
     teacher = nbformat.read(tmp_path / "out" / "teacher" / "good.ipynb", as_version=4)
     assert teacher.cells[6].execution_count
     assert "sum(numbers)" in teacher.cells[5].source
@@ -206,7 +208,7 @@ def test_masters_pass_and_students_copies_fail_only_in_their_checks(tmp_path, po
     assert "sum(numbers)" not in (tmp_path / "out" / "student" / "good.ipynb").read_text()
     assert (tmp_path / "out" / "nbgrader" / "source" / "good" / "good.ipynb").is_file()
     assert sorted(p.name for p in (tmp_path / "out" / "student").iterdir()) == sorted(
-        path.name for path in (good, easy, bad, wrong)
+        path.name for path in masters
     )
 
 
@@ -234,7 +236,8 @@ def test_a_gallery_shows_results_and_no_solutions_and_stays_offline(tmp_path, po
     )
     cells = [new_markdown_cell("# Two"), new_code_cell(code), new_code_cell(chart)]
     two = new_notebook(cells=cells)
-    paths = [write(tmp_path / "one.ipynb", master()), write(tmp_path / "two.ipynb", two)]
+    one = checked("here it <is> not", master())
+    paths = [write(tmp_path / "one.ipynb", one), write(tmp_path / "two.ipynb", two)]
     ticks = list(courses.gallery.steps(paths, tmp_path / "site", pool))
     assert [tick.done for tick in ticks] == [1, 2, 2]
     site = tmp_path / "site"
@@ -251,6 +254,8 @@ def test_a_gallery_shows_results_and_no_solutions_and_stays_offline(tmp_path, po
         assert address.startswith("data:") or (site / address).is_file(), address
     assert not re.search(r"https?://", index + (site / "gallery.css").read_text())
     assert 'href="two.html"' in page
+    assert "1 of 2 checks hold" in page
+    assert "here it &lt;is&gt; not" in page
     assert 'href="index.html"' in page
     for text in (page, (site / "one.ipynb").read_text()):
         assert "sum(numbers)" not in re.sub(r"<[^>]*>", "", text)
@@ -260,11 +265,11 @@ def test_a_gallery_shows_results_and_no_solutions_and_stays_offline(tmp_path, po
 
 @pytest.mark.slow
 @pytest.mark.notebook
-def test_two_notebooks_of_the_suite_are_verified_by_the_command(tmp_path):
-    chosen = [str(NOTEBOOKS / f"{name}.ipynb") for name in ("00_start_here", "90_atlas")]
-    words = ["student", *chosen, "--verify", "--workers", "1", "--output", str(tmp_path)]
+def test_a_notebook_of_the_suite_is_verified_by_the_command(tmp_path):
+    chosen = str(NOTEBOOKS / "00_start_here.ipynb")
+    words = ["student", chosen, "--verify", "--workers", "1", "--output", str(tmp_path)]
     result = CliRunner().invoke(cli.app, words)
     assert result.exit_code == 0, result.output
     assert {path.name for path in (tmp_path / "teacher").iterdir()} == {
-        *("00_start_here.ipynb", "00_start_here.html", "90_atlas.ipynb", "90_atlas.html")
+        *("00_start_here.ipynb", "00_start_here.html")
     }

@@ -5,7 +5,7 @@ import lazy_loader
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
-        "building": ["gallery", "masters", "new_course", "student_set"],
+        "building": ["gallery", "new_course", "student_set"],
         "exercises": ["exercises", "nbgrader", "problems", "student"],
     },
 )

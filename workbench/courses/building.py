@@ -22,44 +22,26 @@ from nbformat import NotebookNode
 import workbench
 from workbench import reports
 from workbench.courses.exercises import nbgrader, problems, student
+from workbench.reports.contents import DATA, PLOTLY
 from workbench.steps import Step, run, work
 
 PLAN = "README.md"  # beside the notebooks: the course plan
 NAMED = re.compile(r"(exercise|check)-\d+$")  # tags in students' copies
 UNSOLVED = ("NotImplementedError", "AssertionError")
 HEAD = (r"# (.+)", r"\*\*Goal:\*\* *(.+)", r"\*\*Time:\*\* *([^*\n]+)")  # of a notebook
-PICTURE = re.compile(r'(<img alt="[^"]*" src="data:image/png;base64,([^"]+)")')
-PLOTLY = "application/vnd.plotly.v1+json"
 MARKUP = re.compile(r"[*`]|\[([^]]*)\]\([^)]*\)")
 STYLE = Path(__file__).with_name("gallery.css")
 
 
-def masters() -> list[Path]:
-    """The notebooks of this checkout, else those in ./notebooks.
-
-    Raises:
-        FileNotFoundError: neither is there, as where only the package is installed.
-    """
-    for folder in (Path(workbench.__file__).resolve().parent.parent, Path.cwd()):
-        if found := sorted((folder / "notebooks").glob("[0-9][0-9]_*.ipynb")):
-            return found
-    raise FileNotFoundError(
-        "no notebooks: an installed package brings none, and none are in "
-        f"{Path.cwd() / 'notebooks'}; run this in a copy of the repository"
-    )
-
-
-def new_course(path: str | Path, notebooks: Sequence[Path] | None = None) -> Path:
+def new_course(path: str | Path, notebooks: Sequence[Path]) -> Path:
     """Write the students' copies and the course plan to a new folder: all, or nothing.
-
-    notebooks: the masters; by default `masters()`.
 
     Raises:
         FileExistsError: something is there already; it is never written over.
-        FileNotFoundError: no notebooks.
+        FileNotFoundError: no such notebook.
         ValueError: an exercise that is not in order; see `problems`.
     """
-    target, notebooks = Path(path).absolute(), notebooks or masters()
+    target = Path(path).absolute()
     if target.exists() and not (target.is_dir() and not any(target.iterdir())):
         raise FileExistsError(
             f"{target} is there already, and nothing is written over; name a new folder"
@@ -82,8 +64,9 @@ def student_set(
 ) -> Iterator[Step[Path]]:
     """Write `student/`, `nbgrader/source/` and `teacher/` in `output`; a step a notebook.
 
-    Teachers get each master executed, as a notebook and as a page. verify: the students' copies
-    are run, too: only exercises and their checks may fail, each check has to, and with words.
+    Teachers get each master executed, as a notebook and as a page. verify: its checks have to
+    hold, and the students' copies are run, too: only exercises and their checks may fail, each
+    check has to, and with words.
 
     Raises:
         FileNotFoundError, ValueError: no such notebook; an exercise that is not in order, see
@@ -160,22 +143,26 @@ def _each(
     return [future.result() for future in waiting]
 
 
-def _executed(path: Path, folder: Path) -> NotebookNode:
-    """A notebook after a run; one that fails leaves its report in `folder`."""
+def _executed(path: Path, folder: Path) -> tuple[NotebookNode, list[reports.Check]]:
+    """A notebook after a run, and its checks; one that fails leaves its report in `folder`."""
     report = run(reports.execute.steps(path, output=folder / path.stem), progress=False)
     executed = nbformat.read(report.notebook, as_version=4)
     shutil.rmtree(report.notebook.parent)
-    return executed
+    return executed, report.checks
 
 
 def _taught(path: Path, output: Path, verify: bool) -> None:
     """One notebook's part of `student_set`: the teacher's copy, and the student's verified."""
-    executed = _executed(path, output / "teacher")
+    executed, checks = _executed(path, output / "teacher")
     _write(output / "teacher" / path.name, executed)
     page = reports.to_html(executed, folder=path.parent)
     reports.write(output / "teacher" / f"{path.stem}.html", page)
+    if not verify:
+        return
+    if wrong := [f"{check.says} (cell {check.cell})" for check in checks if not check.holds]:
+        raise RuntimeError(f"checks that do not hold: {'; '.join(wrong)}")
     copy = output / "student" / path.name
-    if verify and (wrong := _unexpected(_executed(copy, copy.parent))):
+    if wrong := _unexpected(_executed(copy, copy.parent)[0]):
         raise RuntimeError(f"students' copy: {'; '.join(wrong)}")
 
 
@@ -195,8 +182,9 @@ def _unexpected(executed: NotebookNode) -> list[str]:
 
 def _shown(path: Path, folder: Path, names: list[str]) -> str:
     """One notebook's part of `gallery`: page and student's copy; returns its entry in the index."""
-    executed = _executed(path, folder)
-    page = reports.to_html(student(executed, outputs=True), folder=path.parent)
+    executed, _ = _executed(path, folder)
+    shown = student(executed, outputs=True)
+    page = reports.to_html(shown, folder=path.parent)
     for name in names:
         page = page.replace(f'href="{name}.ipynb', f'href="{name}.html')
     download = f'<a href="{path.name}" download>Notebook</a>'
@@ -208,10 +196,10 @@ def _shown(path: Path, folder: Path, names: list[str]) -> str:
         escape(MARKUP.sub(r"\1", found[1]).strip()) if found else ""
         for found in (re.search(f"^{line}", executed.cells[0].source, re.M) for line in HEAD)
     )
-    different = {data: tag for tag, data in PICTURE.findall(page)}
-    pictures = [f"{tag}>" for tag in list(different.values())[:4]]
-    outputs = [output for cell in executed.cells for output in cell.get("outputs", [])]
-    charts = [_sketch(out.data[PLOTLY]) for out in outputs if PLOTLY in out.get("data", {})]
+    figures = reports.figures(shown)
+    different = {png: escape(alt) for figure in figures for alt, png in figure.pictures}
+    pictures = [f'<img alt="{alt}" src="{DATA}{png}">' for png, alt in different.items()][:4]
+    charts = [_sketch(each.output.data[PLOTLY]) for each in figures if PLOTLY in each.output.data]
     pictures.insert(0, next(filter(None, charts), ""))
     link = f'<a href="{path.stem}.html">'
     return (

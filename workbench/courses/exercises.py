@@ -48,7 +48,8 @@ def student(notebook: NotebookNode, *, outputs: bool = False) -> NotebookNode:
     """The copy for students: solutions cut, cells tagged `solution` dropped.
 
     A cell with the marker is an exercise, whatever its tags. Exercises and checks get the tags
-    `exercise-1`, `check-1`, ..., and one so that a run goes on behind what fails there.
+    `exercise-1`, `check-1`, ..., and one so that a run goes on behind what fails there, in place
+    of `checks`: a student's own check ends at the first assert that does not hold.
     outputs: keep those of an executed master, except the exercises' and their checks'.
     """
     made, cells = _prepared(notebook, outputs)
@@ -84,7 +85,7 @@ def _prepared(
             named.append((f"check-{number}", made.cells[exercise.check], None))
     cells = [cell for _, cell, _ in named]
     for cell in cells:
-        cell.metadata["tags"] = [tag for tag in _tags(cell) if tag != "solution"]
+        cell.metadata["tags"] = [tag for tag in _tags(cell) if tag not in ("solution", "checks")]
     for cell in cells if outputs else made.cells:
         if cell.cell_type == "code":
             cell.outputs, cell.execution_count = [], None

@@ -6,11 +6,12 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
         "cards": ["Card", "card"],
+        "contents": ["Figure", "figures", "sections"],
         "grids": ["Grid", "cluster", "grid", "processes"],
         "inputs": ["Parameter", "coerce", "load_parameters", "parameters"],
         "kernel": ["ReportError"],
         "page": ["to_html"],
         "results": ["result"],
-        "runner": ["Report", "execute", "write"],
+        "runner": ["Check", "Report", "execute", "write"],
     },
 )

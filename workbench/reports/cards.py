@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
-from html import escape, unescape
+from html import escape
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -23,9 +23,6 @@ from workbench.steps import Step, work
 
 ATTACKS = (FGSM(), PGD(), APGD(loss="margin"))  # the last is the one diagnosed
 DIAGNOSED = 100  # images for the indicators, which take some fifteen runs of the attack
-FIGURE = re.compile(
-    r"""<figure aria-label=(["'])(.*?)\1[^>]*>\s*<div[^>]*>\s*<div[^>]*?id="(figure-\d+)"""
-)
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,7 +57,8 @@ def card(
     """Measure a named model and write its card into the folder `output` (or `cards`).
 
     n: test images, drawn by `seed`. eps: radius of the L-infinity ball, by default the
-    card's. report: the page of a report, to whose figures the card then links.
+    card's. report: the page of a report, with its results.json beside it, to whose figures the
+    card then links.
 
     Raises:
         ValueError: no such model; its card names no data set or eps; n out of range.
@@ -76,30 +74,15 @@ def card(
     figures = {} if report is None else linked(Path(report).absolute(), folder)
     images = data.load(card.dataset).sample(n, seed=seed)
     few, strongest = images[:DIAGNOSED], ATTACKS[-1].changed(eps=budget)
-    parts: tuple[Any, Any] = (
-        robustness.evaluate.steps(classifier, images, ATTACKS, eps=[budget], seed=seed),
-        robustness.diagnose.steps(classifier, few, strongest, seed=seed),
+    evaluation = yield from _hundred(
+        robustness.evaluate.steps(classifier, images, ATTACKS, eps=[budget], seed=seed), 0
     )
-    values = []
-    for part, ticks in enumerate(parts):
-        for step in ticks:
-            yield Step(100 * part + 100 * step.done // max(1, step.total), 201, step.message)
-        values.append(step.value)
-    evaluation, diagnosis = values
-    judged = evaluation.rows.drop_duplicates("image")["right"].dropna()  # those with a label
-    right, known = int(judged.sum()), len(judged)
-    interval = dict(zip(("low", "high"), robustness.wilson(right, known), strict=True))
-    curve = evaluation.curve().rename(columns={"attack": "accuracy", "robust_accuracy": "rate"})
-    clean = {
-        "accuracy": "clean",
-        "norm": "",
-        "eps": 0.0,
-        "rate": right / known if known else None,
-        **interval,
-    }
+    diagnosis = yield from _hundred(
+        robustness.diagnose.steps(classifier, few, strongest, seed=seed), 100
+    )
     content = {
         "model": card.model_dump(mode="json"),
-        "accuracies": [clean | {"images": known, "failed": 0}, *records(curve)],
+        "accuracies": accuracies(evaluation),
         "indicators": records(diagnosis.frame()),
         "attacks": evaluation.attacks,
         "seed": seed,
@@ -116,11 +99,31 @@ def card(
     yield Step(201, 201, "written", Card(path, path.with_suffix(".html"), content))
 
 
+def _hundred(steps: Iterator[Step[Any]], before: int) -> Generator[Step[Any], None, Any]:
+    """The value at the end of `steps`, which are a hundred of the card's 201 from `before` on."""
+    for step in steps:
+        yield Step(before + 100 * step.done // max(1, step.total), 201, step.message)
+    return step.value
+
+
+def accuracies(evaluation: robustness.Evaluation) -> list[dict[str, Any]]:
+    """The clean accuracy, with its interval, then those under attack: one row each."""
+    judged = evaluation.rows.drop_duplicates("image")["right"].dropna()  # those with a label
+    right, known = int(judged.sum()), len(judged)
+    low, high = robustness.wilson(right, known)
+    clean = {"accuracy": "clean", "norm": "", "eps": 0.0, "rate": right / known if known else None}
+    clean |= {"low": low, "high": high, "images": known, "failed": 0}
+    names = {"attack": "accuracy", "robust_accuracy": "rate"}
+    return [clean, *records(evaluation.curve().rename(columns=names))]
+
+
 def linked(page: Path, folder: Path) -> dict[str, str]:
-    """The figures of a report by their text, as links from `folder`."""
+    """The figures of a report by their text, as links from `folder`; results.json names them."""
     link = quote(Path(os.path.relpath(page, folder)).as_posix())
-    found = FIGURE.findall(page.read_text("utf-8"))
-    return {unescape(text): f"{link}#{place}" for _, text, place in found}
+    if not page.is_file():
+        raise FileNotFoundError(f"report: no page {page}; give one that `workbench report` wrote")
+    content = json.loads(page.with_name("results.json").read_text("utf-8"))
+    return {figure["alt"]: f"{link}#{figure['id']}" for figure in content.get("figures", [])}
 
 
 def records(frame: pd.DataFrame) -> list[dict[str, Any]]:

@@ -45,7 +45,6 @@ LARGEST = 100_000  # runs of a grid
 DEATHS = 3  # of the process under a run, after which the run counts as failed
 MANY = 1000  # runs that a cluster is handed at a time
 MARK, RESULTS, SHOWN, SCRATCH = "complete.txt", "results.json", "picture.png", ".run-"
-PICTURE = re.compile(r"<img\s[^>]*?data:image/png;base64,([A-Za-z0-9+/=]+)")
 Workers = Callable[[], AbstractContextManager[futures.Executor]]
 Outcome = tuple[dict[str, bytes], str]  # the files of a report, compressed; the error or ""
 
@@ -79,7 +78,8 @@ class Job:
 class Grid:
     """What a grid left: the index `page`, the CSV beside it, `parquet` where pyarrow is there.
 
-    table: one row a run: its folder, parameters, recorded numbers, seconds and error.
+    table: one row a run: its folder, parameters, recorded numbers, how many of its checks hold
+    ("11 of 12"), seconds and error.
     """
 
     page: Path
@@ -323,6 +323,8 @@ def _summarise(jobs: list[Job], errors: Mapping[Path, str]) -> Grid:
         error = errors.get(job.folder, "")
         content = {} if error else json.loads((job.folder / RESULTS).read_text())
         row = {"run": job.folder.name, "seconds": content.get("seconds", nan), "error": error}
+        if checks := [check["holds"] for check in content.get("checks", [])]:
+            row["checks"] = f"{sum(checks)} of {len(checks)}"
         for kind, found in (("parameter", job.given), ("recorded", content.get("results", {}))):
             for name, value in pd.json_normalize(found).items():
                 if name not in row or row[name] != value[0]:
@@ -332,7 +334,7 @@ def _summarise(jobs: list[Job], errors: Mapping[Path, str]) -> Grid:
     as_json = partial(json.dumps, default=lambda number: number.item())
     for name in table.select_dtypes("object"):  # lists, and values of several types
         table[name] = table[name].map(as_json, na_action="ignore").astype("string")
-    last = ["seconds", "error"]
+    last = [name for name in ("checks", "seconds", "error") if name in table]
     table = table[[*(name for name in table if name not in last), *last]]
     write(folder / "results.csv", table.to_csv(index=False))
     parquet, part = folder / "results.parquet", folder / ".results.parquet.part"
@@ -363,10 +365,9 @@ def perform(job: Job) -> Outcome:
             for label, sha256 in job.needs.items():
                 ensure(job.source.parent, label, sha256, job.store)
             source = _notebook(job, Path(scratch))
-            run(execute.steps(source, job.given, report, **job.limits), progress=False)
-            html = (report / source.with_suffix(".html").name).read_text("utf-8")
-            if found := PICTURE.findall(html):
-                (report / SHOWN).write_bytes(base64.b64decode(max(found, key=len)))
+            made = run(execute.steps(source, job.given, report, **job.limits), progress=False)
+            if pictures := [png for figure in made.figures for _, png in figure.pictures]:
+                (report / SHOWN).write_bytes(base64.b64decode(max(pictures, key=len)))
         except ReportError as raised:
             error = str(raised).replace(str(report), str(job.folder))
         except Exception as raised:  # of a damaged file, a full disk, a download

@@ -20,11 +20,13 @@ from nbclient import NotebookClient, exceptions
 from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell, new_output
 
+from workbench.reports import asserts
 from workbench.reports.results import MIME
 from workbench.steps import Step
 
 THREAD_ERROR = re.compile(r"Exception in (?:thread|job|panel)\b.*")
 LAST_LINE = re.compile(r"^([A-Za-z_][\w.]*)(?:: (.*))?$", re.MULTILINE)  # of a traceback
+HIDDEN = "workbench-hidden"  # the tag of a cell that is not the notebook's
 PASSIVE = {"parameters", "injected-parameters", "skip-execution"}
 # Ends what a cell left running for a moment, and flushes what it said.
 LAST_WORDS = """
@@ -52,8 +54,9 @@ class Client(NotebookClient):
     """nbclient's client on this interpreter's own kernel, in the folder of the notebook.
 
     source: the notebook file; executed: where its executed copy will be. cell_timeout,
-    timeout: seconds, for a cell and for the whole notebook. `records` is what the
-    notebook recorded, `record_cells` the number of the cell that did, by name.
+    timeout: seconds, for a cell and for the whole notebook. `recorded` is what the notebook
+    recorded, a call each, and `checks` the asserts of its cells of checks, each with the
+    number of its `cell`, None where that is not known.
     """
 
     def __init__(
@@ -76,8 +79,8 @@ class Client(NotebookClient):
         self.source, self.executed = source, executed
         self.cell_timeout, self.whole_timeout = cell_timeout, timeout
         self.deadline = float("inf")
-        self.records: dict[str, Any] = {}
-        self.record_cells: dict[str, int] = {}
+        self.recorded: list[dict[str, Any]] = []
+        self.checks: list[dict[str, Any]] = []
         self._cell_of: dict[str, int] = {}  # id of a request -> index of its cell
         self._errors: list[tuple[int | None, str, str]] = []
         self._stderr: dict[int | None, str] = defaultdict(str)
@@ -98,15 +101,14 @@ class Client(NotebookClient):
             self.start_new_kernel_client()
         except (RuntimeError, OSError) as error:
             raise self.error(None, "KernelError", f"no kernel started: {error}") from error
+        checks = [cell.source for cell in cells if asserts.TAG in _tags(cell)]
         with self.setup_kernel(cleanup_kc=True):
+            if checks:
+                self._run_hidden(asserts.BEGIN.format(checks))
             for index, cell in enumerate(cells):
                 yield Step(index, len(cells), f"cell {index + 1}: {_first_line(cell)}")
                 self._run_cell(cell, index)
-            self.nb.cells.append(new_code_cell(LAST_WORDS))  # nbclient runs only its own cells
-            try:
-                self._run_cell(self.nb.cells[-1], len(cells))
-            finally:
-                self.nb.cells.pop()
+            self._run_hidden(LAST_WORDS)
             self.shutdown_kernel = "graceful"
         self._check_silent_errors()
 
@@ -117,7 +119,7 @@ class Client(NotebookClient):
     def error(self, index: int | None, ename: str, evalue: str, how: str = "") -> ReportError:
         """The error that says what failed, where, and where the executed notebook is."""
         where, number = "", None
-        cells = [cell for cell in self.nb.cells if cell.source != LAST_WORDS]
+        cells = [cell for cell in self.nb.cells if HIDDEN not in _tags(cell)]
         if index is not None and index >= len(cells):
             where = "after the last cell: "
         elif index is not None:
@@ -150,7 +152,10 @@ class Client(NotebookClient):
     async def _async_poll_output_msg(
         self, parent_msg_id: str, cell: NotebookNode, cell_index: int
     ) -> None:
-        """As nbclient's, but the messages of other cells are heard, too."""
+        """As nbclient's, but the messages of other cells are heard, too.
+
+        The method is private to nbclient, which is why pyproject.toml keeps it below 1.
+        """
         assert self.kc is not None
         self._cell_of[parent_msg_id] = cell_index
         while True:
@@ -164,25 +169,35 @@ class Client(NotebookClient):
                     return
 
     def _hear(self, message: dict[str, Any], index: int | None) -> None:
-        """Keep the errors, the stderr text and the records in one message."""
+        """Keep the errors, the stderr text, the records and the checks in one message."""
         kind, content = message["msg_type"], message["content"]
+        cell = None if index is None else index + 1
         if kind == "error":
             self._errors.append((index, content["ename"], content["evalue"]))
         elif kind == "stream" and content["name"] == "stderr":
             self._stderr[index] += content["text"]
         elif kind == "display_data":
-            values = content["data"].get(MIME, {})
-            self.records |= values
-            self.record_cells |= dict.fromkeys(values, -1 if index is None else index + 1)
+            if values := content["data"].get(MIME):
+                self.recorded.append({"cell": cell, "values": values})
+            self.checks += [c | {"cell": cell} for c in content["data"].get(asserts.MIME, ())]
 
     def _hear_exit(self, *, execute_reply: dict[str, Any], **_: Any) -> None:
         """Hear exit() and quit(), which answer well and then end the kernel."""
         for asked in execute_reply["content"].get("payload", ()):
             self._exits |= asked["source"] == "ask_exit" and not asked.get("keepkernel")
 
+    def _run_hidden(self, source: str) -> None:
+        """Run code that is no cell of the notebook."""
+        cell = new_code_cell(source, metadata={"tags": [HIDDEN]})
+        self.nb.cells.append(cell)  # nbclient runs only its own cells
+        try:
+            self._run_cell(cell, len(self.nb.cells) - 1)
+        finally:
+            self.nb.cells.pop()
+
     def _run_cell(self, cell: NotebookNode, index: int) -> None:
         try:
-            self.execute_cell(cell, index)
+            self.execute_cell(cell, index, store_history=HIDDEN not in _tags(cell))
             if not self._exits:
                 return
             ename, evalue = "SystemExit", "exit() ended Python here, before the notebook did"

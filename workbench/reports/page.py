@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import copy
 import re
-from html import escape, unescape
+from html import escape
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
 
 import plotly.io
 from nbconvert import HTMLExporter
 from nbformat import NotebookNode
 from plotly.offline import get_plotlyjs
 
+from workbench.reports.contents import DATA, PLOTLY, Figure, figures, sections
 from workbench.reports.inputs import read_notebook
 from workbench.reports.results import MIME
 
-PLOTLY = "application/vnd.plotly.v1+json"
 WIDGET = "application/vnd.jupyter.widget-view+json"
 LOADS = {"src", "srcset", "poster", "data", "href", "xlink:href"}
 NETWORK = re.compile(r"\s*(?:https?:)?//", re.IGNORECASE)
@@ -78,7 +77,8 @@ def to_html(notebook: str | Path | NotebookNode, *, folder: str | Path | None = 
         folder = folder or Path(notebook).absolute().parent
         notebook = read_notebook(notebook)
     static = _static(notebook)
-    static.metadata.title = _heading(notebook)
+    headings = [section["title"] for section in sections(notebook)]
+    static.metadata.title = headings[0] if headings else "Report"
     exporter = HTMLExporter(raw_template=TEMPLATE, embed_images=True, exclude_anchor_links=True)
     html, _ = exporter.from_notebook_node(static, {"metadata": {"path": str(folder or "")}})
     scan = _Scan()
@@ -93,48 +93,34 @@ def to_html(notebook: str | Path | NotebookNode, *, folder: str | Path | None = 
     return html
 
 
-def _heading(notebook: NotebookNode) -> str:
-    """The first heading of a notebook."""
-    for cell in notebook.cells:
-        found = re.search(r"^#\s+(.+)$", cell.source, re.MULTILINE)
-        if cell.cell_type == "markdown" and found:
-            return found[1].strip()
-    return "Report"
-
-
 def _static(notebook: NotebookNode) -> NotebookNode:
     """A copy whose outputs a browser can show without a kernel."""
     static = copy.deepcopy(notebook)
     static.metadata.pop("widgets", None)
-    figures = 0
     for cell in static.cells:
-        if cell.cell_type != "code":
-            continue
-        cell.outputs = [o for o in cell.outputs if MIME not in o.get("data", {})]
-        for output in cell.outputs:
-            data = output.get("data", {})
-            data.pop(WIDGET, None)
-            if PLOTLY in data:
-                figures += 1
-                output.data = {"text/html": _figure(data[PLOTLY], figures)}
+        if cell.cell_type == "code":
+            cell.outputs = [o for o in cell.outputs if MIME not in o.get("data", {})]
+            for output in cell.outputs:
+                output.get("data", {}).pop(WIDGET, None)
+    for figure in figures(static):
+        figure.output.data = {"text/html": _figure(figure)}
     return static
 
 
-def _figure(figure: dict[str, Any], number: int) -> str:
-    """A plotly figure as an HTML figure with alternative text and caption."""
-    layout = figure.get("layout", {})
-    title = re.sub(r"<[^>]*>", " ", layout.get("title", {}).get("text", "")).strip()
-    meta = layout.get("meta")
-    alt = meta.get("alt") if isinstance(meta, dict) else None
-    alt = escape(str(alt or unescape(title) or f"Figure {number}"))
+def _figure(figure: Figure) -> str:
+    """A figure as HTML: of a chart with alternative text and caption."""
+    data, alt = figure.output.data, escape(figure.alt)
+    if PLOTLY not in data:
+        images = "".join(f'<img alt="{escape(a)}" src="{DATA}{b}">' for a, b in figure.pictures)
+        return f'<span id="{figure.id}"></span>{data.get("text/html", images)}'
     drawing = plotly.io.to_html(
-        figure,
+        data[PLOTLY],
         config={"displaylogo": False},
         include_plotlyjs=False,
         full_html=False,
         default_height=450,
         validate=False,
-        div_id=f"figure-{number}",
+        div_id=figure.id,
     )
     return f'<figure aria-label="{alt}">{drawing}<figcaption>{alt}</figcaption></figure>'
 

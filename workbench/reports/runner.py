@@ -10,7 +10,7 @@ import uuid
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from papermill.parameterize import parameterize_notebook
 
 import workbench
 from workbench.reports import inputs
+from workbench.reports.contents import Figure, figures, sections
 from workbench.reports.kernel import Client
 from workbench.reports.page import to_html
 from workbench.steps import Step, work
@@ -28,11 +29,24 @@ PACKAGES = ("torch", "captum", "numpy", "scikit-learn", "plotly", "papermill")
 
 
 @dataclass(frozen=True)
+class Check:
+    """An assert in a cell tagged `checks`: its sentence, and whether it holds.
+
+    cell: its number in the executed notebook, from 1. section: the heading above it.
+    """
+
+    says: str
+    holds: bool
+    cell: int
+    section: str
+
+
+@dataclass(frozen=True)
 class Report:
     """What a run left behind.
 
-    notebook: the executed copy. html: the page. results: what the notebook recorded.
-    results_path: results.json.
+    notebook: the executed copy. html: the page. results: what the notebook recorded, by
+    name. results_path: results.json. checks: of its cells tagged `checks`, in order.
     """
 
     notebook: Path
@@ -40,6 +54,8 @@ class Report:
     results: dict[str, Any]
     results_path: Path
     seconds: float
+    checks: list[Check]
+    figures: list[Figure]
 
 
 @work
@@ -56,8 +72,9 @@ def execute(
     The notebook runs in its own folder, in a fresh kernel of this Python; the file itself
     is never changed. `output` is a folder: it gets the executed notebook and one
     self-contained page, both named as the notebook, and results.json: the parameters, what
-    was recorded and in which cells, and versions. By default it is `reports/<notebook>` here.
-    Errors inside widgets, callbacks and threads are failures.
+    was recorded, checks, figures and sections with their cells, and versions. By default it
+    is `reports/<notebook>` here. Errors inside widgets, callbacks and threads are failures.
+    An assert that does not hold in a cell tagged `checks` is none: it is shown and counted.
 
     parameters: checked by `coerce`. cell_timeout, timeout: seconds for a cell, and for the
     whole notebook with the start of its kernel; the kernel is killed when either is over.
@@ -131,16 +148,30 @@ def _steps(client: Client, values: dict[str, Any]) -> Iterator[Step[Report]]:
     except ValueError as error:
         raise client.error(None, "ValueError", str(error), "making the page") from error
     seconds = round(time.monotonic() - start, 3)
+    parts, shown = sections(client.nb), figures(client.nb)
+    section: dict[int | None, str] = {n: part["title"] for part in parts for n in part["cells"]}
+
+    def placed(entry: dict[str, Any]) -> dict[str, Any]:
+        return entry | {"section": section.get(entry["cell"], "")}
+
+    checks = [Check(**placed(check)) for check in client.checks]
+    recorded = [placed(call) for call in client.recorded]
+    kept = {name: value for call in recorded for name, value in call["values"].items()}
     content = {
         "notebook": executed.name,
         "parameters": values,
-        "results": client.records,
-        "cells": client.record_cells,
+        "results": kept,
+        "cells": {name: call["cell"] for call in recorded for name in call["values"]},
+        "recorded": recorded,
+        "checks": [asdict(check) for check in checks],
+        "figures": [placed({"id": f.id, "cell": f.cell, "alt": f.alt}) for f in shown],
+        "claims": [],
+        "sections": parts,
         "versions": versions(),
         "seconds": seconds,
     }
     write(results, json.dumps(content, indent=2, allow_nan=False) + "\n")
-    report = Report(executed, page, client.records, results, seconds)
+    report = Report(executed, page, kept, results, seconds, checks, shown)
     yield Step(len(client.nb.cells), len(client.nb.cells), "report written", report)
 
 
