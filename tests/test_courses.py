@@ -10,7 +10,7 @@ import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from typer.testing import CliRunner
 
-from workbench import cli, courses, steps
+from workbench import cli, courses, steps, suite
 
 NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
 MASTERS = sorted(NOTEBOOKS.glob("*.ipynb"))
@@ -171,6 +171,15 @@ def test_a_course_that_fails_leaves_nothing(tmp_path):
     with pytest.raises(ValueError, match=r"one\.ipynb: exercise 1: the check reads"):
         courses.new_course(tmp_path / "class", [broken])
     assert [path.name for path in tmp_path.iterdir()] == ["one.ipynb"]
+
+
+def test_without_notebooks_it_is_said_what_to_do(tmp_path, monkeypatch):
+    monkeypatch.setattr("workbench.__file__", str(tmp_path / "a" / "b" / "__init__.py"))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FileNotFoundError, match="run this in a copy of the repository"):
+        suite.notebooks()
+    here = write(tmp_path / "notebooks" / "01_sums.ipynb", master())
+    assert suite.notebooks() == [here]
 
 
 # --- sets and galleries, run --------------------------------------------------------------
