@@ -2,11 +2,11 @@
 
 import nbformat
 import pytest
-from test_browser import chromium, page  # noqa: F401
+from browsers import MARKS
 
 from workbench import reports
 
-pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.xdist_group("browser")]
+pytestmark = MARKS
 
 GRAVE = ("serious", "critical")
 CELLS = [
@@ -29,7 +29,7 @@ def axe():
     ).Axe()
 
 
-def grave(axe, page, within=None):  # noqa: F811
+def grave(axe, page, within=None):
     """What axe holds against a page, or against what a selector finds: the grave part."""
     found = axe.run(page, context=within).response["violations"]
     return [
@@ -40,7 +40,7 @@ def grave(axe, page, within=None):  # noqa: F811
     ]
 
 
-def test_a_report_has_no_grave_finding(axe, page, tmp_path):  # noqa: F811
+def test_a_report_has_no_grave_finding(axe, page, tmp_path):
     new = nbformat.v4
     link = "Whoever has read this far may read [another](other.html), too."
     words = new.new_markdown_cell(f"# A report\n\n{link}")

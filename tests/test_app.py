@@ -5,10 +5,9 @@ import re
 import socket
 import subprocess
 import sys
-import time
 
 import pytest
-from test_browser import chromium, page, shot  # noqa: F401
+from browsers import WAIT, reserved_port, shot, until
 from typer.testing import CliRunner
 
 from workbench import cli
@@ -57,30 +56,26 @@ def test_a_busy_port_is_said():
 @contextlib.contextmanager
 def served(folder, *words):
     """The address of the page, once it answers."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    with open(folder / "app.log", "w") as log:
-        command = [*WORKBENCH, "app", "--no-browser", "--port", str(port), *words]
-        process = subprocess.Popen(command, cwd=folder, stdout=log, stderr=subprocess.STDOUT)
+    port, log = reserved_port(), folder / "app.log"
+    command = [*WORKBENCH, "app", "--no-browser", "--port", str(port), *words]
+    with open(log, "w") as file:
+        process = subprocess.Popen(command, cwd=folder, stdout=file, stderr=subprocess.STDOUT)
+
+    def listening():
+        socket.create_connection(("127.0.0.1", port), WAIT).close()
+        return re.search(r"http\S+", log.read_text())[0]
+
     try:
-        end = time.monotonic() + 60
-        while True:
-            assert process.poll() is None, (folder / "app.log").read_text()
-            assert time.monotonic() < end, "no answer"
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
-                break
-            time.sleep(0.1)
-        yield re.search(r"http\S+", (folder / "app.log").read_text())[0]
+        yield until(listening, process, log)
     finally:
         process.terminate()
-        process.wait(20)
+        process.wait(WAIT)
 
 
 @pytest.mark.browser
 @pytest.mark.slow
 @pytest.mark.xdist_group("browser")
-def test_the_page_draws_and_answers_a_click(page, tmp_path):  # noqa: F811
+def test_the_page_draws_and_answers_a_click(page, tmp_path):
     pytest.importorskip("voila", reason="needs voila")
     outside = []
 
@@ -92,20 +87,20 @@ def test_the_page_draws_and_answers_a_click(page, tmp_path):  # noqa: F811
     with served(tmp_path) as address:
         refused = page.request.get(address.split("?")[0])
         assert "Bench" not in refused.text(), "the page asks for the token"
-        page.goto(address, timeout=120_000)
+        page.goto(address)
         image = page.locator("img[alt^='index ']").first
-        image.wait_for(timeout=60_000)
+        image.wait_for()
         before = image.get_attribute("alt")
         page.locator("button:has-text('next')").first.click()
         page.wait_for_function(
             "before => document.querySelector(`img[alt^='index ']`).alt !== before", arg=before
         )
         page.locator("li.lm-TabBar-tab:has-text('attack')").first.click()
-        page.locator("text=Perturbation").first.wait_for(timeout=60_000)
+        page.locator("text=Perturbation").first.wait_for()
         shot(page, "app")
         page.locator("text=Save as notebook or report").last.click()
         page.locator("button:text-is('Save as notebook')").last.click()
-        page.locator("text=Saved bench-1.ipynb").wait_for(timeout=20_000)
+        page.locator("text=Saved bench-1.ipynb").wait_for()
         assert (tmp_path / "bench-1.ipynb").exists()
     assert outside == []
     assert [problem for problem in page.problems if REFUSED not in problem] == []

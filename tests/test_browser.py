@@ -1,23 +1,12 @@
 """The notebooks in a real JupyterLab, in headless Chromium: run all, look, click."""
 
-import contextlib
-import os
 import shutil
-import socket
-import subprocess
-import sys
-import time
-import urllib.request
 from pathlib import Path
 
-import nbformat
 import pytest
+from browsers import MARKS, WAIT, drawn, errors, run_all, run_code, share_kernel, shot, write
 
 NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
-TOKEN = "browser-test"
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-# JupyterLab's own complaints, which no notebook causes.
-EXPECTED = ("favicon", "Failed to load resource", "Statusbar", "plugin", "404")
 
 SHORT = {  # notebooks of the tests' own
     "model.ipynb": [
@@ -78,131 +67,24 @@ SHORT = {  # notebooks of the tests' own
     ],
 }
 
-pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.xdist_group("browser")]
+pytestmark = MARKS
 
 
-@contextlib.contextmanager
-def lab(root):
-    """The address of a JupyterLab on the folder `root`, with settings of its own."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    environment = {**os.environ, "JUPYTER_CONFIG_DIR": str(root / "config"), "HOME": str(root)}
-    options = [
-        "--ip=127.0.0.1",
-        f"--port={port}",
-        "--ServerApp.port_retries=0",
-        "--no-browser",
-        "--allow-root",
-        f"--IdentityProvider.token={TOKEN}",
-        f"--ServerApp.root_dir={root}",
-        "--LabApp.news_url=",
-    ]
-    with open(root / "server.log", "w") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "jupyterlab", *options],
-            env=environment,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-        )
-    address = f"http://127.0.0.1:{port}"
-    try:
-        wait_for(f"{address}/api?token={TOKEN}", process, root / "server.log")
-        yield address
-    finally:
-        process.terminate()
-        process.wait(20)
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    """A JupyterLab on a copy of the notebooks."""
-    root = tmp_path_factory.mktemp("lab")
-    shutil.copytree(NOTEBOOKS, root / "notebooks")
+@pytest.fixture(scope="module", autouse=True)
+def notebooks(server, lab_folder):
+    """A copy of the notebooks, and those above, which share a kernel."""
+    shutil.copytree(NOTEBOOKS, lab_folder / "notebooks", dirs_exist_ok=True)
     for name, cells in SHORT.items():
-        notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(c) for c in cells])
-        notebook.metadata.kernelspec = {"name": "python3", "display_name": "Python 3"}
-        nbformat.write(notebook, root / "notebooks" / name)
-    with lab(root) as address:
-        yield address
+        write(lab_folder / "notebooks" / name, cells)
+    share_kernel(server, SHORT)
 
 
-def wait_for(address, process, log, limit=60):
-    """Poll until the server answers; fail with its log when it ends or stays silent."""
-    end = time.monotonic() + limit
-    while time.monotonic() < end and process.poll() is None:
-        try:
-            urllib.request.urlopen(address, timeout=2).close()
-            return
-        except OSError:
-            time.sleep(0.2)
-    pytest.fail(f"JupyterLab did not answer within {limit} s:\n{log.read_text()[-2000:]}")
-
-
-@pytest.fixture(scope="module")
-def chromium():
-    playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright")
-    path = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if path is None:
-        pytest.skip(f"needs a browser: none of {', '.join(BROWSERS)} is installed")
-    with playwright.sync_playwright() as p:
-        browser = p.chromium.launch(executable_path=path, args=["--no-sandbox"])
-        yield browser
-        browser.close()
-
-
-@pytest.fixture
-def page(chromium):
-    page = chromium.new_page(viewport={"width": 1400, "height": 1000})
-    page.problems = []
-    page.on("pageerror", lambda error: page.problems.append(str(error)))
-    page.on(
-        "console",
-        lambda message: (
-            page.problems.append(message.text)
-            if message.type == "error" and not any(word in message.text for word in EXPECTED)
-            else None
-        ),
-    )
-    yield page
-    page.close()
-
-
-def run_all(page, server, name):
-    """Open a notebook, run all its cells, and wait until each has its number."""
-    workspace = Path(name).stem  # its own, so that no other notebook is open
-    page.goto(f"{server}/lab/workspaces/{workspace}/tree/notebooks/{name}?token={TOKEN}")
-    page.wait_for_selector(".jp-Notebook .jp-CodeCell", timeout=60_000)
-    page.wait_for_selector("text=| Idle", timeout=60_000)
-    page.click(".lm-MenuBar-itemLabel:text-is('Run')")
-    page.click(".lm-Menu-itemLabel:text-is('Run All Cells')")
-    page.wait_for_function(
-        """() => {
-            const prompts = [...document.querySelectorAll('.jp-CodeCell .jp-InputPrompt')];
-            const failed = '[data-mime-type="application/vnd.jupyter.error"]';
-            return document.querySelector(failed)
-                || prompts.length && prompts.every(p => /\\[\\d+\\]/.test(p.textContent));
-        }""",
-        timeout=180_000,
-    )
-
-
-def errors(page):
-    return page.locator(".jp-RenderedText[data-mime-type='application/vnd.jupyter.error']")
-
-
-def shot(page, name):
-    """A picture of the page, kept where WORKBENCH_SHOTS says, for people to look at."""
-    folder = os.environ.get("WORKBENCH_SHOTS")
-    if folder:
-        page.screenshot(path=str(Path(folder) / f"{name}.png"))
-
-
-def drawn(page, selector):
-    """How many of the images found have pixels."""
-    return page.locator(selector).evaluate_all(
-        "found => found.filter(i => i.complete && i.naturalWidth > 0).length"
-    )
+@pytest.fixture(autouse=True)
+def closed(page):
+    """Close the widgets at the end: the next page of the kernel would bring them back."""
+    yield
+    run_code(page, "import ipywidgets\nipywidgets.Widget.close_all()\nprint('all closed')")
+    page.locator(".jp-OutputArea-output:has-text('all closed')").wait_for()
 
 
 def test_the_bench_is_turned_drawn_on_saved_and_run_again(page, server):
@@ -222,25 +104,25 @@ def test_the_bench_is_turned_drawn_on_saved_and_run_again(page, server):
         bench.locator(f"li.lm-TabBar-tab:has-text('{name}')").first.click()
 
     turn("prototypes")
-    bench.locator("[data-pick='prototype:5']").wait_for(timeout=20_000)
+    bench.locator("[data-pick='prototype:5']").wait_for()
     turn("level set")
-    bench.locator("svg[data-pick=plane]").wait_for(timeout=60_000)
+    bench.locator("svg[data-pick=plane]").wait_for()
     shot(page, "bench_level_set")
     turn("patterns")
-    bench.locator("text=delta 0.99: mean size").wait_for(timeout=60_000)
+    bench.locator("text=delta 0.99: mean size").wait_for()
     shot(page, "bench_patterns")
 
     turn("attack")
-    bench.locator("text=Perturbation").first.wait_for(timeout=60_000)
+    bench.locator("text=Perturbation").first.wait_for()
     steps = bench.locator(".widget-text:has-text('n steps') input").first
     steps.fill("10000")
     steps.press("Enter")
     bench.locator("label:has-text('exhaustive') input").check()
     bench.locator("button:has-text('Launch')").click()
     cancel = bench.locator("button:has-text('Cancel'):visible").first
-    cancel.wait_for(timeout=20_000)
+    cancel.wait_for()
     cancel.click()
-    bench.locator("text=Cancelled").first.wait_for(timeout=20_000)
+    bench.locator("text=Cancelled").first.wait_for()
     best = bench.locator("img[alt^='attacked image']").get_attribute("src")
     bench.locator(".widget-slider:has-text('step') [role=slider]:visible").last.focus()
     page.keyboard.press("Home")
@@ -253,7 +135,7 @@ def test_the_bench_is_turned_drawn_on_saved_and_run_again(page, server):
 
     bench.locator("button:has-text('draw')").first.click()
     canvas = bench.locator("canvas").first
-    canvas.wait_for(timeout=20_000)
+    canvas.wait_for()
     canvas.scroll_into_view_if_needed()
     box = canvas.bounding_box()
     page.mouse.move(box["x"] + 0.5 * box["width"], box["y"] + 0.2 * box["height"])
@@ -262,26 +144,23 @@ def test_the_bench_is_turned_drawn_on_saved_and_run_again(page, server):
         page.mouse.move(box["x"] + 0.5 * box["width"], box["y"] + (0.2 + 0.02 * i) * box["height"])
     page.mouse.up()
     turn("model")
-    bench.locator("text=index 360").first.wait_for(timeout=20_000)
+    bench.locator("text=index 360").first.wait_for()
     shot(page, "bench_drawn")
     turn("attack")
-    bench.locator("text=Perturbation").first.wait_for(timeout=60_000)
+    bench.locator("text=Perturbation").first.wait_for()
     said = bench.locator("[role=status]:has-text('Perturbation')").inner_text()
     source = bench.locator("img[alt^='attacked image']").get_attribute("src")
     bench.locator("text=Copy as code >> visible=true").first.click()
     copied = bench.locator("pre >> visible=true").first.inner_text()
-    cell = page.locator(".jp-CodeCell").last
-    cell.locator(".cm-content").click()
-    page.keyboard.press("Control+A")
-    page.keyboard.insert_text(
+    run_code(
+        page,
         f"{copied}\nshown = bench.panels['attack'].result.result\n"
-        "print('to the bit:', torch.equal(shown.x_adv, result.x_adv))"
+        "print('to the bit:', torch.equal(shown.x_adv, result.x_adv))",
     )
-    page.keyboard.press("Control+Enter")
-    cell.locator(".jp-OutputArea-output:has-text('to the bit: True')").wait_for(timeout=20_000)
+    page.locator(".jp-OutputArea-output:has-text('to the bit: True')").wait_for()
     bench.locator("text=Save as notebook or report").last.click()
     bench.locator("button:text-is('Save as notebook')").last.click()
-    bench.locator("a:has-text('bench-1.ipynb')").wait_for(timeout=20_000)
+    bench.locator("a:has-text('bench-1.ipynb')").wait_for()
     shot(page, "bench_saved")
     assert page.problems == []
 
@@ -289,7 +168,7 @@ def test_the_bench_is_turned_drawn_on_saved_and_run_again(page, server):
     assert errors(page).count() == 0
     again = page.locator(".jp-OutputArea-output:has(button:has-text('draw'))").first
     again.scroll_into_view_if_needed()
-    again.locator("img[alt^='attacked image']").wait_for(timeout=60_000)  # the tab it was on
+    again.locator("img[alt^='attacked image']").wait_for()  # the tab it was on
     assert again.locator("img[alt^='attacked image']").get_attribute("src") == source
     assert again.locator("[role=status]:has-text('Perturbation')").inner_text() == said
     shot(page, "bench_again")
@@ -302,7 +181,7 @@ def test_photographs_on_a_network_of_real_size(page, server):
     assert errors(page).count() == 0
     bench = page.locator(".jp-OutputArea-output:has(button:has-text('draw'))").first
     bench.scroll_into_view_if_needed()
-    bench.locator("text=without a label").first.wait_for(timeout=60_000)
+    bench.locator("text=without a label").first.wait_for()
     shot(page, "photographs_model")
     for name, shown in (
         ("attack", "as it is"),
@@ -311,14 +190,13 @@ def test_photographs_on_a_network_of_real_size(page, server):
         ("patterns", "taken for"),
     ):
         bench.locator(f"li.lm-TabBar-tab:has-text('{name}')").first.click()
-        bench.locator(f"text={shown} >> visible=true").first.wait_for(timeout=60_000)
+        bench.locator(f"text={shown} >> visible=true").first.wait_for()
         shot(page, f"photographs_{name.replace(' ', '_')}")
     before = bench.locator("img[alt^='index ']").first.get_attribute("alt")
     bench.locator("button:has-text('next')").first.click()
     page.wait_for_function(
         "before => document.querySelector(`img[alt^='index ']`).alt !== before",
         arg=before,
-        timeout=60_000,
     )
     assert page.locator(".panel-failure").count() == 0
     assert page.problems == []
@@ -330,13 +208,13 @@ def test_proof_panel_proves_refutes_and_cancels(page, server):
     panel = page.locator(".jp-OutputArea-output:has(button:has-text('Verify'))").first
     panel.scroll_into_view_if_needed()
     panel.locator("button:has-text('Verify')").click()
-    panel.locator("text=Proved: there is no such image").wait_for(timeout=60_000)
+    panel.locator("text=Proved: there is no such image").wait_for()
     shot(page, "verify_verified")
     panel.locator(".widget-slider:has-text('eps') [role=slider]").last.focus()
     page.keyboard.press("End")  # the largest
-    panel.locator("text=Press Verify").wait_for(timeout=20_000)
+    panel.locator("text=Press Verify").wait_for()
     panel.locator("button:has-text('Verify')").click()
-    panel.locator("text=Refuted: here is one").wait_for(timeout=60_000)
+    panel.locator("text=Refuted: here is one").wait_for()
     assert drawn(page, "img[alt*='counterexample']") == 1
     shot(page, "verify_falsified")
     assert page.problems == []
@@ -355,19 +233,18 @@ def test_the_model_panel_answers_clicks(page, server):
     page.wait_for_function(
         "before => [...document.querySelectorAll('.widget-html img')].every(i => i.alt !== before)",
         arg=before,
-        timeout=10_000,
     )
     panel.locator("select").nth(3).select_option("mistakes")
-    panel.locator("text=but it is").first.wait_for(timeout=20_000)
+    panel.locator("text=but it is").first.wait_for()
     panel.locator("select").nth(2).select_option(index=1)
-    panel.locator("h4 >> nth=1").wait_for(timeout=20_000)
+    panel.locator("h4 >> nth=1").wait_for()
     panel.locator("text=Copy as code").click()
     assert "models.load" in panel.locator("pre").inner_text()
     shot(page, "panel_clicked")
     panel.locator("text=Save as notebook or report").click()
     panel.locator("button:text-is('Report')").click()
     link = panel.locator("a:has-text('model-panel-1.html')")
-    link.wait_for(timeout=60_000)
+    link.wait_for()
     shot(page, "panel_report")
     answer = page.request.get(link.get_attribute("href"))
     assert answer.ok
@@ -379,8 +256,8 @@ def test_models_runs_and_its_figures_are_drawn(page, server):
     run_all(page, server, "01_models.ipynb")
     assert errors(page).count() == 0
     for selector in (".js-plotly-plot .main-svg", ".widget-html img", "figure img"):
-        page.locator(selector).first.scroll_into_view_if_needed(timeout=20_000)
-        page.locator(selector).first.wait_for(timeout=20_000)
+        page.locator(selector).first.scroll_into_view_if_needed()
+        page.locator(selector).first.wait_for()
     assert page.locator(".js-plotly-plot").count() >= 2
     shot(page, "models")
     assert page.problems == []
@@ -394,21 +271,13 @@ def test_attack_panel_launches_cancels_scrubs_and_leaves_the_kernel_free(page, s
 
     panel.locator("button:has-text('Launch')").click()
     cancel = panel.locator("button:has-text('Cancel')")
-    cancel.wait_for(timeout=20_000)
-    waits = []
+    cancel.wait_for()
     for turn in range(5):
-        cell = page.locator(".jp-CodeCell").last
-        cell.locator(".cm-content").click()
-        page.keyboard.press("Control+A")
-        page.keyboard.type(f"print('answer', {turn}, '!')")
-        begun = time.monotonic()
-        page.keyboard.press("Control+Enter")
-        cell.locator(f".jp-OutputArea-output:has-text('answer {turn} !')").wait_for(timeout=20_000)
-        waits.append(time.monotonic() - begun)
-    assert cancel.is_visible(), "the attack was over before the kernel was asked"
-    assert sorted(waits)[2] < 1.5, waits  # alone 0.2 s; beside other tests the cores are shared
+        run_code(page, f"print('answer', {turn}, '!')")
+        page.locator(f".jp-OutputArea-output:has-text('answer {turn} !')").wait_for()
+    assert cancel.is_visible(), "the kernel answered only when the attack was over"
     cancel.click()
-    panel.locator("text=Cancelled").wait_for(timeout=20_000)
+    panel.locator("text=Cancelled").wait_for()
     panel.locator("text=Perturbation").first.wait_for()
     shot(page, "attack_cancelled")
 
@@ -431,10 +300,10 @@ def test_evaluation_panel_draws_the_curve_and_its_health(page, server):
     run_all(page, server, "evaluation.ipynb")
     panel = page.locator(".jp-OutputArea-output:has(button:has-text('Evaluate'))").first
     panel.scroll_into_view_if_needed()
-    panel.locator("text=Press Evaluate").wait_for(timeout=20_000)
+    panel.locator("text=Press Evaluate").wait_for()
     panel.locator("button:has-text('Evaluate')").click()
-    panel.locator("text=indicators without alarm").wait_for(timeout=120_000)
-    panel.locator("button:has-text('Cancel')").wait_for(state="hidden", timeout=60_000)
+    panel.locator("text=indicators without alarm").wait_for(timeout=3000 * WAIT)
+    panel.locator("button:has-text('Cancel')").wait_for(state="hidden")
     said = panel.locator("svg[role=img]").get_attribute("aria-label")
     assert said.startswith("robust accuracy over eps: FGSM ")
     shot(page, "evaluation")
@@ -449,14 +318,14 @@ def test_level_set_panel_runs_cancels_scrubs_and_is_clicked(page, server):
     panel.scroll_into_view_if_needed()
     panel.locator("[data-pick^='target:']").nth(7).click()  # a click on a class runs it
     cancel = panel.locator("button:has-text('Cancel')")
-    cancel.wait_for(timeout=20_000)
+    cancel.wait_for()
     cancel.click()
-    panel.locator("text=Cancelled").wait_for(timeout=20_000)
+    panel.locator("text=Cancelled").wait_for()
     panel.locator("text=RMSE to the target").wait_for()
     panel.locator(".widget-slider:has-text('side') [role=slider]").last.focus()
     page.keyboard.press("Home")  # the fewest points; runs again
     plane = panel.locator("svg[data-pick=plane]")
-    plane.wait_for(timeout=30_000)
+    plane.wait_for()
     page.wait_for_function(  # the plane of 17 points is there: the path is whole
         """async () => {
             const picture = document.querySelector('svg[data-pick=plane] image');
@@ -466,19 +335,18 @@ def test_level_set_panel_runs_cancels_scrubs_and_is_clicked(page, server):
             await image.decode();
             return image.naturalWidth === 17;
         }""",
-        timeout=60_000,
     )
     slider = panel.locator(".widget-slider:has-text('step') [role=slider]").last
-    for _ in range(50):  # the plane comes a moment before the slider is free
+    for _ in range(5 * WAIT):  # the plane comes a moment before the slider is free
         slider.focus()
         page.keyboard.press("Home")
         page.wait_for_timeout(200)
         if panel.locator("text=step 0: still").count():
             break
-    panel.locator("text=step 0: still").wait_for(timeout=10_000)
+    panel.locator("text=step 0: still").wait_for()
     shot(page, "levels_scrubbed")
     plane.click(position={"x": 90, "y": 90})
-    panel.locator("text=the point picked").wait_for(timeout=10_000)
+    panel.locator("text=the point picked").wait_for()
     before = panel.locator("svg[data-pick=plane] circle").last.get_attribute("cx")
     plane.focus()
     page.keyboard.press("ArrowRight")
@@ -497,7 +365,7 @@ def test_region_panel_draws_both_models_and_follows_the_image(page, server):
     assert errors(page).count() == 0
     panel = page.locator(".jp-OutputArea-output:has(button:has-text('next'))").first
     panel.scroll_into_view_if_needed()
-    panel.locator("polygon").first.wait_for(timeout=30_000)
+    panel.locator("polygon").first.wait_for()
     maps = panel.locator("svg[role=img]")
     assert maps.count() == 2
     before = maps.first.get_attribute("aria-label")
@@ -508,7 +376,6 @@ def test_region_panel_draws_both_models_and_follows_the_image(page, server):
         "before => { const maps = document.querySelectorAll('svg[role=img]'); "
         "return maps.length === 2 && maps[0].getAttribute('aria-label') !== before; }",
         arg=before,
-        timeout=30_000,
     )
     shot(page, "regions")
     assert page.problems == []
@@ -522,36 +389,35 @@ def test_prototype_panel_offers_chooses_and_trains(page, server):
     shot(page, "prototypes_offer")
     panel.locator("button[data-pick='model:digits/prototypes']").click()
     chosen = panel.locator("[data-pick='prototype:5']")
-    chosen.wait_for(timeout=20_000)
+    chosen.wait_for()
     assert panel.locator("[data-pick^='prototype:']").count() == 15
     chosen.focus()
     page.keyboard.press("Enter")
-    panel.locator("text=have the class it speaks for").wait_for(timeout=20_000)
+    panel.locator("text=have the class it speaks for").wait_for()
     assert page.evaluate("document.activeElement.dataset.pick") == "prototype:5"
     assert chosen.get_attribute("aria-pressed") == "true"
     panel.locator(".widget-slider:has-text('change') [role=slider]").last.focus()
     page.keyboard.press("End")
-    panel.locator("text=100% of the way").wait_for(timeout=10_000)
+    panel.locator("text=100% of the way").wait_for()
     shot(page, "prototypes_chosen")
     panel.locator("text=Train your own").last.click()
     panel.locator("button:has-text('Train')").click()
-    panel.locator("h4:has-text('in training')").wait_for(timeout=20_000)
+    panel.locator("h4:has-text('in training')").wait_for()
     first = panel.locator("[data-pick='prototype:5'] img").get_attribute("src")
     page.wait_for_function(
         "src => document.querySelector(`[data-pick='prototype:5'] img`).src !== src",
         arg=first,
-        timeout=20_000,
     )
-    panel.locator(r"text=/epoch [3-9]\d.1000/").last.wait_for(timeout=90_000)
+    panel.locator(r"text=/epoch [3-9]\d.1000/").last.wait_for(timeout=3000 * WAIT)
     shot(page, "prototypes_training")
     panel.locator("button:has-text('Cancel')").last.click()
-    panel.locator("text=Cancelled").wait_for(timeout=20_000)
-    panel.locator("h4:has-text('my-prototypes-1')").wait_for(timeout=20_000)
+    panel.locator("text=Cancelled").wait_for()
+    panel.locator("h4:has-text('my-prototypes-1')").wait_for()
     shot(page, "prototypes_cancelled")
     panel.locator("button:has-text('Resume')").click()
-    panel.locator("h4:has-text('in training')").wait_for(timeout=20_000)
+    panel.locator("h4:has-text('in training')").wait_for()
     panel.locator("button:has-text('Cancel')").last.click()
-    panel.locator("h4:has-text('my-prototypes-2')").wait_for(timeout=20_000)
+    panel.locator("h4:has-text('my-prototypes-2')").wait_for()
     assert page.problems == []
 
 
@@ -561,18 +427,18 @@ def test_concept_panel_finds_chooses_and_damps(page, server):
     panel = page.locator(".jp-OutputArea-output:has(button:has-text('Find concepts'))").first
     panel.scroll_into_view_if_needed()
     panel.locator("button:has-text('Find concepts')").click()
-    panel.locator("[data-pick^='concept:']").nth(9).wait_for(timeout=60_000)
+    panel.locator("[data-pick^='concept:']").nth(9).wait_for()
     chosen = panel.locator("[data-pick='concept:2']")
     chosen.focus()
     page.keyboard.press("Enter")
-    panel.locator("text=concept 2: where it is").wait_for(timeout=10_000)
+    panel.locator("text=concept 2: where it is").wait_for()
     assert page.evaluate("document.activeElement.dataset.pick") == "concept:2"
     panel.locator(".widget-slider:has-text('strength') [role=slider]").last.focus()
     page.keyboard.press("Home")
-    panel.locator("text=concept 2 × 0").wait_for(timeout=10_000)
+    panel.locator("text=concept 2 × 0").wait_for()
     shot(page, "concepts_damped")
     panel.locator("button:has-text('Reset')").click()
-    panel.locator("text=concept 2 × 0").wait_for(state="hidden", timeout=10_000)
+    panel.locator("text=concept 2 × 0").wait_for(state="hidden")
     assert page.problems == []
 
 
@@ -583,21 +449,21 @@ def test_pattern_panel_mines_judges_and_switches(page, server):
     panel.scroll_into_view_if_needed()
     panel.locator("button:has-text('Mine')").click()
     strip = panel.locator("[data-pick='layer:relu3']")
-    strip.wait_for(timeout=30_000)
-    panel.locator("text=delta 0.99: mean size 170").wait_for(timeout=10_000)
+    strip.wait_for()
+    panel.locator("text=delta 0.99: mean size 170").wait_for()
     assert drawn(page, "[data-pick] img") == 3
     box = strip.bounding_box()
     strip.click(position={"x": box["width"] * 10.5 / 64, "y": box["height"] / 4})
-    panel.locator("text=relu3, neuron 10:").wait_for(timeout=10_000)
+    panel.locator("text=relu3, neuron 10:").wait_for()
     strip.focus()
     page.keyboard.press("ArrowDown")
-    panel.locator("text=relu3, neuron 74:").wait_for(timeout=10_000)
+    panel.locator("text=relu3, neuron 74:").wait_for()
     assert page.evaluate("document.activeElement.dataset.pick") == "layer:relu3"
     panel.locator("select:has(option:text-is('off'))").select_option("off")
-    panel.locator("th:has-text('neuron at 0')").wait_for(timeout=10_000)
+    panel.locator("th:has-text('neuron at 0')").wait_for()
     panel.locator(".widget-slider:has-text('delta') [role=slider]").last.focus()
     page.keyboard.press("End")
-    panel.locator("text=delta 1: mean size 128").wait_for(timeout=10_000)
+    panel.locator("text=delta 1: mean size 128").wait_for()
     panel.locator("text=Copy as code").click()
     assert "patterns.switched(model, x, 'relu3'" in panel.locator("pre").first.inner_text()
     shot(page, "patterns_switched")
