@@ -6,10 +6,10 @@ import re
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
+from browsers import reserved_port
 from typer.testing import CliRunner
 
 from workbench import cli, doctor
@@ -54,12 +54,6 @@ def given(monkeypatch) -> dict:
     return seen
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
 def test_help_lists_every_command_and_loads_nothing_heavy():
     code = (
         "import sys; sys.argv = ['workbench', '--help']\n"
@@ -76,7 +70,7 @@ def test_help_lists_every_command_and_loads_nothing_heavy():
 
 
 def test_lab_opens_the_first_notebook_on_localhost_with_its_token(executed):
-    port = free_port()
+    port = reserved_port()
     result = workbench("lab", "--port", str(port), "--no-browser")
     assert result.exit_code == 0, result.output
     (command,) = executed
@@ -91,7 +85,7 @@ def test_lab_opens_the_first_notebook_on_localhost_with_its_token(executed):
 @pytest.mark.parametrize(("user", "allowed"), [(0, True), (1000, False)])
 def test_root_is_allowed_only_where_the_user_is_root(user, allowed, executed, monkeypatch):
     monkeypatch.setattr(os, "geteuid", lambda: user)
-    result = workbench("lab", "--port", str(free_port()), "--no-browser")
+    result = workbench("lab", "--port", str(reserved_port()), "--no-browser")
     assert ("--ServerApp.allow_root=True" in executed[0]) is allowed
     assert ("running as root" in result.stderr) is allowed
 
@@ -99,19 +93,17 @@ def test_root_is_allowed_only_where_the_user_is_root(user, allowed, executed, mo
 def test_lab_without_notebooks_opens_this_folder_and_says_so(executed, monkeypatch, tmp_path):
     monkeypatch.setattr("workbench.__file__", str(tmp_path / "a" / "b" / "__init__.py"))
     monkeypatch.chdir(tmp_path)
-    result = workbench("lab", "--port", str(free_port()), "--no-browser")
+    result = workbench("lab", "--port", str(reserved_port()), "--no-browser")
     assert f"--ServerApp.root_dir={tmp_path}" in executed[0]
     assert "00_start_here.ipynb is not here" in result.stderr
 
 
-def test_a_busy_port_is_said_at_once_and_nothing_starts(executed):
+def test_a_busy_port_is_said_and_nothing_starts(executed):
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))
         server.listen()
         port = server.getsockname()[1]
-        start = time.monotonic()
         result = workbench("lab", "--port", str(port))
-    assert time.monotonic() - start < 2
     assert (result.exit_code, executed) == (1, [])
     assert result.stderr.startswith(f"error: port {port} on 127.0.0.1 cannot be used")
     assert f"PORT={port + 1}" in result.stderr

@@ -73,7 +73,7 @@ def server(tmp_path, monkeypatch):
     class Handler(SimpleHTTPRequestHandler):
         def do_GET(self):
             self.server.asked.append(self.path)
-            self.server.go.wait(30)
+            assert self.server.go.wait(300)
             super().do_GET()
 
         def log_message(self, *arguments):
@@ -391,7 +391,7 @@ def test_two_processes_fill_one_cache(home, server):
     pair = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
     assert [process.stdout.readline() for process in pair] == ["ready\n"] * 2
     server.go.set()
-    sums = [process.communicate(timeout=60)[0] for process in pair]
+    sums = [process.communicate(timeout=300)[0] for process in pair]
     assert [process.returncode for process in pair] == [0, 0]
     assert sums[0] == sums[1] != ""
     assert len(server.asked) == 2  # each file once, though both wanted it

@@ -397,7 +397,7 @@ def test_modules_in_a_plain_list_are_named_and_looked_at_in_eval_mode():
     module = Listed().eval()
     with pytest.warns(UserWarning, match=r"keeps a Dropout in a plain attribute \('parts'\)"):
         model = wrap(module)
-    assert torch.equal(model(images()), net()(images()))
+    torch.testing.assert_close(model(images()), net()(images()))
     assert module.parts[0].training
 
 
@@ -443,7 +443,7 @@ def test_logits_are_found_and_it_is_said_which(kind):
         model = wrap(module, classes=10)
     (said,) = [str(warning.message) for warning in caught]
     assert f"taken to be output{path}, of shape (3, 10)" in said
-    assert torch.equal(model(images()), net()(images()))
+    torch.testing.assert_close(model(images()), net()(images()))
 
 
 def test_a_map_of_one_pixel_is_read_flat():
@@ -451,7 +451,7 @@ def test_a_map_of_one_pixel_is_read_flat():
         UserWarning, match=r"answers with \(3, 10, 1, 1\), which is read as \(3, 10\)"
     ):
         model = wrap(Does(lambda z: z[..., None, None]))
-    assert torch.equal(model(images()), net()(images()))
+    torch.testing.assert_close(model(images()), net()(images()))
 
 
 REFUSED = {
