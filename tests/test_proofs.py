@@ -242,7 +242,7 @@ def test_the_model_and_the_generator_stay_as_they_were(backend):
 
 
 @problems
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 def test_bounds_hold_and_better_methods_are_tighter(seed, kind, eps, inside):
     model, prop, z = problem(seed, kind, eps, inside)
     found = [bounds_of(model, prop, method) for method in METHODS]
@@ -352,10 +352,10 @@ def right(model, prop, answer, z):
 
 
 @problems
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 def test_branching_and_milp_agree_and_repeat_themselves(seed, kind, eps, inside):
     model, prop, z = problem(seed, kind, eps, inside)
-    found = [prove(model, prop, backend=b, time_limit=20, seed=seed) for b in OURS + OURS]
+    found = [prove(model, prop, backend=b, time_limit=600, seed=seed) for b in OURS + OURS]
     assert {"verified", "falsified"} != {answer.verdict for answer in found}
     for answer, again in zip(found[:2], found[2:], strict=True):
         right(model, prop, answer, z)
@@ -365,8 +365,7 @@ def test_branching_and_milp_agree_and_repeat_themselves(seed, kind, eps, inside)
             assert torch.equal(answer.counterexample, again.counterexample)
 
 
-@pytest.mark.parametrize("backend", OURS)
-def test_pattern_properties_against_a_grid(backend):
+def test_pattern_properties_against_a_grid():
     grid, seen = torch.cartesian_prod(*[torch.linspace(0, 1, 201)] * 2).view(-1, 1, 1, 2), set()
     for seed in range(14):
         model, draw = made(dense(2, 5, 4, 3), seed, (1, 1, 2), 2.0), torch.Generator()
@@ -383,15 +382,17 @@ def test_pattern_properties_against_a_grid(backend):
             both = (following(one.phases, z) & following(two.phases, z)).double()
             cases.append((proofs.ambiguity(model, one, two), 2 * both - 1))
         for prop, margin in cases:
-            answer, most = prove(model, prop, backend=backend), float(margin.max())
-            right(model, prop, answer, [torch.zeros(0, 3).double()])
+            most = float(margin.max())
             assert float((prop.holds_against(model, grid) == (margin >= 0)).double().mean()) > 0.999
-            sure = "falsified" if most >= 0 else "verified" if most < -0.6 else answer.verdict
-            assert answer.verdict == sure
-            seen.add((prop.name[:9], answer.verdict))
-            if "both" in prop.name and answer.verdict == "verified":
-                assert "no image in the box follows the phases" in answer.note
-    assert len(seen) == 4  # proved and refuted, of both kinds
+            for backend in OURS:
+                answer = prove(model, prop, backend=backend)
+                right(model, prop, answer, [torch.zeros(0, 3).double()])
+                sure = "falsified" if most >= 0 else "verified" if most < -0.6 else answer.verdict
+                assert answer.verdict == sure
+                seen.add((backend, prop.name[:9], answer.verdict))
+                if "both" in prop.name and answer.verdict == "verified":
+                    assert "no image in the box follows the phases" in answer.note
+    assert len(seen) == 8  # by each proved and refuted, of both kinds
 
 
 @pytest.mark.parametrize("backend", OURS)
@@ -431,15 +432,12 @@ def hard():
 
 
 @pytest.mark.parametrize("backend", OURS)
-def test_a_time_limit_gives_what_was_reached(backend):
+def test_a_time_limit_is_said(backend):
     model, prop = hard()
-    answer = prove(model, prop, backend=backend, time_limit=0.4)
-    assert (answer.verdict, answer.note) == ("unknown", "the time limit was reached")
-    assert 0.4 <= answer.seconds < 2
-    assert answer.open > 0
-    assert backend == "milp" or (answer.branches > answer.open and answer.bound < 0)
-    late = prove(model, prop, backend=backend, time_limit=1e-6)
-    assert (late.verdict, "time limit" in late.note) == ("unknown", True)
+    for limit in (0.1, 1e-6):  # what is reached by then: test_proofs_time.py, by another clock
+        answer = prove(model, prop, backend=backend, time_limit=limit)
+        assert (answer.verdict, "time limit was reached" in answer.note) == ("unknown", True)
+        assert answer.seconds >= limit
 
 
 def test_steps_tell_of_progress_and_closing_them_leaves_nothing():

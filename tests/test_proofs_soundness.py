@@ -33,7 +33,7 @@ EVERY = sorted(BACKENDS)
 CLOSE = 1e-5  # a property decided by less than this is decided by rounding
 
 
-def using(backend, time_limit=30.0):
+def using(backend, time_limit=300.0):
     """A verifier: a function of a model and a property."""
     if importlib.util.find_spec(MODULES.get(backend, "torch")) is None:
         pytest.skip(f"{MODULES[backend]} is not installed")
@@ -229,20 +229,20 @@ def test_planted_counterexamples_are_never_proved_away(backend):
 
 def without_the_last_unit(model, prop):
     """A faulty verifier: it drops the unit that was added."""
-    return prove(model.body.model, prop, backend="branching", time_limit=30)
+    return prove(model.body.model, prop, backend="branching", time_limit=300)
 
 
 def with_half_the_clipped_range(model, prop):
     """A faulty verifier: pixels at the edges of [0, 1] stay where they are."""
     upper = torch.where(prop.lower == 0, prop.lower, prop.upper)
-    return prove(model, replace(prop, upper=upper), backend="branching", time_limit=30)
+    return prove(model, replace(prop, upper=upper), backend="branching", time_limit=300)
 
 
 def with_a_box_too_small(model, prop):
     """A faulty verifier: it proves seven tenths of the box in each direction."""
     middle, half = (prop.lower + prop.upper) / 2, 0.35 * (prop.upper - prop.lower)
     small = replace(prop, lower=middle - half, upper=middle + half)
-    return prove(model, small, backend="branching", time_limit=30)
+    return prove(model, small, backend="branching", time_limit=300)
 
 
 def by_samples(model, prop):
@@ -269,29 +269,29 @@ def test_planting_leaves_all_but_the_corner_as_it_was():
         box = torch.rand((2000, *model.input_shape), generator=torch.Generator().manual_seed(3))
         x = prop.lower + box * (prop.upper - prop.lower)
         before, after = model.predict(x), planted.predict(x)
-        same = (before.logits == after.logits).all(1)
+        same = torch.isclose(before.logits, after.logits, atol=1e-5).all(1)
         assert same.float().mean() > 0.99
         middle = (prop.lower + prop.upper)[None] / 2
         assert torch.equal(model.predict(middle).label, planted.predict(middle).label)
 
 
 def test_pgd_misses_what_is_planted():
-    model, images = models.load("digits/mlp"), data.load("digits").images[:12]
+    model, images = models.load("digits/mlp"), data.load("digits").images[:6]
     labels = model.predict(images).label
     state = {name: p.clone() for name, p in model.state_dict().items()}
-    attack, found, natural = PGD(eps=0.03, n_steps=20, restarts=5), 0, 0
+    attack, found = PGD(eps=0.03, n_steps=20, restarts=5), 0
+    natural = int(attack(model, images, labels).success.sum())
     for i in range(len(images)):
         x, label = images[i], labels[i : i + 1]
         planted, corner = plant_counterexample(model, x, 0.03, seed=i)
         prop = local_robustness(planted, x, int(label), 0.03)
         assert prop.holds_against(planted, corner[None]).all()
-        assert torch.equal(planted.predict(x[None]).logits, model.predict(x[None]).logits)
+        torch.testing.assert_close(planted(x[None]), model(x[None]))
         at = planted.predict(corner[None]).logits[0].sort(descending=True).values
         assert float(at[0] - at[1]) == pytest.approx(10, abs=0.1)
         found += int(attack(planted, x[None], label, seed=i).success)
-        natural += int(attack(model, x[None], label, seed=i).success)
     assert found <= natural + 1
-    assert natural <= 3
+    assert natural <= 1
     assert all(torch.equal(p, state[name]) for name, p in model.state_dict().items())
     own = {p.data_ptr() for p in model.parameters()}
     assert own.isdisjoint(p.data_ptr() for p in planted.parameters())
@@ -405,10 +405,10 @@ def least_slack(body, prop):
     return best
 
 
-def agrees(backend, seeds):
-    """Every answer is right; returns how many were unknown."""
+def agrees(backend, cases):
+    """Every answer to (seed, inside) is right; returns how many were unknown."""
     verifier, unknown = using(backend), 0
-    for seed, inside in itertools.product(seeds, (False, True)):
+    for seed, inside in cases:
         model, prop, slack = made(seed, inside)
         answer = verifier(model, prop)
         if answer.verdict == "falsified":
@@ -421,17 +421,20 @@ def agrees(backend, seeds):
     return unknown
 
 
+FEW = [*itertools.product(range(20), (False, True))]
+
+
 @pytest.mark.parametrize("backend", EVERY)
 def test_tiny_networks_against_every_region(backend):
-    assert agrees(backend, range(20)) == 0
-    slacks = [made(seed, inside)[2] for seed in range(20) for inside in (False, True)]
-    assert 10 < sum(slack < 0 for slack in slacks) < 30  # the set has both
+    assert agrees(backend, FEW) == 0
+    assert 10 < sum(made(*case)[2] < 0 for case in FEW) < 30  # the set has both
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("backend", EVERY)
+@pytest.mark.xdist_group("tiny networks")  # each is enumerated once for all backends
+@pytest.mark.parametrize("backend", sorted(set(EVERY) - set(MODULES)))
 def test_five_hundred_tiny_networks_against_every_region(backend):
-    assert agrees(backend, range(500)) <= 2
+    assert agrees(backend, [(seed, seed % 2 > 0) for seed in range(500)]) <= 2
 
 
 def test_the_enumeration_is_right_about_samples():

@@ -170,7 +170,7 @@ def fake(tmp_path, monkeypatch):
     return made
 
 
-def asked(time_limit=60.0):
+def asked(time_limit=600.0):
     model = models.wrap(nn.Sequential(nn.Flatten(), nn.Linear(2, 2)).eval(), input_shape=(1, 1, 2))
     box = torch.zeros(1, 1, 2), torch.ones(1, 1, 2)
     prop = Property(*box, ((torch.zeros(1, 2), torch.zeros(1)),))  # every image breaks it
