@@ -9,11 +9,8 @@ import pytest
 NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
 READ = {path.stem: nbformat.read(path, as_version=4) for path in sorted(NOTEBOOKS.glob("*.ipynb"))}
 # A notebook without a lesson is no part of the course: it needs no line anywhere else.
-LESSONS = {
-    name: one.metadata.workbench.lesson
-    for name, one in READ.items()
-    if "lesson" in one.metadata.workbench
-}
+KEPT = {name: one.metadata.get("workbench", {}) for name, one in READ.items()}
+LESSONS = {name: kept["lesson"] for name, kept in KEPT.items() if "lesson" in kept}
 FOLLOWING = list(zip(LESSONS, [*LESSONS][1:] + [*LESSONS][:1], strict=True))
 LINK = re.compile(r"\]\(([^)\s#]+)\.ipynb(?:#[^)]*)?\)")
 
