@@ -12,6 +12,7 @@ import zipfile
 from importlib import metadata
 from pathlib import Path
 
+import nbformat
 import pytest
 import yaml
 from packaging.requirements import Requirement
@@ -50,8 +51,13 @@ def imported(path: Path) -> set[str]:
     package = path.relative_to(ROOT).parent.parts
     if package[0] == "widgets":
         package = ("workbench", *package)
+    return modules(path.read_text(), package)
+
+
+def modules(code: str, package: tuple[str, ...]) -> set[str]:
+    """Every module that code in `package` imports."""
     names: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(ast.parse(code)):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -125,7 +131,7 @@ def required_by(name: str) -> list[str]:
 def test_what_the_code_imports_is_declared():
     project = PROJECT["project"]
     extras = project["optional-dependencies"]
-    names = ("onnx", "hf", "timm", "app", "solvers", "cluster")
+    names = ("hf", "timm", "app", "solvers", "cluster")
     users = [line for extra in names for line in extras[extra]]
     declared = {canonicalize_name(Requirement(r).name) for r in [*project["dependencies"], *users]}
     homes = metadata.packages_distributions()
@@ -136,6 +142,20 @@ def test_what_the_code_imports_is_declared():
             if name not in sys.stdlib_module_names:
                 home = {canonicalize_name(d) for d in homes.get(name, [name])}
                 assert home & declared, f"{path.relative_to(ROOT)} imports {name}: not declared"
+
+
+def test_what_the_notebooks_import_is_declared_without_an_extra():
+    declared = {canonicalize_name(Requirement(r).name) for r in PROJECT["project"]["dependencies"]}
+    declared |= {"ipython", "dnn-workbench"}
+    homes = metadata.packages_distributions()
+    for path in suite.notebooks():
+        cells = nbformat.read(path, as_version=4).cells
+        code = "\n".join(cell.source for cell in cells if cell.cell_type == "code")
+        for name in modules(code, ()):
+            top = name.split(".")[0]
+            if top not in sys.stdlib_module_names:
+                home = {canonicalize_name(d) for d in homes.get(top, [top])}
+                assert home & declared, f"{path.name} imports {top}, which an installed bench lacks"
 
 
 # Imports

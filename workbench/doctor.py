@@ -13,7 +13,7 @@ from pathlib import Path
 
 OK, NOTE, PROBLEM = "ok", "note", "problem"
 DISTRIBUTION = "dnn-workbench"
-OPTIONAL = {"onnx": "onnx:PATH", "transformers": "hf:NAME", "timm": "timm:NAME"}
+OPTIONAL = {"transformers": "hf:NAME", "timm": "timm:NAME"}
 LEAST_DISK = 2e9  # bytes: the data sets with their archives take about 1 GB
 
 
