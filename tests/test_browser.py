@@ -63,7 +63,7 @@ SHORT = {  # notebooks of the tests' own
     ],
     "evaluation.ipynb": [
         "from workbench.widgets import EvaluationPanel\n"
-        "EvaluationPanel('digits', 'digits/cnn-robust', n=30)",
+        "EvaluationPanel('digits', 'digits/cnn-robust', n=12)",
     ],
 }
 

@@ -1,6 +1,5 @@
 import gzip
 import hashlib
-import socket
 import struct
 import subprocess
 import sys
@@ -13,6 +12,7 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 import numpy as np
 import pytest
 import torch
+from browsers import reserved_port
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays as numpy_arrays
@@ -92,9 +92,7 @@ def server(tmp_path, monkeypatch):
 
 def nobody_there():
     """A url that refuses connections."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return f"http://127.0.0.1:{probe.getsockname()[1]}/"
+    return f"http://127.0.0.1:{reserved_port()}/"
 
 
 def file_hash(path):
