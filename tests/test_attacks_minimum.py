@@ -74,9 +74,13 @@ def nearest_in_l2(layer, x, target):
 
 
 @EACH
-@pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("n", [1, 2, 7])
-@pytest.mark.parametrize("targeted", [False, True])
+@pytest.mark.parametrize(
+    ("shape", "n", "targeted"),
+    [
+        *zip(SHAPES, (1, 2, 7), [False] * 3, strict=True),
+        *zip(SHAPES, (7, 1, 2), [True] * 3, strict=True),
+    ],
+)
 def test_near_the_closed_form(attack, shape, n, targeted):
     norm = attack.distance
     model, layer = linear(shape, 2 if targeted else 5, lead=2.0 if norm == "L0" else 0.05)
