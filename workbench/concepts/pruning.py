@@ -27,7 +27,7 @@ from workbench.concepts.relevance import (
     study_copy,
 )
 from workbench.data import ImageDataset
-from workbench.models import Classifier, measure, private_copy
+from workbench.models import Classifier, heard, measure, private_copy
 from workbench.steps import Step, work
 
 if TYPE_CHECKING:
@@ -54,12 +54,12 @@ class Pruning:
     def summary(self) -> dict[str, Any]:
         """What was removed by which criterion; accuracy before and after, if measured."""
         units = sum(len(kept) for kept in self.kept.values())
-        left = sum(int(kept.sum()) for kept in self.kept.values())
+        remaining = sum(int(kept.sum()) for kept in self.kept.values())
         return {
             "criterion": self.criterion,
             "units": units,
-            "removed": units - left,
-            "share_removed": 1 - left / units,
+            "removed": units - remaining,
+            "share_removed": 1 - remaining / units,
             "accuracy_before": self.curve[0][1] if self.curve else None,
             "accuracy": self.curve[-1][1] if self.curve else None,
         }
@@ -117,31 +117,35 @@ def prune(
     if criterion.startswith("lrp"):
         filter_relevance(model, x, labels)  # says at once what LRP cannot follow
     generator = torch.Generator().manual_seed(seed)
-    kept = {
-        n: torch.ones(len(_weights(model, n)[0]), dtype=torch.bool) for n in hidden_layers(model)
-    }
-    sizes = [len(k) for k in kept.values()]
-    units = sum(sizes)
+    sizes = {name: len(_weights(model, name)[0]) for name in hidden_layers(model)}
+    kept = {name: torch.ones(size, dtype=torch.bool) for name, size in sizes.items()}
+    units = sum(sizes.values())
     goal = max(1, round(share * units))
     curve: tuple[tuple[float, float], ...] = ()
-    followers = _norms(model, x[:1])
-    pruned = model
+    followers, pruned = _norms(model, x[:1]), model
     for removed in [*range(0, goal, max(1, round(step * units))), goal]:
-        before = units - sum(int(k.sum()) for k in kept.values())
-        if removed > before:
+        more = removed - sum(int((~k).sum()) for k in kept.values())
+        if more > 0:
             scores = _scores(pruned, x, labels, criterion, generator)
-            flat = torch.cat([scores[n].where(k, torch.inf) for n, k in kept.items()])
-            mixed = torch.randperm(units, generator=generator)  # equal scores, in random order
-            lowest = mixed[flat[mixed].argsort(stable=True)[: removed - before]]
-            gone = torch.zeros(units, dtype=torch.bool).index_fill_(0, lowest, True)
-            kept = {n: kept[n] & ~g for n, g in zip(kept, gone.split(sizes), strict=True)}
+            kept = _fewer(kept, scores, more, generator)
         pruned = _without(model, kept, followers)
         if test is not None:
-            counted = measure(pruned, test)
-            accuracy = counted["test_correct"] / counted["test_total"]
-            curve += ((removed / units, accuracy),)
-        result = Pruning(pruned, criterion, kept, curve)
-        yield Step(removed, goal, f"{removed} of {units} units", result)
+            counts = measure(pruned, test)
+            curve += ((removed / units, counts["test_correct"] / counts["test_total"]),)
+        value = Pruning(pruned, criterion, kept, curve)
+        yield Step(removed, goal, f"{removed} of {units} units", value)
+
+
+def _fewer(
+    kept: dict[str, Tensor], scores: Scores, count: int, generator: torch.Generator
+) -> dict[str, Tensor]:
+    """The units that are kept, but for the `count` lowest, over all layers."""
+    sizes = [len(mask) for mask in kept.values()]
+    flat = torch.cat([scores[name].where(mask, torch.inf) for name, mask in kept.items()])
+    mixed = torch.randperm(len(flat), generator=generator)  # equal scores, in random order
+    lowest = mixed[flat[mixed].argsort(stable=True)[:count]]
+    removed = torch.zeros(len(flat), dtype=torch.bool).index_fill_(0, lowest, True).split(sizes)
+    return {name: kept[name] & ~mask for name, mask in zip(kept, removed, strict=True)}
 
 
 def _scores(
@@ -149,15 +153,15 @@ def _scores(
 ) -> Scores:
     """The score of every unit, normalised by layer."""
     find, order = CRITERIA[criterion]
-    found = find(model, x, labels, generator)
-    return {name: F.normalize(s.detach().cpu(), p=order, dim=0) for name, s in found.items()}
+    scores = find(model, x, labels, generator)
+    return {name: F.normalize(s.detach().cpu(), p=order, dim=0) for name, s in scores.items()}
 
 
 def _relevance(
     model: Classifier, x: Tensor, labels: Tensor, _: torch.Generator, *, rule: Rule
 ) -> Scores:
-    found = propagate(model, x, labels, rule).relevance
-    return {name: values.sum(0) for name, values in found.items()}
+    relevance = propagate(model, x, labels, rule).relevance
+    return {name: values.sum(0) for name, values in relevance.items()}
 
 
 def _magnitude(model: Classifier, x: Tensor, labels: Tensor, _: torch.Generator) -> Scores:
@@ -170,9 +174,11 @@ def _gradient(
     net = study_copy(model)
     layers = {name: net.layer(name) for name in hidden_layers(model)}
     outputs: dict[nn.Module, Tensor] = {}
-    for layer in layers.values():
-        layer.register_forward_hook(lambda module, _, output: outputs.update({module: output}))
-    with torch.enable_grad():
+
+    def keep(module: nn.Module, _: object, output: Tensor) -> None:
+        outputs[module] = output
+
+    with heard(layers.values(), keep), torch.enable_grad():
         loss = F.cross_entropy(net(x.clone().requires_grad_()), labels)
         gradients = torch.autograd.grad(loss, [outputs[layer] for layer in layers.values()])
     return {
@@ -208,22 +214,18 @@ def _norms(model: Classifier, x: Tensor) -> dict[str, str]:
     """The batch norms whose input is the output of a hidden layer, by that layer."""
     net = study_copy(model)
     names = {module: name for name, module in net.body.named_modules()}
-    made: dict[int, tuple[str, Tensor]] = {}  # the tensor is held, so that its id stays its own
-    found: dict[str, str] = {}
+    makers: dict[int, tuple[str, Tensor]] = {}  # the tensor is held, so that its id stays its own
+    norms: dict[str, str] = {}
 
     def note(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        if isinstance(module, NORMS) and id(inputs[0]) in made:
-            found[made[id(inputs[0])][0]] = names[module]
-        made[id(output)] = names[module], output
+        if isinstance(module, NORMS) and id(inputs[0]) in makers:
+            norms[makers[id(inputs[0])][0]] = names[module]
+        makers[id(output)] = names[module], output
 
-    for name in hidden_layers(model):
-        net.layer(name).register_forward_hook(note)
-    for module in names:
-        if isinstance(module, NORMS):
-            module.register_forward_hook(note)
-    with torch.no_grad():
+    hidden = [net.layer(name) for name in hidden_layers(model)]
+    with heard([*hidden, *(m for m in names if isinstance(m, NORMS))], note), torch.no_grad():
         net(x)
-    return found
+    return norms
 
 
 def _without(model: Classifier, kept: dict[str, Tensor], norms: dict[str, str]) -> Classifier:

@@ -16,7 +16,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
 from workbench import checks
-from workbench.models import Classifier, private_copy, ready
+from workbench.models import Classifier, heard, private_copy, ready
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -93,11 +93,11 @@ def filter_relevance(
     leaks = result.leaks()
     in_line = not any(is_sum(module) for module in model.modules())
     if in_line and max(leaks.values()) > LEAK:
-        told = ", ".join(f"{name} {leak:.0%}" for name, leak in leaks.items())
+        shares = ", ".join(f"{name} {leak:.0%}" for name, leak in leaks.items())
         warnings.warn(
             f"{model.card.name}: relevance is not conserved: biases keep it (rule='epsilon'), "
             "units without positive input lose it ('z+'), functions that are no layers change "
-            f"it; lost or gained on the way to {told}",
+            f"it; lost or gained on the way to {shares}",
             stacklevel=2,
         )
     return result
@@ -109,23 +109,25 @@ def propagate(model: Classifier, x: Tensor, labels: Tensor, rule: Rule = "z+") -
     from captum.attr._utils.lrp_rules import Alpha1_Beta0_Rule, EpsilonRule, IdentityRule
 
     net = study_copy(model)
+    carried: list[nn.Module] = []
     layer: Any
     for layer in net.modules():
         kind = type(layer)
-        if issubclass(kind, WEIGHTED) and rule == "z+":
+        if issubclass(kind, WEIGHTED) and rule == "z+":  # shares by w+ x / sum of w+ x
             layer.rule = Alpha1_Beta0_Rule(set_bias_to_zero=True)
         elif issubclass(kind, (*WEIGHTED, *CARRIED)) or is_sum(layer):
             layer.rule = EpsilonRule()
-            # Captum's hooks get mixed up where the output is the input itself, as of Identity.
-            layer.register_forward_hook(lambda _, __, output: output.clone())
-        elif issubclass(kind, NORMS):
+            carried.append(layer)
+        elif issubclass(kind, NORMS):  # one factor a channel: it moves no relevance between units
             layer.rule = IdentityRule()
     with torch.no_grad():
         start = net(x).gather(1, labels[:, None])[:, 0]
     layers = {name: net.layer(name) for name in hidden_layers(model)}
-    parts = LayerLRP(net, list(layers.values())).attribute(
-        x.clone().requires_grad_(), target=labels
-    )
+    # Captum's hooks get mixed up where the output is the input itself, as of Identity.
+    with heard(carried, lambda _, __, output: output.clone()):
+        parts = LayerLRP(net, list(layers.values())).attribute(
+            x.clone().requires_grad_(), target=labels
+        )
     values = {k: by_unit(r, layers[k]).detach().cpu() for k, r in zip(layers, parts, strict=True)}
     return Relevance(values, start.cpu(), rule)
 
@@ -228,12 +230,6 @@ def _followable(net: Classifier, x: Tensor) -> None:
     def leave(*_: object) -> None:
         mode.running.pop()
 
-    hooks = [module.register_forward_pre_hook(enter) for module in names]
-    hooks += [module.register_forward_hook(leave) for module in names]
     x.requires_grad_()
-    try:
-        with torch.enable_grad(), mode:
-            net(x)
-    finally:
-        for hook in hooks:
-            hook.remove()
+    with heard(names, leave, before=enter), torch.enable_grad(), mode:
+        net(x)

@@ -5,14 +5,13 @@ from __future__ import annotations
 import math
 from collections import Counter
 from dataclasses import dataclass
-from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from workbench import checks
-from workbench.models import Classifier, audible, batch_size, ready, unheard
+from workbench.models import Classifier, audible, batch_size, heard, ready, unheard
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -74,18 +73,18 @@ def local_complexity(
     generator = torch.Generator().manual_seed(seed)
     size = pixels, n_directions
     draws = torch.randn(size, generator=generator, dtype=torch.float32).double()
-    ways = radius * torch.linalg.qr(draws)[0].T.reshape(-1, *x.shape[1:])
-    ways = torch.cat([ways, -ways]).to(weights)
+    vertices = radius * torch.linalg.qr(draws)[0].T.reshape(-1, *x.shape[1:])
+    vertices = torch.cat([vertices, -vertices]).to(weights)
     size = batch_size(model.input_shape, BATCH)
-    parts = x.to(weights).split(max(1, size // len(ways)))
-    found = [_crossings(model, part, ways.split(size)) for part in parts]
-    if not found[0]:
+    parts = x.to(weights).split(max(1, size // len(vertices)))
+    counts = [_crossings(model, part, vertices.split(size)) for part in parts]
+    if not counts[0]:
         none = f"model: expected modules like ReLU or GELU, {model.card.name} runs none"
         raise ValueError(unheard(model) or none)
-    return LocalComplexity({name: torch.cat([n[name] for n in found]) for name in found[0]})
+    return LocalComplexity({name: torch.cat([n[name] for n in counts]) for name in counts[0]})
 
 
-def _crossings(model: Classifier, x: Tensor, ways: tuple[Tensor, ...]) -> dict[str, Tensor]:
+def _crossings(model: Classifier, x: Tensor, shifts: tuple[Tensor, ...]) -> dict[str, Tensor]:
     """By layer, how many neurons change sign between the vertices `x + ways`: `(N,)`."""
     modules: dict[nn.Module, str] = {
         m: name for m, name in audible(model.body).items() if isinstance(m, ACTIVATIONS)
@@ -93,25 +92,17 @@ def _crossings(model: Classifier, x: Tensor, ways: tuple[Tensor, ...]) -> dict[s
     signs: dict[str, Tensor] = {}
     runs: Counter[nn.Module] = Counter()
 
-    asker = get_ident()
-
     def note(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        if get_ident() != asker:  # another thread asks the same model
-            return
         runs[module] += 1
         name = modules[module] + (f"#{runs[module]}" if runs[module] > 1 else "")
-        z = inputs[0].flatten(1).unflatten(0, (len(some), len(x)))
+        # A hyperplane crosses the polytope where z has both signs among its vertices.
+        z = inputs[0].flatten(1).unflatten(0, (len(batch), len(x)))
         signs[name] = torch.stack([(z < 0).any(0), (z > 0).any(0)]) | signs.get(name, False)
 
-    hooks = [module.register_forward_pre_hook(note) for module in modules]
-    try:
-        for some in ways:
+    with heard(modules, before=note), torch.no_grad():
+        for batch in shifts:
             runs.clear()
-            with torch.no_grad():
-                logits = model((x + some[:, None]).flatten(0, 1))
+            logits = model((x + batch[:, None]).flatten(0, 1))
             if not bool(logits.isfinite().all()):
                 raise ValueError("model: its logits near x are not finite numbers")
-    finally:
-        for hook in hooks:
-            hook.remove()
     return {name: seen.all(0).sum(1).cpu() for name, seen in signs.items()}

@@ -14,7 +14,7 @@ from torch.nn.modules.utils import _pair
 from torch.overrides import TorchFunctionMode
 
 from workbench.levelsets.slices import Slice
-from workbench.models import Classifier, private_copy
+from workbench.models import Classifier, heard, private_copy
 
 ADVICE = "levelsets.plane shows a slice of any classifier, on a grid"
 PROBES = 61  # a batch size that no other tensor of a network is likely to have
@@ -92,7 +92,7 @@ class Reached(Exception):
 
 
 class Chosen(TorchFunctionMode):
-    """A network that chooses at its kinks what it is told: a copy in float64 on the CPU.
+    """A network whose kinks choose what is given: a copy in float64 on the CPU.
 
     Every torch function of its forward pass is seen, whether a module or a plain call makes
     it. Points are in the window of `plane` as a unit square. layers: the shape of each layer
@@ -111,8 +111,13 @@ class Chosen(TorchFunctionMode):
         self.sides = np.array([right, top]) - self.corner
         self.model = private_copy(model, share=False).to("cpu", torch.float64)
         self.path: list[str] = []
-        for name, module in self.model.body.named_modules():  # type: ignore[union-attr]
-            self.follow(name or type(module).__name__, module)
+        self.names = {
+            module: name or type(module).__name__
+            for name, module in self.model.body.named_modules()  # type: ignore[union-attr]
+        }
+        for module, name in self.names.items():
+            if isinstance(module, torch.jit.ScriptModule):
+                raise ValueError(f"model: {name} is compiled, which hides what it does. {ADVICE}")
         self.layers: dict[str, tuple[int, ...]] = {}
         self.width = plane.origin.numel()
         self.draw = torch.Generator().manual_seed(0)
@@ -124,20 +129,6 @@ class Chosen(TorchFunctionMode):
         self.probing = True
         self.run(self.plane.images(points), [])
         self.probing = False
-
-    def follow(self, name: str, module: nn.Module) -> None:
-        """Know when `module` runs."""
-        if isinstance(module, torch.jit.ScriptModule):
-            raise ValueError(f"model: {name} is compiled, which hides what it does. {ADVICE}")
-
-        def enter(*_: object) -> None:
-            self.path.append(name)
-
-        def leave(*_: object) -> None:
-            self.path.pop()
-
-        module.register_forward_pre_hook(enter)
-        module.register_forward_hook(leave)
 
     def images(self, points: np.ndarray) -> torch.Tensor:
         """Images at points `(M, 2)`."""
@@ -152,7 +143,14 @@ class Chosen(TorchFunctionMode):
         self.choices, self.calls = [torch.from_numpy(c).long() for c in choices], 0
         self.rows = len(x)
         self.path.clear()
-        with torch.no_grad(), self:
+
+        def enter(module: nn.Module, _: object) -> None:
+            self.path.append(self.names[module])
+
+        def leave(*_: object) -> None:
+            self.path.pop()
+
+        with torch.no_grad(), heard(self.names, leave, before=enter), self:
             return self.model(x)
 
     def coefs(self, choices: Iterable[np.ndarray], n: int) -> np.ndarray:
@@ -162,6 +160,7 @@ class Chosen(TorchFunctionMode):
             z = self.run(x, choices).T[..., None]
         except Reached as reached:
             z = reached.kink.scores
+        # The choices make it affine: three corners of the square give the function.
         at, right, above = z.unflatten(1, (3, n)).unbind(1)
         return torch.stack([at, right - at, above - at]).numpy()
 
@@ -196,6 +195,7 @@ class Chosen(TorchFunctionMode):
         if out.shape[:1] != (PROBES,):
             return
         y = out.reshape(PROBES, -1)
+        # An affine function of the points lies in the span of (1, s, t): nothing is left over.
         rest = (y - self.basis @ (self.basis.T @ y)).abs().max()
         if rest > 1e-7 * (y - y[0]).abs().max() + 1e-12 * y.abs().max():
             raise ValueError(

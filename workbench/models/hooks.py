@@ -20,16 +20,20 @@ if TYPE_CHECKING:
     from workbench.models.classifier import Classifier
 
 Hook = Callable[[nn.Module, Any, Any], Any]
+Before = Callable[[nn.Module, Any], Any]
 PLAIN = (bool, int, float, str, type(None))
 # What every module has: of these only what it holds is looked at, by itself.
 TORCH = {*vars(nn.Module()), "_listed"}
 
 
 @contextmanager
-def heard(modules: Iterable[nn.Module], hook: Hook) -> Iterator[None]:
+def heard(
+    modules: Iterable[nn.Module], hook: Hook | None = None, *, before: Before | None = None
+) -> Iterator[None]:
     """Call `hook(module, inputs, output)` when a module has run in this thread.
 
     As PyTorch's forward hooks: what it returns takes the place of the output, unless None.
+    before: `before(module, inputs)` likewise, when it is about to run: its inputs as they were.
     They are removed at the end.
 
     Raises:
@@ -37,10 +41,10 @@ def heard(modules: Iterable[nn.Module], hook: Hook) -> Iterator[None]:
     """
     owner = get_ident()
 
-    def mine(module: nn.Module, inputs: Any, output: Any) -> Any:
-        return hook(module, inputs, output) if get_ident() == owner else None
+    def mine(call: Callable[..., Any]) -> Callable[..., Any]:
+        return lambda *args: call(*args) if get_ident() == owner else None
 
-    with _hooked(modules, mine):
+    with _hooked(modules, hook and mine(hook), before and mine(before)):
         yield
 
 
@@ -57,17 +61,17 @@ def outputs(
     Raises:
         ValueError: as `edited`.
     """
-    found: dict[str, Any] = {}
+    given: dict[str, Any] = {}
 
     def keep(name: str) -> Callable[[torch.Tensor], None]:
-        return lambda output: found.__setitem__(name, read(output))
+        return lambda output: given.__setitem__(name, read(output))
 
     with edited(model, {name: keep(name) for name in names}) as run:
 
         def ask(x: torch.Tensor) -> tuple[torch.Tensor, dict[str, Any]]:
-            found.clear()
+            given.clear()
             logits = run(x)
-            return logits, {name: found[name] for name in names}
+            return logits, {name: given[name] for name in names}
 
         yield ask
 
@@ -203,12 +207,12 @@ def compiled(module: nn.Module) -> bool:
 def anatomy(model: nn.Module) -> list[Any]:
     """What decides which layers of a model run, to be compared: modules, attributes, weights."""
     seen: set[int] = set()
-    found: list[Any] = []
+    parts: list[Any] = []
     for name, module in model.named_modules():
         own = {k: _plain(v, seen) for k, v in [*vars(module).items()] if k not in TORCH}
         tensors = [*module._parameters.values(), *module._buffers.values()]
-        found.append((name, id(module), own, [_version(t) for t in tensors if t is not None]))
-    return found
+        parts.append((name, id(module), own, [_version(t) for t in tensors if t is not None]))
+    return parts
 
 
 def _plain(value: Any, seen: set[int], depth: int = 3) -> Any:
@@ -232,9 +236,11 @@ def _version(tensor: torch.Tensor) -> tuple[int, int]:
 
 
 @contextmanager
-def _hooked(modules: Iterable[nn.Module], hook: Hook) -> Iterator[None]:
+def _hooked(
+    modules: Iterable[nn.Module], hook: Hook | None, before: Before | None = None
+) -> Iterator[None]:
     """Forward hooks on modules, removed at the end."""
-    handles = []
+    handles: list[Any] = []
     try:
         for module in modules:
             if compiled(module):
@@ -242,7 +248,8 @@ def _hooked(modules: Iterable[nn.Module], hook: Hook) -> Iterator[None]:
                     f"model: {type(module).__name__} is compiled, which hides what its layers "
                     "give; wrap the module as it was before torch.jit or torch.compile"
                 )
-            handles.append(module.register_forward_hook(hook))
+            handles += [module.register_forward_pre_hook(before)] if before else []
+            handles += [module.register_forward_hook(hook)] if hook else []
         yield
     finally:
         for handle in handles:

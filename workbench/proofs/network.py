@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from workbench.models import Classifier, private_copy, ready
+from workbench.models import Classifier, heard, private_copy, ready
 from workbench.proofs.clock import LATE, Clock
 
 PROBES = 61  # a batch size that no other tensor of a network is likely to have
@@ -62,16 +62,16 @@ class Network:
         self.size: Matrices = {}  # the absolute values of the weights
         for j, n in enumerate(self.sizes[:-1]):
             columns: list[list[torch.Tensor]] = [[] for _ in self.sizes]
-            for some in torch.arange(n).split(chunk(sum(self.sizes) // 16)):
+            for batch in torch.arange(n).split(chunk(sum(self.sizes) // 16)):
                 # Zeros come last in the same batch: what they make is rounded the same way.
-                eye = nn.functional.one_hot(torch.cat([some, some[:1]]), n).double()
+                eye = nn.functional.one_hot(torch.cat([batch, batch[:1]]), n).double()
                 eye[-1] = 0
                 self.clock.check(f"{LATE} while the network was read")
-                made = watch.run(units(j, eye))
+                zs = watch.run(units(j, eye))
                 for k in range(j + 1, self.top + 1):
-                    columns[k].append((made[k - 1][:-1] - made[k - 1][-1]).to_sparse())
+                    columns[k].append((zs[k - 1][:-1] - zs[k - 1][-1]).to_sparse())
             if j == 0:
-                self.bias += [z[-1].clone() for z in made]
+                self.bias += [z[-1].clone() for z in zs]
             for k in range(j + 1, self.top + 1):
                 matrix = torch.cat(columns[k]).coalesce()
                 if matrix.values().numel():
@@ -95,47 +95,48 @@ class Network:
 
     def run(self, x: torch.Tensor) -> list[torch.Tensor]:
         """The images `(B, n_0)` and every z of them, the logits last."""
-        y, found = [x], [x]
+        y, zs = [x], [x]
         for k in range(1, self.top + 1):
-            found.append(self.z(k, y))
-            y.append(found[-1].relu())
-        return found
+            zs.append(self.z(k, y))
+            y.append(zs[-1].relu())
+        return zs
 
 
 class Watch:
-    """A copy of a model whose ReLUs pass on what they are told; seen: what came to each."""
+    """A copy of a model whose ReLUs pass on what is given; seen: what came to each."""
 
     def __init__(self, model: Classifier) -> None:
         self.copy = private_copy(model, share=False).to("cpu", torch.float64)
         self.shape = model.input_shape
         self.seen: dict[str, torch.Tensor] = {}
         self.basis: torch.Tensor | None = None
-        for name, module in self.copy.body.named_modules():  # type: ignore[union-attr]
-            where = f"{name} ({type(module).__name__})" if name else type(module).__name__
-            module.register_forward_pre_hook(partial(self.check, f"what comes to {where}"))
-            if type(module) is nn.ReLU:
-                module.register_forward_pre_hook(self.enter(name))
-                module.register_forward_hook(self.leave)
-            else:
-                module.register_forward_hook(partial(self.check, where))
+        body: nn.Module = self.copy.body  # type: ignore[assignment]
+        self.names = {module: name for name, module in body.named_modules()}
 
-    def enter(self, name: str) -> Callable[..., None]:
-        """Before a ReLU: keep what comes to it."""
+    def where(self, module: nn.Module) -> str:
+        """What a module is called in errors."""
+        name, kind = self.names[module], type(module).__name__
+        return f"{name} ({kind})" if name else kind
 
-        def hook(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+    def enter(self, module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+        """Keep what comes to a ReLU."""
+        self.check("what comes to " + self.where(module), inputs)
+        if type(module) is nn.ReLU:
+            name = self.names[module]
             if name in self.seen:
                 raise ValueError(f"model: {name} runs more than once a pass. {ADVICE}")
             self.seen[name] = inputs[0].flatten(1).clone()
 
-        return hook
-
-    def leave(self, module: nn.Module, inputs: object, out: torch.Tensor) -> torch.Tensor:
+    def leave(self, module: nn.Module, _: object, out: Any) -> torch.Tensor | None:
         """After a ReLU: pass on what is given; one in place has written to its input."""
-        return out.copy_(self.source(len(self.seen), out[0].numel()).view_as(out))
+        if type(module) is nn.ReLU:
+            return out.copy_(self.source(len(self.seen), out[0].numel()).view_as(out))
+        self.check(self.where(module), out)
+        return None
 
-    def check(self, where: str, module: nn.Module, *given: Any) -> None:
-        """While probing, see that the last of what is `given` is affine in the points."""
-        value = next(iter(given[-1]), None) if isinstance(given[-1], tuple) else given[-1]
+    def check(self, where: str, value: Any) -> None:
+        """While probing, see that a value, or the first of a tuple, is affine in the points."""
+        value = next(iter(value), None) if isinstance(value, tuple) else value
         if self.basis is None or not isinstance(value, torch.Tensor):
             return
         if value.shape[:1] != (PROBES,):
@@ -143,6 +144,7 @@ class Watch:
         y = value.reshape(PROBES, -1).double()
         if not bool(y.isfinite().all()):
             raise ValueError(f"model: {where} is NaN or infinite; see to the weights")
+        # An affine function of the points lies in the span of (1, s, t): nothing is left over.
         rest = (y - self.basis @ (self.basis.T @ y)).abs().amax(0)
         if bool((rest > 1e-7 * (y - y[0]).abs().amax(0) + 1e-12 * y.abs().max()).any()):
             raise ValueError(f"model: {where} is not affine. {ADVICE}")
@@ -151,7 +153,7 @@ class Watch:
         """Every z, flat, and the logits, of what `source` gives for each y_j, `(B, n_j)`."""
         self.source = source
         self.seen.clear()
-        with torch.no_grad():
+        with torch.no_grad(), heard(self.names, self.leave, before=self.enter):
             logits = self.copy(source(0, math.prod(self.shape)).view(-1, *self.shape))
         return [*self.seen.values(), logits]
 
@@ -164,10 +166,10 @@ class Watch:
             points = spread * torch.randn((PROBES, 2), generator=draw)
             points = torch.cat([torch.ones(PROBES, 1), points], 1)
             self.basis = torch.linalg.qr(points).Q
-            found = self.run(partial(planar, points, draw))
-            self.check("what it says", self.copy, found[-1])
+            zs = self.run(partial(planar, points, draw))
+            self.check("what it says", zs[-1])
         self.basis = None
-        return found
+        return zs
 
 
 def planar(points: torch.Tensor, draw: torch.Generator, _: int, n: int) -> torch.Tensor:
