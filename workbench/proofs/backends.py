@@ -102,8 +102,8 @@ def z3_steps(query: Query, seed: int = 0) -> Iterator[Step[Answer]]:
             raise TimeoutError(f"Z3 says {exact.reason_unknown()}")
         if status == z3.unsat:
             return None
-        found = exact.model()
-        values = (found.eval(v[i], model_completion=True) for i in range(len(code.sides)))
+        assignment = exact.model()
+        values = (assignment.eval(v[i], model_completion=True) for i in range(len(code.sides)))
         return [float(value.as_fraction()) for value in values]
 
     return one_by_one(query, ask)
@@ -132,10 +132,10 @@ def one_by_one(
         ]
         for inside in MARGINS:
             query.clock.check()
-            found = ask(query, code, [row for row in unsafe if row[0]], inside)
-            if found is None:
+            image = ask(query, code, [row for row in unsafe if row[0]], inside)
+            if image is None:
                 break
-            x = query.counterexample(torch.tensor([found], dtype=torch.float64))
+            x = query.counterexample(torch.tensor([image], dtype=torch.float64))
             if x is not None:
                 answer = query.answer("falsified", counterexample=x)
                 yield Step(total, total, answer.verdict, answer)

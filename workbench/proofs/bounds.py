@@ -70,13 +70,15 @@ def relax(
     """
     highest = net.top - 1 if above else min(k, net.top - 1)
     seen = slice(net.parts[highest].stop)  # the neurons that count
-    found = []
-    for some in slices(len(rows), chunk(max(net.sizes[0], seen.stop))):
+    relaxed = []
+    for batch in slices(len(rows), chunk(max(net.sizes[0], seen.stop))):
         net.clock.check()
-        few = Region(*region[:2], *(part[some, seen] for part in region[2:]))
-        low, high = (None if part is None else part[some, seen] for part in (alpha, beta))
-        found.append(ascent(net, few, k, highest, rows[some], offset[some], low, high, steps))
-    return Relaxed(*map(torch.cat, zip(*found, strict=True)))
+        subproblems = Region(*region[:2], *(part[batch, seen] for part in region[2:]))
+        alphas, betas = (None if part is None else part[batch, seen] for part in (alpha, beta))
+        relaxed.append(
+            ascent(net, subproblems, k, highest, rows[batch], offset[batch], alphas, betas, steps)
+        )
+    return Relaxed(*map(torch.cat, zip(*relaxed, strict=True)))
 
 
 def ascent(
@@ -95,51 +97,79 @@ def ascent(
     low, high = region.lower.clamp(max=0), region.upper.clamp(min=0)
     rise = high / (high - low).clamp(min=1e-300)
     fall = -rise * low  # the upper line is rise * z + fall
-    below = (rise > 0.5).double() if alpha is None else alpha.double()
-    alpha = torch.where(unstable, below, (region.lower >= 0).double())
+    # The lower line alpha * z, 0 <= alpha <= 1: at first that of the smaller triangle (CROWN).
+    start = (rise > 0.5).double() if alpha is None else alpha.double()
+    alpha = torch.where(unstable, start, (region.lower >= 0).double())
     beta = torch.zeros_like(rise) if beta is None else beta.double()
+    # A maximum is at least any convex mix of its rows: then one linear function is bounded.
     mix = torch.full_like(offset, 1 / offset.shape[1])
     adam = Adam(alpha, beta, mix)
     best: Relaxed | None = None
     while True:
-        pushes = beta * sign
-        asked = (mix[:, :, None] * rows).sum(1)
-        coefs = {k: asked} if k == net.top else {}
-        value = asked @ net.bias[k] - (mix * offset).sum(1)
-        slope, shift = alpha.clone(), torch.zeros_like(rise)
-        pulled = torch.zeros_like(rise)  # the coefficients of the outputs
-        for j in range(highest, 0, -1):
-            part = net.parts[j]
-            a = pulled[:, part] = net.pulled(j, coefs, len(rows))
-            slope[:, part] = torch.where(a < 0, rise[:, part], alpha[:, part])
-            shift[:, part] = torch.where(a < 0, fall[:, part], 0.0)
-            coefs[j] = a * slope[:, part] - pushes[:, part]
-            value = value + coefs[j] @ net.bias[j]
-            if j == k:
-                coefs[j] = coefs[j] + asked
-        a = net.pulled(0, coefs, len(rows))
+        objective = (mix[:, :, None] * rows).sum(1)
+        value = objective @ net.bias[k] - (mix * offset).sum(1)
+        lines = (alpha, rise, fall)
+        value, a, pulled, slope, shift = substituted(
+            net, k, highest, objective, value, lines, beta * sign
+        )
         cost = -pulled * shift
+        # The least of a linear function over a box: at each pixel the side against its sign.
         value = value - cost.sum(1) + a @ region.centre - a.abs() @ region.radius
         y = [region.centre - region.radius * a.sign()]
-        now = Relaxed(value, y[0], cost, alpha.clone(), beta.clone())
-        best = now if best is None else better(now, best)
+        current = Relaxed(value, y[0], cost, alpha.clone(), beta.clone())
+        best = current if best is None else better(current, best)
         proved = bool((best.value > TOLERANCE).all())
         if steps == 0 or proved or net.clock.late:
             return best
         steps -= 1
-        # The gradient, from the image that reaches the bound and the lines that were taken.
+        # The gradient (Danskin): the image that reaches the bound and the lines that were taken
+        # stay as they are, so one pass of that image through those lines gives it.
         z = torch.zeros_like(rise)
         for j in range(1, highest + 1):
             part = net.parts[j]
             z[:, part] = net.z(j, y)
             y.append(slope[:, part] * z[:, part] + shift[:, part])
-        last = net.z(k, y) if k == net.top else z[:, net.parts[k]]
-        mixed = offset - (rows @ last[:, :, None])[:, :, 0]
-        adam.step(-(pulled.clamp(min=0) * z * unstable), sign * z, mixed)
+        z_k = net.z(k, y) if k == net.top else z[:, net.parts[k]]
+        mix_gradient = offset - (rows @ z_k[:, :, None])[:, :, 0]
+        # Alpha moves the bound only where the lower line was taken, by pulled * z; beta by what
+        # its sign asks of z; the mix by each row's value. Adam goes down, the bound up.
+        adam.step(-(pulled.clamp(min=0) * z * unstable), sign * z, mix_gradient)
         alpha.clamp_(0, 1)
         beta.clamp_(min=0)
         mix.clamp_(min=1e-9)
         mix /= mix.sum(1, keepdim=True)
+
+
+def substituted(
+    net: Network,
+    k: int,
+    highest: int,
+    objective: torch.Tensor,
+    value: torch.Tensor,
+    lines: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
+    pushes: torch.Tensor,
+) -> tuple[torch.Tensor, ...]:
+    """`objective . z_k` as a linear function of the image below it: lines in place of ReLUs.
+
+    value: its constant so far. lines: alpha, rise, fall. pushes: multipliers of z, for the
+    signs. Gives the constant but for the shifts, the coefficients of the image and of the
+    outputs of ReLUs, and the slope and shift of the lines that were taken.
+    """
+    alpha, rise, fall = lines
+    coefs = {k: objective} if k == net.top else {}
+    slope, shift, pulled = alpha.clone(), torch.zeros_like(rise), torch.zeros_like(rise)
+    for j in range(highest, 0, -1):
+        part = net.parts[j]
+        a = pulled[:, part] = net.pulled(j, coefs, len(objective))
+        # Where an output counts against the bound its upper line is the safe one, else the lower.
+        slope[:, part] = torch.where(a < 0, rise[:, part], alpha[:, part])
+        shift[:, part] = torch.where(a < 0, fall[:, part], 0.0)
+        # Lagrange: where sign * z >= 0 is asked, taking beta * sign * z off keeps a lower bound.
+        coefs[j] = a * slope[:, part] - pushes[:, part]
+        value = value + coefs[j] @ net.bias[j]
+        if j == k:
+            coefs[j] = coefs[j] + objective
+    return value, net.pulled(0, coefs, len(objective)), pulled, slope, shift
 
 
 class Adam:
@@ -159,15 +189,16 @@ class Adam:
             x.addcdiv_(mean, (square / scales[1]).sqrt_().add_(1e-8), value=-RATE / scales[0])
 
 
-def better(one: Relaxed, other: Relaxed) -> Relaxed:
+def better(first: Relaxed, second: Relaxed) -> Relaxed:
     """The better of two in each subproblem."""
-    first = one.value > other.value
-    pairs = zip(one, other, strict=True)
-    return Relaxed(*(torch.where(first if a.ndim == 1 else first[:, None], a, b) for a, b in pairs))
+    mask = first.value > second.value
+    pairs = zip(first, second, strict=True)
+    return Relaxed(*(torch.where(mask if a.ndim == 1 else mask[:, None], a, b) for a, b in pairs))
 
 
 def interval(net: Network, region: Region, k: int) -> tuple[torch.Tensor, torch.Tensor]:
     """The middle and the radius of layer k's input, `(B, n_k)`, from bounds of those before."""
+    # An affine map takes the middle to the middle, and the radius by the weights' absolute values.
     middle, radius = [region.centre[None]], [region.radius[None]]
     for part in net.parts[1:k]:
         low, high = region.lower[:, part].clamp(min=0), region.upper[:, part].clamp(min=0)
@@ -185,26 +216,29 @@ def tighten(
     `steps` is None. It ends early where the region is empty. again: there are bounds already,
     which are made better, also by the signs of later layers.
     """
-    later = again and bool(region.sign.any())  # with no sign, later layers say nothing
+    above = again and bool(region.sign.any())  # with no sign, later layers say nothing
     for k, part in enumerate(net.parts[1:], 1):
         middle, radius = interval(net, region, k)
         lower, upper = region.lower[:, part], region.upper[:, part]
         lower.copy_(torch.maximum(middle - radius, lower) if again else middle - radius)
         upper.copy_(torch.minimum(middle + radius, upper) if again else middle + radius)
         region.obey()
-        free = region.unstable[0, part].nonzero().flatten()
+        unstable = region.unstable[0, part].nonzero().flatten()
+        # Of the first layer intervals are exact: it is affine in a box, and no sign cuts that.
         exact = k == 1 and not bool(region.sign.any())
         if steps is None or exact:
-            free = free[:0]
-        for some in free.split(chunk(max(net.sizes[0], part.stop)) // 2) if len(free) else ():
-            eye = F.one_hot(some, net.sizes[k]).double()
-            rows = torch.cat([eye, -eye])[:, None]
-            many = region.under(region.sign.expand(len(rows), -1))
+            unstable = unstable[:0]
+        for neurons in (
+            unstable.split(chunk(max(net.sizes[0], part.stop)) // 2) if len(unstable) else ()
+        ):
+            eye = F.one_hot(neurons, net.sizes[k]).double()
+            rows = torch.cat([eye, -eye])[:, None]  # the least of z, and of -z: its largest
+            subproblems = region.under(region.sign.expand(len(rows), -1))
             zero = torch.zeros(len(rows), 1).double()
-            found = relax(net, many, k, rows, zero, steps=steps or 0, above=later)
-            low, high = found.value.split(len(some))
-            lower[0, some] = torch.maximum(lower[0, some], low)
-            upper[0, some] = torch.minimum(upper[0, some], -high)
+            relaxed = relax(net, subproblems, k, rows, zero, steps=steps or 0, above=above)
+            low, high = relaxed.value.split(len(neurons))
+            lower[0, neurons] = torch.maximum(lower[0, neurons], low)
+            upper[0, neurons] = torch.minimum(upper[0, neurons], -high)
             yield net.names[k - 1]
         if region.empty:
             return
@@ -272,10 +306,11 @@ def bounds_of(
     slack = torch.full((len(query.a),), torch.inf).double()
     if not root.empty:
         middle, radius = (part[0] for part in interval(net, root, net.top))
+        # One row that stays above its bound keeps a set out of reach: the best row counts.
         slack = (query.a @ middle - query.a.abs() @ radius - query.b).amax(1)
         if steps is not None:
-            many = root.under(root.sign.expand(len(slack), -1))
-            value = relax(net, many, net.top, query.a, query.b, steps=steps).value
+            subproblems = root.under(root.sign.expand(len(slack), -1))
+            value = relax(net, subproblems, net.top, query.a, query.b, steps=steps).value
             slack = torch.maximum(slack, value)
     lower, upper = (
         {name: side[0, part] for name, part in zip(net.names, net.parts[1:], strict=True)}

@@ -32,7 +32,7 @@ class Branches(NamedTuple):
     """B subproblems that are open.
 
     value: a lower bound of each, float64 `(B,)`. which: its unsafe set, int64 `(B,)`.
-    sign: of the neurons that are split or told, int8 `(B, N)`. alpha, beta, cost: of its
+    sign: of the neurons that are split or given, int8 `(B, N)`. alpha, beta, cost: of its
     relaxation, float32 `(B, N)`.
     """
 
@@ -54,8 +54,8 @@ def branching_steps(query: Query, seed: int = 0) -> Iterator[Step[Answer]]:
     draw = torch.Generator().manual_seed(seed)
     which = torch.arange(len(query.a)).repeat(RESTARTS)
     noise = 2 * torch.rand((len(which), net.sizes[0]), generator=draw).double() - 1
-    for some in torch.arange(len(which)).split(net.rows):
-        x = search(query, root.centre + root.radius * noise[some], which[some], 20)
+    for batch in torch.arange(len(which)).split(net.rows):
+        x = search(query, root.centre + root.radius * noise[batch], which[batch], 20)
         if x is not None:
             yield last(query, "falsified", counterexample=x)
             return
@@ -63,41 +63,42 @@ def branching_steps(query: Query, seed: int = 0) -> Iterator[Step[Answer]]:
     for again, (ascent, steps) in enumerate(EFFORTS):
         if (yield from opening(query, ascent, again > 0)):
             return
-        left, _ = bounded(query, root.sign.expand(len(which), -1), which, steps)
-        which = left.which
+        remaining, _ = bounded(query, root.sign.expand(len(which), -1), which, steps)
+        which = remaining.which
         if not len(which):
             break
     query.branches = len(query.a)
     weights = sum(matrix.numel() for matrix in net.weight.values())
     size = min(max(BATCH[0], BATCH[2] // weights), BATCH[1])
-    while len(left.value):
-        query.open = len(left.value) + query.doubts
-        query.bound = min(float(left.value.min()), query.floor)
+    while len(remaining.value):
+        query.open = len(remaining.value) + query.doubts
+        query.bound = min(float(remaining.value.min()), query.floor)
         message = f"bound {query.bound:.4g}, {query.open:,} branches open"
         so_far = query.answer("unknown", bound=query.bound)
         yield Step(query.branches - query.open, query.branches, message, so_far)
-        order = left.value.argsort()
-        now, left = left.some(order[:size]), left.some(order[size:])
-        whole = ~root.under(now.sign).unstable.any(1)
-        for i in whole.nonzero().flatten().tolist():
-            depth, x = leaf(query, now.sign[i : i + 1], int(now.which[i]))
+        order = remaining.value.argsort()
+        branches, remaining = remaining.some(order[:size]), remaining.some(order[size:])
+        # Nothing is left to split where each ReLU is on or off: a linear program decides exactly.
+        decided = ~root.under(branches.sign).unstable.any(1)
+        for i in decided.nonzero().flatten().tolist():
+            depth, x = leaf(query, branches.sign[i : i + 1], int(branches.which[i]))
             if x is not None:
                 yield last(query, "falsified", counterexample=x)
                 return
             closed = depth > TOLERANCE  # not so where it is NaN
             query.doubts += not closed
-            query.floor = min(query.floor, TOLERANCE if closed else float(now.value[i]))
-        now = now.some(~whole)
-        if len(now.value):
-            twice = torch.arange(len(now.value)).repeat(2)
-            sign, now = split(query, now), now.some(twice)
-            found, x = bounded(query, sign, now.which, ASCENT, now)
+            query.floor = min(query.floor, TOLERANCE if closed else float(branches.value[i]))
+        branches = branches.some(~decided)
+        if len(branches.value):
+            parents = torch.arange(len(branches.value)).repeat(2)
+            sign, branches = split(query, branches), branches.some(parents)
+            children, x = bounded(query, sign, branches.which, ASCENT, branches)
             query.branches += len(sign)
-            x = nearby(query, found, x)
+            x = nearby(query, children, x)
             if x is not None:
                 yield last(query, "falsified", counterexample=x)
                 return
-            left = Branches(*map(torch.cat, zip(left, found, strict=True)))
+            remaining = Branches(*map(torch.cat, zip(remaining, children, strict=True)))
     yield conclusion(query)
 
 
@@ -138,40 +139,46 @@ def bounded(
     """The branches that stay open, lowest first, and the images that reach their bounds."""
     slopes = (None, None) if old is None else (old.alpha, old.beta)
     region, rows = query.root.under(sign), (query.a[which], query.b[which])
-    found = relax(query.net, region, query.net.top, *rows, *slopes, steps=steps)
-    value = found.value if old is None else torch.maximum(found.value, old.value)
+    relaxed = relax(query.net, region, query.net.top, *rows, *slopes, steps=steps)
+    value = relaxed.value if old is None else torch.maximum(relaxed.value, old.value)
     closed = value > TOLERANCE  # not so where it is NaN
     query.floor = min([query.floor, *value[closed].tolist()])
-    left = (~closed).nonzero().flatten()
-    left = left[value[left].argsort()]
-    kept = (part[left].float() for part in (found.alpha, found.beta, found.cost))
-    return Branches(value[left], which[left], sign[left], *kept), found.x[left]
+    open_ = (~closed).nonzero().flatten()
+    open_ = open_[value[open_].argsort()]
+    kept = (part[open_].float() for part in (relaxed.alpha, relaxed.beta, relaxed.cost))
+    return Branches(value[open_], which[open_], sign[open_], *kept), relaxed.x[open_]
 
 
-def split(query: Query, now: Branches) -> torch.Tensor:
+def split(query: Query, branches: Branches) -> torch.Tensor:
     """The signs of both halves of each of B branches, `(2 * B, N)`: first all on, then all off.
 
     Of the neurons whose relaxation costs most, a few in each layer, the one is split whose
     worse half is bounded best.
     """
     net, root = query.net, query.root
-    free = root.under(now.sign).unstable
-    cost = torch.where(free, now.cost, -1.0)
-    few = [
+    free = root.under(branches.sign).unstable
+    cost = torch.where(free, branches.cost, -1.0)
+    costly = [
         cost[:, p].topk(min(FILTERED, p.stop - p.start)).indices + p.start for p in net.parts[1:]
     ]
-    tried = torch.cat(few, 1)
+    candidates = torch.cat(costly, 1)
     values = []
-    for some in torch.arange(len(tried)).split(max(1, net.rows // (2 * tried.shape[1]))):
-        many = some.repeat_interleave(tried.shape[1])
-        both, many = halves(now.sign[many], tried[some].flatten()), many.repeat(2)
-        rows = query.a[now.which[many]], query.b[now.which[many]]
-        found = relax(net, root.under(both), net.top, *rows, now.alpha[many], now.beta[many])
-        values.append(found.value.clamp(max=TOLERANCE).view(2, len(some), -1))
+    for batch in torch.arange(len(candidates)).split(max(1, net.rows // (2 * candidates.shape[1]))):
+        parents = batch.repeat_interleave(candidates.shape[1])
+        signs, parents = (
+            halves(branches.sign[parents], candidates[batch].flatten()),
+            parents.repeat(2),
+        )
+        rows = query.a[branches.which[parents]], query.b[branches.which[parents]]
+        relaxed = relax(
+            net, root.under(signs), net.top, *rows, branches.alpha[parents], branches.beta[parents]
+        )
+        values.append(relaxed.value.clamp(max=TOLERANCE).view(2, len(batch), -1))
     value = torch.cat(values, 1)
+    # A branch is closed when both halves are: the worse one decides, the better one breaks ties.
     merit = value.amin(0) + 0.01 * value.amax(0)
-    best = torch.where(free.gather(1, tried), merit, -torch.inf).argmax(1)
-    return halves(now.sign, tried.gather(1, best[:, None])[:, 0])
+    best = torch.where(free.gather(1, candidates), merit, -torch.inf).argmax(1)
+    return halves(branches.sign, candidates.gather(1, best[:, None])[:, 0])
 
 
 def halves(sign: torch.Tensor, j: torch.Tensor) -> torch.Tensor:
@@ -200,10 +207,11 @@ def search(query: Query, x: torch.Tensor, which: torch.Tensor, steps: int) -> to
         broken = (root.sign > 0) & (signed <= 0) | (root.sign < 0) & (signed < 0)
         follows = ~broken.any(1)
         query.followed |= bool(follows.any())
-        near = follows & (unmet[:, 0] <= 0)
-        hit = query.counterexample(x[near]) if bool(near.any()) else None
-        if hit is not None or i == steps:
-            return hit
+        candidates = follows & (unmet[:, 0] <= 0)
+        counterexample = query.counterexample(x[candidates]) if bool(candidates.any()) else None
+        if counterexample is not None or i == steps:
+            return counterexample
+        # Gradients by hand, back through the ReLUs: of the worst row, and of each broken sign.
         breaks = root.sign * (signed < 1e-3)
         coefs = {net.top: query.a[which, row] * (unmet > -0.01)}
         for j in range(net.top - 1, 0, -1):
@@ -213,24 +221,24 @@ def search(query: Query, x: torch.Tensor, which: torch.Tensor, steps: int) -> to
     return None
 
 
-def nearby(query: Query, now: Branches, x: torch.Tensor) -> torch.Tensor | None:
+def nearby(query: Query, branches: Branches, x: torch.Tensor) -> torch.Tensor | None:
     """A counterexample near the images `(B, n_0)` that reach the bounds of branches, or None.
 
     By search from the lowest few, and in the region where the lowest one's ReLUs are settled as
     they are at its image.
     """
-    few = slice(8)
-    found = search(query, x[few], now.which[few], 10)
-    if found is not None or not len(x):
-        return found
+    lowest = slice(8)
+    counterexample = search(query, x[lowest], branches.which[lowest], 10)
+    if counterexample is not None or not len(x):
+        return counterexample
     if query.clock.left < query.slowest:
         return None  # a solver cannot be stopped while it reads so large a program
-    sign = now.sign[:1]
+    sign = branches.sign[:1]
     sign = torch.where(sign != 0, sign, settled(query, x[:1]))
-    begun = query.clock.seconds
-    _, found = leaf(query, sign, int(now.which[0]))
-    query.slowest = max(query.slowest, query.clock.seconds - begun)
-    return found
+    started = query.clock.seconds
+    _, counterexample = leaf(query, sign, int(branches.which[0]))
+    query.slowest = max(query.slowest, query.clock.seconds - started)
+    return counterexample
 
 
 def settled(query: Query, x: torch.Tensor) -> torch.Tensor:
@@ -250,31 +258,32 @@ def leaf(query: Query, sign: torch.Tensor, which: int) -> tuple[float, torch.Ten
 
     net, region = query.net, query.root.under(sign)
     a, b = query.rows(which)
-    corners = torch.eye(net.sizes[0] + 1, net.sizes[0]).double()  # unit vectors, and 0
-    told, chunks = sign[0] != 0, []
-    for some in corners.split(net.rows):
+    # With every ReLU settled the network is affine: its values at unit vectors and 0 are all of it.
+    corners = torch.eye(net.sizes[0] + 1, net.sizes[0]).double()
+    fixed, chunks = sign[0] != 0, []
+    for batch in corners.split(net.rows):
         query.clock.check()
-        y, z = [some], [some[:, :0]]
+        y, z = [batch], [batch[:, :0]]
         for k, part in enumerate(net.parts[1:], 1):
             z.append(net.z(k, y))
             y.append(z[k] * (region.lower[:, part] >= 0))
-        breaks = -(torch.cat(z, 1) * sign)[:, told]
-        chunks.append(torch.cat([breaks, net.z(net.top, y) @ a.T - b], 1))
+        violations = -(torch.cat(z, 1) * sign)[:, fixed]
+        chunks.append(torch.cat([violations, net.z(net.top, y) @ a.T - b], 1))
     values = torch.cat(chunks)
     matrix = torch.cat([values[:-1] - values[-1], -torch.ones(1, values.shape[1])]).T
     low, high = region.centre - region.radius, region.centre + region.radius
-    found = linprog(
+    solution = linprog(
         np.eye(1, len(low) + 1, len(low))[0],
         *(matrix.numpy(), -values[-1].numpy()),
         bounds=[*zip(low.tolist(), high.tolist(), strict=True), (None, None)],
         options={"time_limit": max(0.01, query.clock.left)},
     )
-    if found.status != 0:
+    if solution.status != 0:
         return math.nan, None
     # What the multipliers prove, whatever the tolerance of the solver (Neumaier, 2004).
-    mix = torch.from_numpy(-found.ineqlin.marginals).clamp(min=0)
+    mix = torch.from_numpy(-solution.ineqlin.marginals).clamp(min=0)
     mix /= mix.sum()
     slope = mix @ matrix[:, :-1]
     depth = float(mix @ values[-1] + slope @ region.centre - slope.abs() @ region.radius)
-    x = torch.from_numpy(found.x[None, :-1])
+    x = torch.from_numpy(solution.x[None, :-1])
     return depth, None if depth > TOLERANCE else query.counterexample(x)

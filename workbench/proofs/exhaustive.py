@@ -6,7 +6,6 @@ the values is not looked at.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -59,45 +58,52 @@ def exhaustive_grid_check(
     """
     ready(model)
     x = checks.images(x[None], model.input_shape)
-    where, table = torch.as_tensor(pixels), torch.as_tensor(values, dtype=torch.float32)
-    if where.ndim != 1 or not len(where) or where.is_floating_point():
-        raise ValueError(f"pixels: expected places in the flattened image (m,), got {pixels}")
-    if where.min() < 0 or where.max() >= x.numel() or len(where.unique()) < len(where):
-        raise ValueError(
-            f"pixels: expected different places in 0..{x.numel() - 1}, got {where.tolist()}"
-        )
-    table = table.expand(len(where), -1) if table.ndim == 1 else table
-    if table.ndim != 2 or len(table) != len(where) or not table.numel():
-        raise ValueError(
-            f"values: expected (V,) or ({len(where)}, V), a row for each pixel, got "
-            f"{tuple(torch.as_tensor(values).shape)}"
-        )
-    if not bool(((table >= 0) & (table <= 1)).all()):
-        raise ValueError(f"values: expected values in [0, 1], got {table.unique().tolist()[:9]}")
-    sizes = [table.shape[1]] * len(where)
-    total = math.prod(sizes)
+    places, table = grid(x, pixels, values)
+    base, rows = table.shape[1], torch.arange(len(places))
+    total = base ** len(places)
     if total > limit:
         raise ValueError(
-            f"pixels, values: {sizes[0]}^{len(sizes)} = {total:,} combinations are more than "
+            f"pixels, values: {base}^{len(places)} = {total:,} combinations are more than "
             f"limit={limit:,}; take fewer pixels or values, or raise the limit"
         )
     label = model.predict(x).label
-    rows = torch.arange(len(where))
-    place = sizes[0] ** rows
+    # The numbers below `total` in base V: digit i says which value pixel i has.
+    strides = base**rows
     size = min(max(1, BATCH[1] // x.numel()), BATCH[0])
     for start in range(0, total, size):
         index = torch.arange(start, min(start + size, total))
         batch = x.flatten(1).repeat(len(index), 1)
-        batch[:, where] = table[rows, index[:, None] // place % sizes[0]]
+        batch[:, places] = table[rows, index[:, None] // strides % base]
         images = batch.view(-1, *model.input_shape)
         with torch.no_grad():
             wrong = model(images.to(model.device)).argmax(1).cpu() != label
         done = start + len(index)
         if bool(wrong.any()):
             first = int(wrong.int().argmax())
-            found = GridCheck(False, images[first].clone(), start + first + 1, total)
-            yield Step(total, total, "another label found", found)
+            check = GridCheck(False, images[first].clone(), start + first + 1, total)
+            yield Step(total, total, "another label found", check)
             return
-        yield Step(
-            done, total, f"{done:,} images", GridCheck(done == total or None, None, done, total)
+        check = GridCheck(done == total or None, None, done, total)
+        yield Step(done, total, f"{done:,} images", check)
+
+
+def grid(
+    x: torch.Tensor, pixels: Sequence[int] | torch.Tensor, values: Sequence[float] | torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The checked pixels `(m,)` of images like x, and the values of each, `(m, V)`."""
+    places, table = torch.as_tensor(pixels), torch.as_tensor(values, dtype=torch.float32)
+    if places.ndim != 1 or not len(places) or places.is_floating_point():
+        raise ValueError(f"pixels: expected places in the flattened image (m,), got {pixels}")
+    if places.min() < 0 or places.max() >= x.numel() or len(places.unique()) < len(places):
+        raise ValueError(
+            f"pixels: expected different places in 0..{x.numel() - 1}, got {places.tolist()}"
         )
+    table = table.expand(len(places), -1) if table.ndim == 1 else table
+    if table.ndim != 2 or len(table) != len(places) or not table.numel():
+        raise ValueError(
+            f"values: expected (V,) or ({len(places)}, V), a row for each pixel, got "
+            f"{tuple(torch.as_tensor(values).shape)}"
+        )
+    if not bool(((table >= 0) & (table <= 1)).all()):
+        raise ValueError(f"values: expected values in [0, 1], got {table.unique().tolist()[:9]}")
+    return places, table

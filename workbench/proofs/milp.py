@@ -1,7 +1,7 @@
 """Verification as mixed-integer linear programs, one for each unsafe set, by HiGHS.
 
 Tjeng, Xiao and Tedrake (2019): a binary variable for each ReLU whose phase is open, with the
-bounds of its input as big M. A phase that is told, or that bounds decide, needs none.
+bounds of its input as big M. A phase that is given, or that bounds decide, needs none.
 """
 
 from __future__ import annotations
@@ -41,16 +41,16 @@ def milp_steps(query: Query, seed: int = 0) -> Iterator[Step[Answer]]:
     for which in range(total):
         query.open = total - which
         yield Step(which, total, f"{which} of {total} unsafe sets", query.answer("unknown"))
-        found = milp(
+        solution = milp(
             **program.variables,
             constraints=[*program.relus, program.unsafe(query, which)],
             options={"time_limit": max(0.01, query.clock.left)},
         )
-        query.branches += 1 + int(found.get("mip_node_count") or 0)
-        if found.status == INFEASIBLE and "infeasible" in found.message.lower():
+        query.branches += 1 + int(solution.get("mip_node_count") or 0)
+        if solution.status == INFEASIBLE and "infeasible" in solution.message.lower():
             continue
-        if found.x is not None:
-            image = torch.from_numpy(found.x[None, : query.net.sizes[0]])
+        if solution.x is not None:
+            image = torch.from_numpy(solution.x[None, : query.net.sizes[0]])
             _, x = leaf(query, settled(query, image), which)
             if x is not None:
                 yield last(query, "falsified", counterexample=x)
@@ -71,7 +71,7 @@ class Program:
     def __init__(self, query: Query) -> None:
         net, root = query.net, query.root
         low, high, sign = (part[0].double().numpy() for part in root[2:])
-        on, free, told = low >= 0, root.unstable[0].numpy(), sign != 0
+        on, free, fixed = low >= 0, root.unstable[0].numpy(), sign != 0
         live = on | free
         n, total, open_ = net.sizes[0], len(low), int(free.sum())
         width = n + total + open_ + 1
@@ -85,18 +85,19 @@ class Program:
         last_one = np.arange(total), np.full(total, width - 1)
         broken = sparse.csr_array((np.ones(total), last_one), shape=(total, width))
         pushed = scaled(sign, z)
+        # y >= z, y <= z - low * (1 - is_on), y <= high * is_on: so y is z where on, 0 where off.
         self.relus = [
             LinearConstraint((y - z)[live], b[live], np.where(on, b, np.inf)[live]),
             LinearConstraint((y - z - scaled(low, is_on))[free], -np.inf, (b - low)[free]),
             LinearConstraint((y - scaled(high, is_on))[free], -np.inf, 0),
-            LinearConstraint(pushed[told], (-sign * b)[told], np.inf),
-            LinearConstraint((pushed + broken)[told], (-sign * b)[told], np.inf),
+            LinearConstraint(pushed[fixed], (-sign * b)[fixed], np.inf),
+            LinearConstraint((pushed + broken)[fixed], (-sign * b)[fixed], np.inf),
         ]
         self.relus = [each for each in self.relus if each.A.shape[0]]
-        left, right = root.centre - root.radius, root.centre + root.radius
+        x_low, x_high = root.centre - root.radius, root.centre + root.radius
         zeros, ones = np.zeros(open_), np.ones(open_)
-        lowest = np.concatenate([left, np.where(live, low.clip(0), 0), zeros, [-DEEP]])
-        highest = np.concatenate([right, np.where(live, high.clip(0), 0), ones, [MARGIN]])
+        lowest = np.concatenate([x_low, np.where(live, low.clip(0), 0), zeros, [-DEEP]])
+        highest = np.concatenate([x_high, np.where(live, high.clip(0), 0), ones, [MARGIN]])
         self.variables = {
             "c": np.eye(1, width, width - 1)[0],
             "integrality": np.concatenate([np.zeros(n + total), ones, [0]]),

@@ -64,9 +64,9 @@ def plant_counterexample(
     sign = torch.where((x + eps * sign - 0.5).abs() > 0.5, -sign, sign)  # to where there is room
     corner = x + eps * sign
     label, other = model.predict(x[None]).logits[0].topk(2).indices.tolist()
-    at = model.predict(corner[None]).logits[0]
-    push = torch.zeros(len(at))
-    push[other] = (at.max() - at[other] + margin) / WIDTH
+    logits = model.predict(corner[None]).logits[0]
+    push = torch.zeros(len(logits))
+    push[other] = (logits.max() - logits[other] + margin) / WIDTH
     weight = sign.flatten().double() / eps
     bias = WIDTH - weight @ corner.flatten().double()
     planted = wrap(
@@ -75,7 +75,7 @@ def plant_counterexample(
         classes=model.classes,
         name=f"{model.card.name} with a counterexample",
     )
-    found = planted.predict(torch.stack([x, corner]))
-    if found.label.tolist() != [label, other]:
+    prediction = planted.predict(torch.stack([x, corner]))
+    if prediction.label.tolist() != [label, other]:
         raise ValueError(f"eps: {eps:g} is too small for float32 on images of {x.numel()} numbers")
     return planted, corner

@@ -86,10 +86,10 @@ class Property:
 
     def unsafe_logits(self, logits: torch.Tensor) -> torch.Tensor:
         """Which logits `(N, K)` are in the unsafe set, bool `(N,)`."""
-        found = torch.zeros(len(logits), dtype=torch.bool)
+        mask = torch.zeros(len(logits), dtype=torch.bool)
         for a, b in self.unsafe:
-            found |= (logits @ a.to(logits).T <= b.to(logits)).all(1)
-        return found
+            mask |= (logits @ a.to(logits).T <= b.to(logits)).all(1)
+        return mask
 
 
 @dataclass(frozen=True, eq=False)
@@ -152,8 +152,8 @@ def local_robustness(
         raise ValueError(f"eps: expected an L-infinity radius in (0, 1], got {eps}")
     unsafe = not_called(model, label)
     box = ((x - eps).clamp(min=0), (x + eps).clamp(max=1))
-    found = Property(*box, unsafe, name=f"all within {eps:g} are {model.classes[label]}")
-    return with_pattern(found, model, pattern)
+    prop = Property(*box, unsafe, name=f"all within {eps:g} are {model.classes[label]}")
+    return with_pattern(prop, model, pattern)
 
 
 def pattern_property(model: Classifier, pattern: Pattern, other: int | None = None) -> Property:
@@ -202,9 +202,9 @@ def not_called(
     return tuple(((rows[label] - rows[k])[None], torch.zeros(1)) for k in others)
 
 
-def with_pattern(found: Property, model: Classifier, pattern: Pattern | None) -> Property:
+def with_pattern(prop: Property, model: Classifier, pattern: Pattern | None) -> Property:
     """The property inside a pattern of this model, if there is one."""
     if pattern is None:
-        return found
+        return prop
     check_model(pattern.model, model)
-    return found.inside(pattern)
+    return prop.inside(pattern)

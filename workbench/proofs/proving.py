@@ -60,15 +60,15 @@ def prove(
     if not 0 < time_limit < math.inf:
         raise ValueError(f"time_limit: expected a number of seconds above 0, got {time_limit}")
     clock = Clock(time_limit)  # what a backend imports counts
-    made = BACKENDS[backend]
-    made = pkgutil.resolve_name(made) if isinstance(made, str) else made
+    run = BACKENDS[backend]
+    run = pkgutil.resolve_name(run) if isinstance(run, str) else run
     try:
         net = Network(model, clock)
     except TimeoutError as late:
         yield Step(1, 1, "unknown", Answer("unknown", seconds=clock.seconds, note=str(late)))
         return
     parts = prop.parts if isinstance(prop, Properties) else (prop,)
-    work = (attempt(made, Query(model, part, clock, net), seed) for part in parts)
+    work = (attempt(run, Query(model, part, clock, net), seed) for part in parts)
     yield from next(work) if len(parts) == 1 else together(work, len(parts), clock)
 
 
@@ -101,29 +101,29 @@ def together(
         active.append((steps, step.value))
         waiting = total - count - len(active)
         rest = [Answer("unknown", branches=waiting, open=waiting)] if waiting else []
-        now = reduce(merged, [ended, *(other for _, other in active), *rest])
-        now = replace(now, seconds=clock.seconds)
+        current = reduce(merged, [ended, *(other for _, other in active), *rest])
+        current = replace(current, seconds=clock.seconds)
         message = f"{count} of {total} boxes; {step.message}"
-        yield Step(now.branches - now.open, max(1, now.branches), message, now)
-        if now.verdict == "falsified":
+        yield Step(current.branches - current.open, max(1, current.branches), message, current)
+        if current.verdict == "falsified":
             return
     if waiting := total - count:
         ended = merged(ended, Answer("unknown", branches=waiting, open=waiting, note=LATE))
     yield Step(1, 1, ended.verdict, replace(ended, seconds=clock.seconds))
 
 
-def merged(one: Answer, other: Answer) -> Answer:
+def merged(first: Answer, second: Answer) -> Answer:
     """The answer to two questions at once: the worst of both, of which it has the rest."""
-    verdict = max(one.verdict, other.verdict, key=WORSE.index)
-    worst = [answer for answer in (one, other) if answer.verdict == verdict]
-    bounds = [answer.bound for answer in (one, other) if answer.bound is not None]
+    verdict = max(first.verdict, second.verdict, key=WORSE.index)
+    worst = [answer for answer in (first, second) if answer.verdict == verdict]
+    bounds = [answer.bound for answer in (first, second) if answer.bound is not None]
     unbounded = verdict != "verified" and any(answer.bound is None for answer in worst)
     notes = dict.fromkeys(note for answer in worst for note in answer.note.split("; ") if note)
     return Answer(
         verdict,
         worst[0].counterexample,
         bound=None if unbounded or not bounds else min(bounds),
-        branches=one.branches + other.branches,
-        open=one.open + other.open,
+        branches=first.branches + second.branches,
+        open=first.open + second.open,
         note="; ".join(notes),
     )

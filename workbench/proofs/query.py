@@ -29,9 +29,9 @@ class Region(NamedTuple):
     def under(self, sign: torch.Tensor) -> Region:
         """One subproblem under each of the signs `(B, N)`."""
         lower, upper = (side.repeat(len(sign), 1) for side in (self.lower, self.upper))
-        found = Region(self.centre, self.radius, lower, upper, sign)
-        found.obey()
-        return found
+        region = Region(self.centre, self.radius, lower, upper, sign)
+        region.obey()
+        return region
 
     def obey(self) -> None:
         """Tighten the bounds to the signs."""
