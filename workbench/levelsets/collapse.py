@@ -101,8 +101,8 @@ def neural_collapse(
 
     def batches() -> Iterator[Batch]:
         for x, y in data.batches(batch_size(model.input_shape, BATCH)):
-            logits, seen = _run(model, x, layers, head)
-            features = {name: value.flatten(1).double() for name, value in seen.items()}
+            logits, layer_outputs = _run(model, x, layers, head)
+            features = {name: value.flatten(1).double() for name, value in layer_outputs.items()}
             yield features, y.to(logits.device), logits.argmax(1)
 
     return _collapse(batches, len(model.classes), head.weight if head else None)
@@ -112,16 +112,16 @@ def _run(
     model: Classifier, x: Tensor, layers: Sequence[str], head: nn.Linear | None
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """The logits, what each layer gives, and what the head is given."""
-    given: dict[str, Tensor] = {}
+    head_input: dict[str, Tensor] = {}
 
     def note(_: nn.Module, inputs: tuple[Tensor, ...], __: object) -> None:
-        given.setdefault(LAST, inputs[0].clone())  # a later layer may write to it
+        head_input.setdefault(LAST, inputs[0].clone())  # a later layer may write to it
 
     with outputs(model, layers) as ask, heard([head] if head else [], note), torch.no_grad():
-        logits, seen = ask(x)
+        logits, features = ask(x)
     if not bool(logits.isfinite().all()):
         raise ValueError("model: its logits are not all finite numbers; it or its input is damaged")
-    return logits, seen | given
+    return logits, features | head_input
 
 
 def _collapse(
@@ -137,16 +137,16 @@ def _collapse(
             sums[name] = sums.get(name, 0) + zeros.index_add_(0, labels, h)
     if n_classes < 2 or counts.min() < 1:
         raise ValueError(f"labels: expected some of each of two classes or more, got {counts}")
-    found = {name: _Layer(name, total, counts) for name, total in sums.items()}
+    layers = {name: _Layer(name, total, counts) for name, total in sums.items()}
     for features, labels, answers in batches():
         for name, h in features.items():
-            found[name].add(h, labels, answers)
-    metrics = {name: layer.metrics for name, layer in found.items()}
+            layers[name].add(h, labels, answers)
+    metrics = {name: layer.metrics for name, layer in layers.items()}
     if weight is not None:
-        w, m = weight.detach().double(), found[LAST].centred
+        w, m = weight.detach().double(), layers[LAST].centred
         metrics[LAST]["nc2_head"] = _simplex(w)["nc2"]
         metrics[LAST]["nc3"] = float((w / w.norm() - m / m.norm()).norm())
-    return Collapse(metrics, {name: layer.means.cpu() for name, layer in found.items()})
+    return Collapse(metrics, {name: layer.means.cpu() for name, layer in layers.items()})
 
 
 class _Layer:
@@ -156,8 +156,9 @@ class _Layer:
         if not bool(sums.isfinite().all()):
             raise ValueError(f"{name}: expected finite features, it holds NaN or infinity")
         self.counts, self.means = counts, sums / counts[:, None]
-        self.centre = self.means.mean(0)
+        self.centre = self.means.mean(0)  # each class counts once, however many images it has
         self.centred = self.means - self.centre
+        # Sigma_B = v^T diag(s^2 / K) v: its pseudoinverse whitens by v^T / s.
         _, s, v = torch.linalg.svd(self.centred, full_matrices=False)
         # What torch.linalg.pinv keeps of Sigma_B, which is never built: it would be d x d.
         kept = s.square() > s[0] ** 2 * sums.shape[1] * torch.finfo(s.dtype).eps
@@ -170,8 +171,10 @@ class _Layer:
 
     def add(self, h: Tensor, labels: Tensor, answers: Tensor) -> None:
         """Count in the features `(B, d)` of a batch."""
+        # tr(Sigma_W pinv(Sigma_B)) as a sum over images of whitened squared distances.
         within = ((h - self.means[labels]) @ self.whitening).square().sum(1)
         self.metrics["nc1"] += float((within / self.counts[labels]).sum()) / len(self.counts)
+        # |h - m|^2 = |h|^2 - 2 h.m + |m|^2: the nearest mean has the largest h.m - |m|^2 / 2.
         closeness = (h - self.centre) @ self.centred.T - self.centred.square().sum(1) / 2
         self.metrics["nc4"] += float((closeness.argmax(1) != answers).sum() / self.counts.sum())
 

@@ -8,7 +8,7 @@ the next layer are affine in each polygon, and the lines where they change its c
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -71,16 +71,17 @@ class Regions:
         length = np.hypot(edges[..., 0], edges[..., 1])
         low, high = vertices.min(1), vertices.max(1)
         slack = 1e-9 * float((high.max(0) - low.min(0)).max())
-        found, size = np.full(len(points), -1), max(1, VALUES // len(self))
+        located, size = np.full(len(points), -1), max(1, VALUES // len(self))
         for start in range(0, len(points), size):
             p = points[start : start + size, None]
             near, region = np.nonzero(((p >= low - slack) & (p <= high + slack)).all(2))
-            left = geometry.cross(edges[region], points[start + near, None] - vertices[region])
-            depth = np.full_like(left, np.inf)
-            np.divide(left, length[region], out=depth, where=length[region] > 0)
+            side = geometry.cross(edges[region], points[start + near, None] - vertices[region])
+            # Inside is to the left of every edge, or by no more than the slack to its right.
+            depth = np.full_like(side, np.inf)
+            np.divide(side, length[region], out=depth, where=length[region] > 0)
             inside = depth.min(1) >= -slack
-            found[start + near[inside]] = region[inside]
-        return found
+            located[start + near[inside]] = region[inside]
+        return located
 
     def summary(self) -> dict[str, Any]:
         """How many regions, their area and vertices, the boundary's length, cuts by layer."""
@@ -129,65 +130,85 @@ def regions(model: Classifier, plane: Slice, *, limit: int = 100_000) -> Iterato
     cuts: dict[str, int] = {}
     total = len(network.layers) + 2
 
-    def chunks() -> Iterator[tuple[slice, np.ndarray]]:
-        """Some of the polygons, and the scores of the next layer in them."""
-        size = max(1, VALUES // (8 * network.width))
-        for start in range(0, len(pieces), size):
-            rows = slice(start, start + size)
-            yield rows, network.coefs([c[rows] for c in chosen], len(pieces[rows]))
-
     for layer in network.layers:
-        parts, origins, won, found = [], [], [], 0
-        for rows, coefs in chunks():
-            yield Step(len(cuts), total, f"{layer}: {found} regions")
-            part, origin = geometry.subdivided(pieces[rows], coefs, limit - found)
-            found += len(part)
-            if found > limit:
-                raise ValueError(
-                    f"plane: more than limit={limit} regions at layer {layer}; take a smaller "
-                    f"window or raise the limit. {ADVICE}"
-                )
-            size = max(1, VALUES // coefs[0, :, 0].size)
-            centres = part.centres()[:, None]
-            for i in range(0, len(part), size):
-                which = geometry.winners(coefs[:, :, origin[i : i + size]], centres[i : i + size])
-                won.append(which.astype(np.min_scalar_type(coefs.shape[1])))
-            parts.append(part)
-            origins.append(rows.start + origin)
-        cuts[layer] = found - len(pieces)
-        pieces, parents = geometry.joined(parts), np.concatenate(origins)
-        chosen = [*(c[parents] for c in chosen), np.concatenate(won)]
+        before = len(pieces)
+        pieces, chosen = yield from cut(network, layer, pieces, chosen, limit)
+        cuts[layer] = len(pieces) - before
     logits = np.empty((3, len(model.classes), len(pieces)))
-    for rows, coefs in chunks():
+    for rows, coefs in chunks(network, pieces, chosen):
         yield Step(total - 2, total, f"logits: {rows.start} of {len(pieces)} regions")
         logits[..., rows] = coefs[..., 0]
     for compared in comparison(network, pieces, logits):
         yield Step(total - 1, total, f"compared with the network: {compared} points")
+    value = assembled(network, pieces, logits, chosen, cuts)
+    yield Step(total, total, f"{len(pieces)} regions", value)
+
+
+def chunks(
+    network: Chosen, pieces: Polygons, chosen: list[np.ndarray]
+) -> Iterator[tuple[slice, np.ndarray]]:
+    """Some of the polygons, and the scores of the next layer in them."""
+    size = max(1, VALUES // (8 * network.width))
+    for start in range(0, len(pieces), size):
+        rows = slice(start, start + size)
+        yield rows, network.coefs([c[rows] for c in chosen], len(pieces[rows]))
+
+
+def cut(
+    network: Chosen, layer: str, pieces: Polygons, chosen: list[np.ndarray], limit: int
+) -> Generator[Step[Regions], None, tuple[Polygons, list[np.ndarray]]]:
+    """Cut the polygons where `layer` changes its choices; gives them, and the choices in each."""
+    parts, origins, winners, count = [], [], [], 0
+    for rows, coefs in chunks(network, pieces, chosen):
+        yield Step(len(chosen), len(network.layers) + 2, f"{layer}: {count} regions")
+        part, origin = geometry.subdivided(pieces[rows], coefs, limit - count)
+        count += len(part)
+        if count > limit:
+            raise ValueError(
+                f"plane: more than limit={limit} regions at layer {layer}; take a smaller "
+                f"window or raise the limit. {ADVICE}"
+            )
+        # Inside a piece nothing changes: its centre tells the choices of all of it.
+        size = max(1, VALUES // coefs[0, :, 0].size)
+        centres = part.centres()[:, None]
+        for i in range(0, len(part), size):
+            which = geometry.winners(coefs[:, :, origin[i : i + size]], centres[i : i + size])
+            winners.append(which.astype(np.min_scalar_type(coefs.shape[1])))
+        parts.append(part)
+        origins.append(rows.start + origin)
+    parents = np.concatenate(origins)
+    return geometry.joined(parts), [*(c[parents] for c in chosen), np.concatenate(winners)]
+
+
+def assembled(
+    network: Chosen,
+    pieces: Polygons,
+    logits: np.ndarray,
+    chosen: list[np.ndarray],
+    cuts: dict[str, int],
+) -> Regions:
+    """The regions in the coordinates of the slice; the polygons are in the unit square."""
     weight = logits[1:].T / network.sides
+    # The label changes inside where some class's margin over the first is not decided.
     mixed = geometry.undecided(logits[:, 1:] - logits[:, :1], pieces.vertices)
     z = geometry.values(logits, pieces.centres())
     label = z.argmax(0)
     second, first = weight[np.arange(len(pieces)), np.argsort(z, axis=0, kind="stable")[-2:]]
-    yield Step(
-        total,
-        total,
-        f"{len(pieces)} regions",
-        Regions(
-            vertices=network.corner + network.sides * pieces.vertices,
-            counts=pieces.counts,
-            area=pieces.areas() * network.sides.prod(),
-            weight=weight,
-            bias=logits[0].T - weight @ network.corner,
-            label=np.where(mixed, -1, label),
-            gradient=np.hypot(*(first - second).T),
-            boundary=network.corner + network.sides * boundary(pieces, logits, label, mixed),
-            choices={
-                name: c.reshape(-1, *shape)
-                for (name, shape), c in zip(network.layers.items(), chosen, strict=True)
-            },
-            cuts=cuts,
-            classes=model.classes,
-        ),
+    return Regions(
+        vertices=network.corner + network.sides * pieces.vertices,
+        counts=pieces.counts,
+        area=pieces.areas() * network.sides.prod(),
+        weight=weight,
+        bias=logits[0].T - weight @ network.corner,
+        label=np.where(mixed, -1, label),
+        gradient=np.hypot(*(first - second).T),
+        boundary=network.corner + network.sides * boundary(pieces, logits, label, mixed),
+        choices={
+            name: c.reshape(-1, *shape)
+            for (name, shape), c in zip(network.layers.items(), chosen, strict=True)
+        },
+        cuts=cuts,
+        classes=network.model.classes,
     )
 
 
@@ -201,15 +222,17 @@ def comparison(network: Chosen, pieces: Polygons, logits: np.ndarray) -> Iterato
     """
     points = np.concatenate([pieces.vertices, pieces.centres()[:, None]], 1)
     # Neighbours share corners: the network is asked once.
-    each, place = np.unique(points.reshape(-1, 2).round(12), axis=0, return_inverse=True)
-    true, size = np.empty((len(each), logits.shape[1])), max(1, VALUES // network.width)
-    for start in range(0, len(each), size):
+    unique, inverse = np.unique(points.reshape(-1, 2).round(12), axis=0, return_inverse=True)
+    actual, size = np.empty((len(unique), logits.shape[1])), max(1, VALUES // network.width)
+    for start in range(0, len(unique), size):
         yield start
         with torch.no_grad():
-            true[start : start + size] = network.model(network.images(each[start : start + size]))
-    said = geometry.values(logits[..., None], points).reshape(true.shape[1], -1).T
-    error = np.abs(said - true[place.ravel()]).max()
-    if not error <= 1e-7 * (1 + np.abs(true).max()):
+            actual[start : start + size] = network.model(
+                network.images(unique[start : start + size])
+            )
+    computed = geometry.values(logits[..., None], points).reshape(actual.shape[1], -1).T
+    error = np.abs(computed - actual[inverse.ravel()]).max()
+    if not error <= 1e-7 * (1 + np.abs(actual).max()):
         raise ValueError(
             "model: some part of it is not piecewise linear and out of sight (compiled, or not in "
             f"torch functions): the regions are off by {error:.2g}. {ADVICE}"
@@ -228,6 +251,7 @@ def boundary(
     parts = geometry.joined([pieces[~mixed], parts])
     source = np.concatenate([np.flatnonzero(~mixed), np.flatnonzero(mixed)[source]])
     winner = np.concatenate([label[~mixed], winner])
+    # An edge belongs to the boundary where the leader and another class are equal at both ends.
     lead = logits[:, winner, source][:, None] - logits[:, :, source]
     z = geometry.values(lead[..., None], parts.vertices)  # (K, parts, V)
     even = np.abs(z) <= 10 * geometry.rounding(relative[..., source])[:, None]

@@ -40,11 +40,11 @@ class Plane:
 
         left, right, bottom, top = self.slice.window
         last = len(self.followed) - 1
-        made = partial(torch.tensor, dtype=torch.float32, device="cpu")
-        scale = made([(right - left) / last, (top - bottom) / last])
+        tensor = partial(torch.tensor, dtype=torch.float32, device="cpu")
+        scale = tensor([(right - left) / last, (top - bottom) / last])
         lines = find_contours(self.followed.cpu().numpy(), level)
         return [
-            torch.from_numpy(line[:, ::-1].copy()).float() * scale + made([left, bottom])
+            torch.from_numpy(line[:, ::-1].copy()).float() * scale + tensor([left, bottom])
             for line in lines
         ]
 
@@ -52,11 +52,11 @@ class Plane:
         """Plain numbers: the share of each class, of the level set, and of the box."""
         counts = self.predicted.flatten().bincount(minlength=len(self.classes))
         shares = (counts / counts.sum()).tolist()
-        found = {c: s for c, s in zip(self.classes, shares, strict=True) if s > 0}
+        present = {c: s for c, s in zip(self.classes, shares, strict=True) if s > 0}
         return {
             "label": self.classes[self.label],
             "side": len(self.predicted),
-            "shares": dict(sorted(found.items(), key=lambda item: -item[1])),
+            "shares": dict(sorted(present.items(), key=lambda item: -item[1])),
             "mean_confidence": float(self.followed.mean()),
             "inside": float(self.inside.float().mean()),
         }
@@ -75,35 +75,35 @@ def plane(
     checks.labels(torch.tensor([label]), len(model.classes), name="label")
     strides = [s for s in (16, 8, 4, 2) if (n - 1) % s == 0 and (n - 1) // s >= COARSEST] + [1]
     points = at.grid(n)
-    known = torch.zeros(n, n, dtype=torch.bool)
+    answered = torch.zeros(n, n, dtype=torch.bool)
     predicted, inside = torch.zeros(n * n, dtype=torch.int64), torch.zeros(n * n, dtype=torch.bool)
     confidence = torch.zeros(n * n, dtype=torch.float32)
     followed = confidence.clone()
     done, size = 0, batch_size(model.input_shape, BATCH)
     for stride in strides:
-        wanted = torch.zeros_like(known)
-        wanted[::stride, ::stride] = True
-        for part in (wanted & ~known).flatten().nonzero().flatten().split(size):
+        asked = torch.zeros_like(answered)
+        asked[::stride, ::stride] = True
+        for part in (asked & ~answered).flatten().nonzero().flatten().split(size):
             images = at.images(points[part]).to(model.device)
             with torch.no_grad():
-                shares = model(images).softmax(1)
-            if not bool(shares.isfinite().all()):
+                probabilities = model(images).softmax(1)
+            if not bool(probabilities.isfinite().all()):
                 raise ValueError("model: it says NaN in this slice; check its weights")
-            best = shares.max(1)
+            best = probabilities.max(1)
             predicted[part], confidence[part] = best.indices.cpu(), best.values.cpu()
-            followed[part] = shares[:, label].cpu()
+            followed[part] = probabilities[:, label].cpu()
             low, high = images.flatten(1).aminmax(dim=1)
             rounding = checks.ROUNDING
             inside[part] = ((low >= -rounding) & (high <= 1 + rounding)).cpu()
             done += len(part)
             if stride == strides[-1] or size < BATCH:
                 yield Step(done, n * n, f"{done} of {n * n} points")
-        known |= wanted
-        shown = (
+        answered |= asked
+        fields = (
             values.view(n, n)[::stride, ::stride].clone()
             for values in (predicted, confidence, followed, inside)
         )
-        value = Plane(at, label, model.classes, *shown)
+        value = Plane(at, label, model.classes, *fields)
         yield Step(done, n * n, f"every {stride} points", value)
 
 
@@ -149,36 +149,34 @@ def extent(
     checks.positive("n_scan", n_scan)
     if not (0 < delta <= 1 and limit > 0):
         raise ValueError(f"expected delta in (0, 1] and limit above 0, got {delta} and {limit}")
-    ways = directions.to(x)
-    length = ways.flatten(2).norm(dim=2)
+    length = directions.to(x).flatten(2).norm(dim=2)
     if not bool((length > 0).all()):
         raise ValueError("directions: expected directions, got one that is zero or NaN")
-    ways = ways / length[:, :, None, None, None]
-    first, size = model.predict(x), batch_size(model.input_shape, BATCH)
-    floor = (first.confidence - delta)[:, None]
+    units = directions.to(x) / length[:, :, None, None, None]
+    prediction, size = model.predict(x), batch_size(model.input_shape, BATCH)
+    floor = (prediction.confidence - delta)[:, None]
 
     def at(reach: torch.Tensor) -> torch.Tensor:
-        return (x[:, None] + reach[:, :, None, None, None] * ways).clamp(0, 1)
+        return (x[:, None] + reach[:, :, None, None, None] * units).clamp(0, 1)
 
     def holds(reach: torch.Tensor) -> torch.Tensor:
-        images = at(reach)
         with torch.no_grad():
-            parts = [model(part) for part in images.flatten(0, 1).split(size)]
-        shares = torch.cat(parts).softmax(1).view(*reach.shape, -1)
-        own = first.label[:, None, None].expand(*reach.shape, 1)
-        level = shares.gather(2, own)[:, :, 0]
-        return (shares.argmax(2) == own[:, :, 0]) & (level > floor)
+            logits = [model(part) for part in at(reach).flatten(0, 1).split(size)]
+        probabilities = torch.cat(logits).softmax(1).view(*reach.shape, -1)
+        own = prediction.label[:, None, None].expand(*reach.shape, 1)
+        confidence = probabilities.gather(2, own)[:, :, 0]
+        return (probabilities.argmax(2) == own[:, :, 0]) & (confidence > floor)
 
     low, high = torch.zeros_like(length), torch.full_like(length, limit)
-    left = torch.zeros_like(length, dtype=torch.bool)
+    ended = low.bool()
     for i in range(1, n_scan + 1):
         reach = torch.full_like(length, limit * i / n_scan)
-        fell = ~left & ~holds(reach)
-        high = torch.where(fell, reach, high)
-        left |= fell
-        low = torch.where(left, low, reach)
+        ends = ~ended & ~holds(reach)
+        high = torch.where(ends, reach, high)
+        ended |= ends
+        low = torch.where(ended, low, reach)
     for _ in range(12):
         middle = (low + high) / 2
-        good = holds(middle)
-        low, high = torch.where(good & left, middle, low), torch.where(good, high, middle)
-    return Extent((at(low) - x[:, None]).flatten(2).norm(dim=2), ~left, first.confidence)
+        kept = holds(middle)
+        low, high = torch.where(kept & ended, middle, low), torch.where(kept, high, middle)
+    return Extent((at(low) - x[:, None]).flatten(2).norm(dim=2), ~ended, prediction.confidence)

@@ -60,6 +60,7 @@ class Polygons:
         """Each one's part where an affine function, z `(P, V)` at its vertices, is >= 0."""
         ahead = np.take_along_axis(z, self.after, 1)
         crossed = self.real & (z * ahead < 0)
+        # Where an edge changes sign, z is linear on it: the zero is at z / (z - ahead).
         share = np.divide(z, z - ahead, out=np.zeros_like(z), where=crossed)
         points = np.stack([self.vertices, self.vertices + share[..., None] * self.edges], 2)
         kept = np.stack([self.real & (z >= 0), crossed], 2).reshape(len(z), 2 * z.shape[1])
@@ -78,8 +79,8 @@ def cross(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 def joined(parts: Sequence[Polygons]) -> Polygons:
     """All of them in one; at least one part."""
     width = max(part.vertices.shape[1] for part in parts)
-    room = [((0, 0), (0, width - part.vertices.shape[1]), (0, 0)) for part in parts]
-    vertices = [np.pad(p.vertices, r, mode="edge") for p, r in zip(parts, room, strict=True)]
+    padding = [((0, 0), (0, width - part.vertices.shape[1]), (0, 0)) for part in parts]
+    vertices = [np.pad(p.vertices, r, mode="edge") for p, r in zip(parts, padding, strict=True)]
     return Polygons(np.concatenate(vertices), np.concatenate([p.counts for p in parts]))
 
 
@@ -102,6 +103,7 @@ def winners(coefs: np.ndarray, points: np.ndarray) -> np.ndarray:
 def undecided(coefs: np.ndarray, vertices: np.ndarray) -> np.ndarray:
     """Whether units `(3, K, ...)` change their winner inside polygons `(..., V, 2)`."""
     n, *shape = coefs.shape[1:]
+    # Affine functions are largest at corners. A number that is never behind there wins all over.
     behind = np.zeros((n + 1, *shape))  # how far each number gets behind the winner
     for v in range(vertices.shape[-2]):
         z = values(coefs, vertices[..., v, :])
@@ -116,7 +118,7 @@ def cells(polygons: Polygons, coefs: np.ndarray) -> tuple[Polygons, np.ndarray, 
 
     Returns the cells, the polygon that each comes from, and its winner.
     """
-    found, least = [], rounding(coefs)
+    pieces, tolerance = [], rounding(coefs)
     rivals = np.concatenate([np.zeros_like(coefs[:, :1]), coefs], 1)
     for j in range(rivals.shape[1]):
         part, rows = polygons, np.arange(len(polygons))
@@ -124,12 +126,13 @@ def cells(polygons: Polygons, coefs: np.ndarray) -> tuple[Polygons, np.ndarray, 
             if i == j:
                 continue
             z = values((rivals[:, j] - rivals[:, i])[:, rows, None], part.vertices)
-            z[np.abs(z) <= least[rows, None]] = 0
+            z[np.abs(z) <= tolerance[rows, None]] = 0
+            # Number j's cell is where it beats each rival; where two are equal the first has it.
             alive = (z > 0).any(1) | ((z == 0).all(1) & (j < i))
             part, rows = part[alive].clipped(z[alive]), rows[alive]
-        found.append((part, rows, np.full(len(rows), j)))
-    parts, sources, won = zip(*found, strict=True)
-    return joined(parts), np.concatenate(sources), np.concatenate(won)
+        pieces.append((part, rows, np.full(len(rows), j)))
+    parts, sources, numbers = zip(*pieces, strict=True)
+    return joined(parts), np.concatenate(sources), np.concatenate(numbers)
 
 
 def subdivided(polygons: Polygons, coefs: np.ndarray, limit: int) -> tuple[Polygons, np.ndarray]:
@@ -139,19 +142,23 @@ def subdivided(polygons: Polygons, coefs: np.ndarray, limit: int) -> tuple[Polyg
     the others on to those of its pieces that they cross. Returns the pieces and the polygon
     that each comes from. It stops early with more than `limit` pieces.
     """
+    # Pairs of a polygon and a unit that is undecided in it, in the order of the polygons.
     owner, unit = np.nonzero(undecided(coefs, polygons.vertices[:, None]))
-    origin, done, ready = np.arange(len(polygons)), [], 0
-    while len(owner) and ready + len(polygons) <= limit:
+    origin, done, count = np.arange(len(polygons)), [], 0
+    while len(owner) and count + len(polygons) <= limit:
+        # A polygon without such a unit is done; of each other one the first unit cuts.
         open_, first, sizes = np.unique(owner, return_index=True, return_counts=True)
         settled = np.delete(np.arange(len(polygons)), open_)
         done.append((polygons[settled], origin[settled]))
-        ready += len(settled)
+        count += len(settled)
         polygons, source, _ = cells(polygons[open_], coefs[:, :, origin[open_], unit[first]])
-        origin, rest = origin[open_][source], (sizes - 1)[source]
-        owner = np.repeat(np.arange(len(polygons)), rest)
-        place = np.arange(len(owner)) - np.repeat(rest.cumsum() - rest, rest)
-        unit = unit[np.repeat(first[source] + 1, rest) + place]
-        still = undecided(coefs[:, :, origin[owner], unit], polygons.vertices[owner])
-        owner, unit = owner[still], unit[still]
+        origin, remaining = origin[open_][source], (sizes - 1)[source]
+        # Each piece takes over its polygon's other units: a copy of their stretch of `unit`.
+        owner = np.repeat(np.arange(len(polygons)), remaining)
+        offset = np.arange(len(owner)) - np.repeat(remaining.cumsum() - remaining, remaining)
+        unit = unit[np.repeat(first[source] + 1, remaining) + offset]
+        # Smaller pieces may lie off the line of a unit: it is decided there, and drops out.
+        undecided_mask = undecided(coefs[:, :, origin[owner], unit], polygons.vertices[owner])
+        owner, unit = owner[undecided_mask], unit[undecided_mask]
     parts, origins = zip(*done, (polygons, origin), strict=True)
     return joined(parts), np.concatenate(origins)

@@ -59,7 +59,7 @@ def through(
         ValueError: other shapes, a zero or NaN direction, collinear directions, no window.
     """
     checks.images(x[None], name="x")
-    flat = []
+    units = []
     for name, direction in (("u", u), ("v", v)):
         if direction.shape != x.shape:
             raise ValueError(
@@ -68,18 +68,19 @@ def through(
         length = direction.double().norm()
         if not torch.isfinite(length) or length == 0:
             raise ValueError(f"{name}: expected a direction, got one of length {float(length)}")
-        flat.append(direction.double() / length)
-    rest = flat[1] - (flat[0] * flat[1]).sum() * flat[0]
-    if rest.norm() < 1e-6:
+        units.append(direction.double() / length)
+    # Gram and Schmidt: what of v is orthogonal to u.
+    across = units[1] - (units[0] * units[1]).sum() * units[0]
+    if across.norm() < 1e-6:
         raise ValueError("u, v: the directions are collinear and span no plane")
-    rest = rest - (flat[0] * rest).sum() * flat[0]  # once more, against rounding
-    reach = (-extent, extent, -extent, extent) if isinstance(extent, (int, float)) else extent
-    left, right, bottom, top = reach
+    across = across - (units[0] * across).sum() * units[0]  # once more, against rounding
+    window = (-extent, extent, -extent, extent) if isinstance(extent, (int, float)) else extent
+    left, right, bottom, top = window
     if not (left < right and bottom < top):
         raise ValueError(
             f"extent: expected a positive number or (left, right, bottom, top), got {extent}"
         )
-    return Slice(x, flat[0].to(x), (rest / rest.norm()).to(x), (left, right, bottom, top))
+    return Slice(x, units[0].to(x), (across / across.norm()).to(x), (left, right, bottom, top))
 
 
 def span(x: torch.Tensor, first: torch.Tensor, second: torch.Tensor, margin: float = 0.25) -> Slice:

@@ -67,22 +67,23 @@ def star(model: Classifier, source: torch.Tensor, ends: torch.Tensor, labels: to
     source = checks.images(source, model.input_shape, name="source").to(model.device)
     ends = checks.images(ends.flatten(0, 1), model.input_shape, name="ends").view_as(ends)
     checks.labels(labels, len(model.classes), len(source))
-    ways = ends.to(source.device) - source
+    directions = ends.to(source.device) - source
+    # Barycentric: source + a (end_i - source) + b (end_j - source), with a + b <= 1.
     ticks = torch.linspace(0, 1, 11, dtype=torch.float32).tolist()
     grid = [(a, b) for a in ticks for b in ticks if a + b <= 1 + 1e-6]
 
-    def asked(shift: torch.Tensor) -> torch.Tensor:
+    def confidences(shift: torch.Tensor) -> torch.Tensor:
         logits = model.predict((source + shift).clamp(0, 1)).logits
         return confidence(logits, labels.to(source.device))
 
-    lines = [torch.stack([asked(t * way) for t in ticks], 1) for way in ways]
+    lines = [torch.stack([confidences(t * way) for t in ticks], 1) for way in directions]
     triangles = [
-        torch.stack([asked(a * ways[i] + b * ways[j]) for a, b in grid], 1)
+        torch.stack([confidences(a * directions[i] + b * directions[j]) for a, b in grid], 1)
         for i, j in itertools.combinations(range(len(ends)), 2)
     ]
     none = source.new_zeros(len(source), 0, len(grid))
     return Star(
-        asked(torch.zeros_like(source)),
+        confidences(torch.zeros_like(source)),
         torch.stack(lines, 1),
         torch.stack(triangles, 1) if triangles else none,
     )

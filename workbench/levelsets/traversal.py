@@ -120,31 +120,31 @@ class LevelSetTraversal(Parameters):
         """
         ready(model)
         source, target = checked(model, source, target)
-        n, device = len(source), source.device
-        first = model.predict(source)
-        labels = first.label if labels is None else kept(first, labels)
+        prediction = model.predict(source)
+        labels = prediction.label if labels is None else kept(prediction, labels)
         generator = torch.Generator().manual_seed(seed)
         noise = torch.rand(source.shape, generator=generator, dtype=torch.float32)
-        jitter = (noise * 2 - 1) * JITTER
-        current = (source + jitter.to(device)).clamp(0, 1)
-        floor, start = confidence(first.logits, labels), rmse(source, target)
+        current = (source + ((noise * 2 - 1) * JITTER).to(source.device)).clamp(0, 1)
+        floor, start = confidence(prediction.logits, labels), rmse(source, target)
         gradient = ascent(model, source, labels)[1]
         walk = Walk.start(source, target, labels, gradient, floor, start)
-        nearest, held, least = source.clone(), floor.clone(), start.clone()
+        nearest, level, distance = source.clone(), floor.clone(), start.clone()
         taken = torch.zeros_like(labels)
-        few = n == 1 or (n <= FEW and source.numel() <= VALUES)
-        moments, notes = [0], [(floor, start, source if few else None)]
+        filmed = len(source) == 1 or (len(source) <= FEW and source.numel() <= VALUES)
+        moments, notes = [0], [(floor, start, source if filmed else None)]
 
-        def noted() -> Traversal:
-            nearest[walk.index], held[walk.index] = walk.nearest, walk.held
-            least[walk.index] = walk.least
+        def keep(pairs: Walk) -> None:
+            nearest[pairs.index], level[pairs.index] = pairs.nearest, pairs.held
+            distance[pairs.index] = pairs.least
+
+        def result() -> Traversal:
+            keep(walk)
             moments.append(step)
-            notes.append((held.clone(), least.clone(), nearest.clone() if few else None))
+            notes.append((level.clone(), distance.clone(), nearest.clone() if filmed else None))
             confidences, distances, images = zip(*notes, strict=True)
             course = (tuple(moments), torch.stack(confidences), torch.stack(distances))
-            path = torch.stack(images) if few else None
             ends = (source, target, labels, self.delta, nearest.clone())
-            return Traversal(*ends, *course, path, taken.clone())
+            return Traversal(*ends, *course, torch.stack(images) if filmed else None, taken.clone())
 
         every, value = max(1, self.n_steps // FRAMES), None
         for step in range(self.n_steps + 1):
@@ -153,15 +153,12 @@ class LevelSetTraversal(Parameters):
             going = (walk.least > ARRIVED) & (walk.waited < PATIENCE)
             over = step == self.n_steps or not bool(going.any())
             if over or (step and step % every == 0):
-                value = noted()
+                value = result()
             yield Step(step, self.n_steps, f"step {step}/{self.n_steps}", value)
             if over:
                 return
             if not bool(going.all()):
-                out = ~going
-                who = walk.index[out]
-                nearest[who], held[who] = walk.nearest[out], walk.held[out]
-                least[who] = walk.least[out]
+                keep(walk.only(~going))
                 walk = walk.only(going)
             current = walk.step(self.eta, self.push)
 
@@ -224,28 +221,29 @@ class Walk:
     def look(self, model: Classifier, current: torch.Tensor, delta: float) -> None:
         """Ask the model about images tried, and go there where the level is kept."""
         logits, gradient = ascent(model, current, self.labels)
-        now, left = confidence(logits, self.labels), rmse(current, self.target)
-        kept = (now > self.floor - delta) & (logits.argmax(1) == self.labels)
+        level, distance = confidence(logits, self.labels), rmse(current, self.target)
+        kept = (level > self.floor - delta) & (logits.argmax(1) == self.labels)
         self.place = current.where(per_image(kept), self.place)
         self.gradient = gradient.where(per_image(kept), self.gradient)
-        self.strength = (1 - now).where(kept, self.strength)
-        nearer = kept & (left < self.least)
+        self.strength = (1 - level).where(kept, self.strength)
+        nearer = kept & (distance < self.least)
         self.nearest = current.where(per_image(nearer), self.nearest)
-        self.held, self.least = now.where(nearer, self.held), left.where(nearer, self.least)
-        much = self.least < 0.99 * self.mark
-        self.mark = self.least.where(much, self.mark)
-        self.waited = (self.waited + 1).masked_fill(much, 0)
+        self.held, self.least = level.where(nearer, self.held), distance.where(nearer, self.least)
+        progress = self.least < 0.99 * self.mark
+        self.mark = self.least.where(progress, self.mark)
+        self.waited = (self.waited + 1).masked_fill(progress, 0)
 
     def step(self, eta: float, push: float) -> torch.Tensor:
         """The next images to try: along the level set, and a push up."""
-        g, way = self.gradient, self.target - self.place
+        g, direction = self.gradient, self.target - self.place
         flat = g.flatten(1)
-        along = torch.linalg.vecdot(flat, way.flatten(1)) / torch.linalg.vecdot(flat, flat)
+        along = torch.linalg.vecdot(flat, direction.flatten(1)) / torch.linalg.vecdot(flat, flat)
         along = along.nan_to_num()  # where there is no gradient
         # The cross-entropy's gradient is the log-odds' times -(1 - confidence).
         force = per_image(push / 2 * self.strength)
         self.pushed = torch.addcmul(self.pushed, force, g).clamp_(-push, push)
-        across = torch.addcmul(way, per_image(along), g, value=-1)
+        # The way less its part along the gradient: to first order the confidence stays.
+        across = torch.addcmul(direction, per_image(along), g, value=-1)
         return across.mul_(eta).add_(self.place).add_(self.pushed).clamp_(0, 1)
 
 
@@ -298,15 +296,16 @@ def ascent(
     parts, size = [], batch_size(model.input_shape)
     with torch.inference_mode(False), torch.enable_grad():  # whatever the caller is in
         for part, label in zip(x.split(size), labels.split(size), strict=True):
-            asked = part.detach().clone().requires_grad_()
-            logits = model(asked)
+            leaf = part.detach().clone().requires_grad_()
+            logits = model(leaf)
             if not logits.requires_grad:
                 raise ValueError(
                     "model: it has no gradient, and level sets are followed by gradients"
                 )
             own = torch.nn.functional.one_hot(label, logits.shape[1]).bool()
+            # log p - log(1 - p), by logits alone: it keeps its gradient where softmax saturates.
             odds = logits[own] - logits.masked_fill(own, -torch.inf).logsumexp(1)
-            parts.append((logits.detach(), *torch.autograd.grad(odds.sum(), asked)))
+            parts.append((logits.detach(), *torch.autograd.grad(odds.sum(), leaf)))
         logits, gradient = map(torch.cat, zip(*parts, strict=True))
     if not bool(logits.isfinite().all()):
         raise ValueError("model: it says NaN or infinity near the source; check its weights")
