@@ -16,13 +16,13 @@ from torch import Tensor
 
 from workbench import checks
 from workbench.concepts.extraction import Concepts
-from workbench.models import Classifier
+from workbench.models import Classifier, batch_size
 from workbench.steps import Step, work
 
 if TYPE_CHECKING:
     import pandas as pd
 
-ROWS = 2048  # codes that go through the rest of the network at once
+ROWS = 2048  # codes that go through the rest of the network at once, at most
 N_PATH = 32  # points of the path of integrated gradients
 N_MASKS = 32  # of each of the two designs of the Sobol indices
 
@@ -60,7 +60,7 @@ class Importance:
 
 @work
 def importance(
-    found: Concepts,
+    concepts: Concepts,
     model: Classifier,
     x: Tensor,
     target: int | Tensor | None = None,
@@ -68,7 +68,7 @@ def importance(
     method: str = "gradient-x-input",
     seed: int = 0,
 ) -> Iterator[Step[Importance]]:
-    """How much each concept of `found` matters for a class on images `(N, C, H, W)`.
+    """How much each of the concepts matters for a class on images `(N, C, H, W)`.
 
     target: a class, int64 `(N,)` classes, or None for the model's answers. method:
     "gradient-x-input"; "integrated-gradients" from no concept at all (Sundararajan et al.,
@@ -88,14 +88,15 @@ def importance(
         target = model.predict(x).label
     target = torch.full((len(x),), target) if isinstance(target, int) else target
     checks.labels(target, len(model.classes), len(x), name="target")
-    target, r = target.to(model.device), len(found)
+    target, r = target.to(model.device), len(concepts)
     generator = torch.Generator().manual_seed(seed)
-    many = {"sobol": N_MASKS * (r + 1), "occlusion": r + 1, "integrated-gradients": N_PATH}
-    chunk = max(1, ROWS // many.get(method, 1))
+    variants = {"sobol": N_MASKS * (r + 1), "occlusion": r + 1, "integrated-gradients": N_PATH}
+    rows = ROWS if method == "random" else batch_size(model.input_shape, ROWS)
+    chunk = max(1, rows // variants.get(method, 1))
     parts: list[Tensor] = []
     for batch, classes in zip(x.split(chunk), target.split(chunk), strict=True):
-        codes = found.encode(model, batch)
-        score = _score(found, model, batch, classes)
+        codes = concepts.encode(model, batch)
+        score = _score(concepts, model, batch, classes)
         parts.append(METHODS[method](score, codes, generator).detach().cpu())
         done = min(chunk * len(parts), len(x))
         value = Importance(method, torch.cat(parts), target[:done].cpu())
@@ -127,7 +128,7 @@ class Faithfulness:
 
 
 def faithfulness(
-    found: Concepts, model: Classifier, x: Tensor, importance: Importance
+    concepts: Concepts, model: Classifier, x: Tensor, importance: Importance
 ) -> Faithfulness:
     """Delete and insert the concepts of images `x` in the order of their `importance`.
 
@@ -136,30 +137,35 @@ def faithfulness(
             not as many as in `importance`.
     """
     x = checks.images(x, model.input_shape).to(model.device)
-    if importance.scores.shape != (len(x), len(found)):
-        shape, wanted = tuple(importance.scores.shape), (len(x), len(found))
+    if importance.scores.shape != (len(x), len(concepts)):
+        shape, wanted = tuple(importance.scores.shape), (len(x), len(concepts))
         raise ValueError(f"importance: expected values of shape {wanted}, got {shape}")
+    # The rank of each concept is the inverse permutation of the order by importance.
     rank = importance.scores.argsort(1, descending=True).argsort(1).to(x.device)
-    gone = torch.arange(len(found) + 1, device=x.device)[:, None, None] > rank  # (r + 1, N, r)
+    removed = (
+        torch.arange(len(concepts) + 1, device=x.device)[:, None, None] > rank
+    )  # (r + 1, N, r)
     curves: dict[str, list[Tensor]] = {"deletion": [], "insertion": []}
-    chunk = max(1, ROWS // len(gone))
+    chunk = max(1, batch_size(model.input_shape, ROWS) // len(removed))
     target = importance.target.to(x.device)
     for i in range(0, len(x), chunk):
         rows = slice(i, i + chunk)
-        codes = found.encode(model, x[rows])
-        score = _score(found, model, x[rows], target[rows])
+        codes = concepts.encode(model, x[rows])
+        score = _score(concepts, model, x[rows], target[rows])
         with torch.no_grad():
-            for name, mask in (("deletion", ~gone[:, rows]), ("insertion", gone[:, rows])):
+            for name, mask in (("deletion", ~removed[:, rows]), ("insertion", removed[:, rows])):
                 curves[name].append(score(_masked(codes, mask)).T.cpu())
     return Faithfulness(importance.method, *(torch.cat(part) for part in curves.values()))
 
 
-def _score(found: Concepts, model: Classifier, x: Tensor, target: Tensor) -> Score:
+def _score(concepts: Concepts, model: Classifier, x: Tensor, target: Tensor) -> Score:
     """The target's logit of V variants of the codes of B images."""
 
     def score(codes: Tensor) -> Tensor:
-        v = len(codes)
-        logits = found.logits(model, x.repeat(v, 1, 1, 1), codes.flatten(0, 1))
+        v, size = len(codes), batch_size(model.input_shape, ROWS)
+        images = torch.arange(len(x), device=x.device).repeat(v).split(size)
+        parts = zip(images, codes.flatten(0, 1).split(size), strict=True)
+        logits = torch.cat([concepts.logits(model, x[i], part) for i, part in parts])
         return logits.gather(1, target.repeat(v)[:, None]).view(v, len(x))
 
     return score
@@ -181,8 +187,9 @@ def _gradient(score: Score, codes: Tensor, _: torch.Generator) -> Tensor:
 
 
 def _integrated(score: Score, codes: Tensor, _: torch.Generator) -> Tensor:
-    at = (torch.arange(N_PATH, device=codes.device) + 0.5) / N_PATH
-    path = (at.view(-1, *[1] * codes.ndim) * codes).requires_grad_()
+    # The path integral by midpoints: their mean gradient times the whole way.
+    shares = (torch.arange(N_PATH, device=codes.device) + 0.5) / N_PATH
+    path = (shares.view(-1, *[1] * codes.ndim) * codes).requires_grad_()
     return _over_places(codes * torch.autograd.grad(score(path).sum(), path)[0].mean(0))
 
 
@@ -200,12 +207,14 @@ def _sobol(score: Score, codes: Tensor, generator: torch.Generator) -> Tensor:
     r = codes.shape[-1]
     points = qmc.Halton(2 * r, seed=generator.initial_seed()).random(N_MASKS)
     a, b = torch.from_numpy(points).to(codes).split(r, 1)
+    # Jansen: the total index is half the mean square of what redrawing concept i alone changes,
+    # over the variance.
     swapped = [torch.where(torch.arange(r, device=a.device) == i, b, a) for i in range(r)]
     masks = torch.cat([a, *swapped])[:, None]
     with torch.no_grad():
         y = score(_masked(codes, masks)).view(r + 1, N_MASKS, -1)
-    spread = 2 * N_MASKS * y[0].var(0).clamp(min=1e-12)
-    return ((y[:1] - y[1:]).square().sum(1) / spread).T
+    variance = 2 * N_MASKS * y[0].var(0).clamp(min=1e-12)
+    return ((y[:1] - y[1:]).square().sum(1) / variance).T
 
 
 def _random(_: Score, codes: Tensor, generator: torch.Generator) -> Tensor:

@@ -91,17 +91,20 @@ def tcav(
     # captum's loader draws from the global generator.
     with TemporaryDirectory() as folder, torch.random.fork_rng(devices=[]):
         method = TCAV(model, [f"body.{layer}"], classifier=_linear(), save_path=folder)
-        found = method.interpret(x.to(model.device), sets, target=target)
+        results = method.interpret(x.to(model.device), sets, target=target)
         keys = ["-".join(str(c.id) for c in pair) for pair in sets]
-        counts = [found[key][f"body.{layer}"]["sign_count"][0] for key in keys]
-        right = [method.cavs[key][f"body.{layer}"].stats["accs"] for key in keys[::2]]
+        # The share of images whose logit's gradient points to the concept's side of the boundary.
+        counts = [results[key][f"body.{layer}"]["sign_count"][0] for key in keys]
+        accuracies = [method.cavs[key][f"body.{layer}"].stats["accs"] for key in keys[::2]]
     scores = torch.tensor([float(count) for count in counts]).view(n_sets, 2)
-    (mean, other), (std, spread) = scores.double().mean(0), scores.double().std(0)
-    p_value = float(mean == other)  # where neither kind varies
-    if std + spread > 0:
-        told = ttest_ind_from_stats(mean, std, n_sets, other, spread, n_sets, equal_var=False)
-        p_value = float(told.pvalue)
-    return ConceptTest(scores[:, 0], scores[:, 1], torch.tensor(right), p_value)
+    (mean, control_mean), (std, control_std) = scores.double().mean(0), scores.double().std(0)
+    p_value = float(mean == control_mean)  # where neither kind varies
+    if std + control_std > 0:  # Welch: the two kinds may vary differently
+        test = ttest_ind_from_stats(
+            *(mean, std, n_sets, control_mean, control_std, n_sets), equal_var=False
+        )
+        p_value = float(test.pvalue)
+    return ConceptTest(scores[:, 0], scores[:, 1], torch.tensor(accuracies), p_value)
 
 
 def _linear() -> Any:

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from workbench import checks
+from workbench.concepts.sparse_autoencoder import sparse_factors
 
 ROWS = 8192  # activations coded at once: what a processor's cache holds
 SWEEPS = 300  # over the concepts, at most
@@ -94,8 +95,8 @@ def factorise(
     a = activations.detach().cpu().double()
     bank, offset, encoder, converged = METHODS[method](a, n_concepts, seed, max_iter)
     codes = encoder(a)
-    left = (a - codes @ bank - offset).norm(dim=1)
-    error = float(left.norm() / a.norm().clamp(min=1e-300))
+    residual = (a - codes @ bank - offset).norm(dim=1)
+    error = float(residual.norm() / a.norm().clamp(min=1e-300))
     if not converged:
         warnings.warn(
             f"{method}: not converged after {max_iter} passes, relative residual {error:.4g}; "
@@ -103,8 +104,8 @@ def factorise(
             stacklevel=2,
         )
     offset = offset.float() if isinstance(offset, Tensor) else offset
-    bank, codes, left = bank.float(), codes.float(), left.float()
-    return Dictionary(method, bank, codes, left, offset, error, converged, encoder)
+    bank, codes, residual = bank.float(), codes.float(), residual.float()
+    return Dictionary(method, bank, codes, residual, offset, error, converged, encoder)
 
 
 def nonnegative_codes(activations: Tensor, bank: Tensor) -> Tensor:
@@ -117,6 +118,7 @@ def nonnegative_codes(activations: Tensor, bank: Tensor) -> Tensor:
         for _ in range(SWEEPS):
             before = codes.clone()
             for k in used:
+                # The least of a square in one code, the others as they are: a Newton step.
                 step = (across[k] - gram[k] @ codes) / gram[k, k]
                 codes[k] = (codes[k] + step).clamp(min=0)
             if (codes - before).abs().max() <= 1e-4 * codes.max():
@@ -144,6 +146,7 @@ def _semi_nmf(a: Tensor, r: int, seed: int, max_iter: int) -> Fitted:
     for _ in range(max_iter):
         bank = torch.linalg.pinv(codes) @ a
         across, gram = a @ bank.T, bank @ bank.T
+        # Ding et al.: the square root keeps codes at least 0, and lets the error only fall.
         up = across.clamp(min=0) + codes @ (-gram).clamp(min=0)
         down = (-across).clamp(min=0) + codes @ gram.clamp(min=0)
         codes = codes * (up / down.clamp(min=1e-300)).sqrt()
@@ -175,16 +178,10 @@ def _pca(a: Tensor, r: int, seed: int, max_iter: int) -> Fitted:
     return bank, mean, lambda x: (x.cpu().double() - mean) @ bank.T, True
 
 
-def _sae(a: Tensor, r: int, seed: int, max_iter: int) -> Fitted:
-    from workbench.concepts.sparse_autoencoder import sparse_factors
-
-    return sparse_factors(a, r, seed, max_iter)
-
-
 METHODS: dict[str, Callable[[Tensor, int, int, int], Fitted]] = {
     "nmf": _nmf,
     "semi-nmf": _semi_nmf,
     "kmeans": _kmeans,
     "pca": _pca,
-    "sae": _sae,
+    "sae": sparse_factors,
 }

@@ -18,13 +18,18 @@ from torch.nn import functional as F
 
 from workbench import checks
 from workbench.concepts.dictionaries import METHODS, Dictionary, factorise
-from workbench.models import Classifier, batch_size, edited, ready
+from workbench.concepts.layers import (
+    BATCH,
+    activations,
+    channels_first,
+    edited_logits,
+    grid_of,
+)
+from workbench.models import Classifier, batch_size, ready
 from workbench.steps import Step, work
 
 if TYPE_CHECKING:
     import pandas as pd
-
-BATCH = 256
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,10 +53,10 @@ class Concepts:
 
     def summary(self) -> dict[str, Any]:
         """The layer, the method, and how much of the activations the concepts leave over."""
-        found = self.dictionary
+        fitted = self.dictionary
         counts = {"n_concepts": len(self), "n_crops": len(self.boxes)}
-        told = {"relative_error": found.error, "converged": found.converged}
-        return {"layer": self.layer, "method": found.method, **counts, **told}
+        fit = {"relative_error": fitted.error, "converged": fitted.converged}
+        return {"layer": self.layer, "method": fitted.method, **counts, **fit}
 
     def frame(self) -> pd.DataFrame:
         """One row a concept: in what share of the crops it fires, mean and largest code."""
@@ -101,8 +106,8 @@ class Concepts:
             names = [name for name, _ in body.named_children()]
             if self.layer in names and len(names) == len(body):  # what comes before need not run
                 after = body[names.index(self.layer) + 1 :]
-                return after(_channels_first(replacement))
-        return _edited(model, x, self.layer, lambda _: replacement)
+                return after(channels_first(replacement))
+        return edited_logits(model, x, self.layer, lambda _: replacement)
 
     def steer(self, model: Classifier, x: Tensor, factors: Mapping[int, float]) -> Tensor:
         """Logits of images with concepts damped (0), boosted (2) or kept (1).
@@ -121,9 +126,10 @@ class Concepts:
             if not math.isfinite(factor):
                 raise ValueError(f"factors: expected finite numbers, got {factor} for {concept}")
             change[self._known(concept)] = factor - 1
+        # Only (factor - 1) times each concept's part is added: what they leave over stays.
         bank = self.dictionary.bank.to(x)
         with torch.no_grad():
-            return _edited(
+            return edited_logits(
                 model, x, self.layer, lambda a: a + self.dictionary.encode(a) * change @ bank
             )
 
@@ -160,7 +166,7 @@ def extract(
             what `factorise` refuses.
     """
     x = checks.images(images, model.input_shape)
-    grid = _grid(model, layer)
+    grid = grid_of(model, layer)
     if not 0 < crop <= 1:
         raise ValueError(f"crop: expected a share of the image in (0, 1], got {crop}")
     if grid is None and crop < 1:
@@ -193,59 +199,6 @@ def extract(
         dictionary = method(rows, n_concepts, seed)
     value = Concepts(layer, grid, dictionary, x, boxes, (height, width))
     yield Step(2 * len(boxes), 2 * len(boxes), "factorised", value)
-
-
-def activations(model: Classifier, x: Tensor, layer: str) -> Tensor:
-    """What a layer gives for images: `(N, h, w, p)`, `(N, T, p)` of tokens, or `(N, p)`.
-
-    Raises:
-        TypeError, ValueError: images or a model that break the contract; an unknown layer.
-    """
-    x = checks.images(x, model.input_shape).to(model.device)
-    ready(model)
-    parts: list[Tensor] = []
-
-    def note(output: Tensor) -> Tensor:
-        parts.append(output.clone())  # a later layer may work in place
-        return output
-
-    with torch.no_grad():
-        for batch in x.split(batch_size(model.input_shape, BATCH)):
-            _edited(model, batch, layer, note)
-    return torch.cat(parts)
-
-
-def _edited(model: Classifier, x: Tensor, layer: str, edit: Callable[[Tensor], Tensor]) -> Tensor:
-    """Logits, where `edit` maps what the layer gives, channels last, to another."""
-
-    def replace(output: Tensor) -> Tensor:
-        return _channels_first(edit(_channels_last(output)))
-
-    with edited(model, {layer: replace}) as ask:
-        return ask(x)
-
-
-def _channels_last(output: Tensor) -> Tensor:
-    return output.movedim(1, -1) if output.ndim == 4 else output
-
-
-def _channels_first(output: Tensor) -> Tensor:
-    return output.movedim(-1, 1) if output.ndim == 4 else output
-
-
-def _grid(model: Classifier, layer: str) -> tuple[int, int] | None:
-    """Rows and columns of a layer's places; None where it has one place or no square of them."""
-    known = model.layers()
-    if layer not in known:
-        raise checks.unknown(f"layer of {model.card.name}", layer, known)
-    shape = known[layer].shape
-    if len(shape) not in (1, 2, 3):
-        raise ValueError(f"layer: expected vectors, tokens or maps, {layer!r} gives {shape}")
-    side = math.isqrt(shape[0])
-    if len(shape) == 1 or (len(shape) == 2 and side * side != shape[0]):
-        return None
-    grid = shape[1:] if len(shape) == 3 else (side, side)
-    return (grid[0], grid[1]) if math.prod(grid) > 1 else None
 
 
 def _cut(images: Tensor, boxes: Tensor, size: Sequence[int]) -> Tensor:

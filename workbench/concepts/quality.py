@@ -58,17 +58,18 @@ def concept_metrics(
     order = torch.randperm(len(activations), generator=generator)
     known, new = (activations[half].detach().float().cpu() for half in order.chunk(2))
     known = known[: len(new)]
-    found, other = (factorise(half, n_concepts, method, seed=seed) for half in (known, new))
-    codes = found.encode(new)
-    back = found.decode(codes)
+    dictionary, other = (factorise(half, n_concepts, method, seed=seed) for half in (known, new))
+    codes = dictionary.encode(new)
+    back = dictionary.decode(codes)
     error = (new - back).norm(dim=1) / new.norm(dim=1).clamp(min=1e-12)
+    # The Wasserstein distance of two samples of one size: that of their sorted values.
     distance = (new.sort(0)[0] - back.sort(0)[0]).abs().mean()
     far, real = (_neighbour(a, known) for a in (back, new))
     return ConceptMetrics(
         method,
         float(error.mean()),
         float((codes == 0).float().mean()),
-        bank_similarity(found.bank, other.bank, signed=method != "pca"),
+        bank_similarity(dictionary.bank, other.bank, signed=method != "pca"),
         float(distance),
         float(far / real.clamp(min=1e-12)),
     )

@@ -7,7 +7,7 @@ by their effect on the loss: Olmo et al., Features that make a difference (2025)
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -16,15 +16,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from workbench import checks
-from workbench.concepts.dictionaries import Fitted
-from workbench.concepts.extraction import _edited, _grid
-from workbench.models import Classifier, ready
+from workbench.concepts.layers import BATCH, edited_logits, grid_of
+from workbench.models import Classifier, batch_size, ready
 from workbench.steps import Step, run, work
 
 if TYPE_CHECKING:
     import pandas as pd
 
-BATCH = 256  # images
 RATE = 3e-3  # of learning
 WOKEN = 32  # dead latents that learn at a time (AuxK of Gao et al.)
 
@@ -119,8 +117,8 @@ class Splice:
 
     def summary(self) -> dict[str, Any]:
         """Mean KL, agreement of the answers, fvu, share of latents that never fire."""
-        told = {"kl": self.kl, "agreement": self.label == self.spliced, "dead": self.fires == 0}
-        means = {name: float(value.float().mean()) for name, value in told.items()}
+        shares = {"kl": self.kl, "agreement": self.label == self.spliced, "dead": self.fires == 0}
+        means = {name: float(value.float().mean()) for name, value in shares.items()}
         return {"layer": self.layer, "images": len(self.kl), "fvu": self.fvu, **means}
 
     def frame(self) -> pd.DataFrame:
@@ -156,9 +154,9 @@ def fit_sae(
     """
     x = checks.images(images, model.input_shape).to(model.device)
     checks.positive("number of images", len(x))
-    _grid(model, layer)  # knows what is wrong with a model and a layer
+    grid_of(model, layer)  # knows what is wrong with a model and a layer
     rows, slopes = [], []
-    for batch in x.split(BATCH):
+    for batch in x.split(batch_size(model.input_shape, BATCH)):
         _, a, slope = _seen(model, batch, layer)
         rows.append(a.flatten(0, -2))
         slopes.append(slope.flatten(0, -2))
@@ -179,7 +177,7 @@ def splice(model: Classifier, images: Tensor, fit: SparseFit) -> Splice:
     x = checks.images(images, model.input_shape).to(model.device)
     ready(model)
     checks.positive("number of images", len(x))
-    parts = [_spliced(model, batch, fit) for batch in x.split(BATCH)]
+    parts = [_spliced(model, batch, fit) for batch in x.split(batch_size(model.input_shape, BATCH))]
     logits, other, a, back, fired = (torch.cat(part).cpu() for part in zip(*parts, strict=True))
     kl = F.kl_div(other.log_softmax(1), logits.log_softmax(1), reduction="none", log_target=True)
     fvu = float((a - back).square().sum() / (a - a.mean(0)).square().sum())
@@ -187,7 +185,9 @@ def splice(model: Classifier, images: Tensor, fit: SparseFit) -> Splice:
     return Splice(fit.layer, logits.argmax(1), other.argmax(1), kl.sum(1), fires, fvu)
 
 
-def sparse_factors(a: Tensor, r: int, seed: int, max_iter: int) -> Fitted:
+def sparse_factors(
+    a: Tensor, r: int, seed: int, max_iter: int
+) -> tuple[Tensor, Tensor, Callable[[Tensor], Tensor], bool]:
     """A TopK autoencoder of activations `(n, p)` for `factorise`: at most 4 of r codes above 0."""
     fit = run(_fitted(a.float(), None, "", r, min(4, r), 0.0, min(60, max_iter), seed))
     sae = fit.autoencoder
@@ -207,7 +207,7 @@ def _seen(model: Classifier, x: Tensor, layer: str) -> tuple[Tensor, Tensor, Ten
         return cuts[0].clone()  # a later layer may work in place
 
     with torch.enable_grad():
-        logits = _edited(model, x, layer, cut)
+        logits = edited_logits(model, x, layer, cut)
         loss = F.cross_entropy(logits, logits.argmax(1), reduction="sum")
         (gradients,) = torch.autograd.grad(loss, cuts, materialize_grads=True)
     return logits.detach(), cuts[0].detach(), gradients
@@ -222,7 +222,7 @@ def _spliced(model: Classifier, x: Tensor, fit: SparseFit) -> tuple[Tensor, ...]
     with torch.no_grad():
         codes = sae.encode(a, gradients)
         back = sae.decode(codes)
-        other = _edited(model, x, fit.layer, lambda _: back)
+        other = edited_logits(model, x, fit.layer, lambda _: back)
     fired = (codes > 0).flatten(0, -2).sum(0, keepdim=True)
     return logits, other, a.flatten(0, -2), back.flatten(0, -2), fired
 
@@ -239,6 +239,53 @@ def _fitted(
 ) -> Iterator[Step[SparseFit]]:
     """Fit activations `(n, p)`, choosing by gradients `(n, p)`: one Step an update."""
     checks.positive("epochs", epochs)
+    generator = torch.Generator().manual_seed(seed)
+    sae, size = _started(rows, gradients, latents, k, beta, generator)
+    # Adam's steps are as long as its rate: these have the unit of the activations.
+    groups: list[dict[str, Any]] = [
+        {"params": [sae.encoder, sae.decoder]},
+        {"params": [sae.bias, sae.offset], "lr": RATE * size},
+    ]
+    optimiser = torch.optim.Adam(groups, RATE)
+    variance = (rows - rows.mean(0)).square().sum(1).mean()
+    batch = max(128, math.ceil(len(rows) / 64))
+    total = epochs * math.ceil(len(rows) / batch)
+    done, history = 0, list[dict[str, float]]()
+    asleep = torch.zeros(latents, dtype=torch.bool, device=rows.device)
+    for epoch in range(1, epochs + 1):
+        errors, fired = 0.0, torch.zeros_like(asleep)
+        for chosen in torch.randperm(len(rows), generator=generator).split(batch):
+            with torch.enable_grad():
+                dense = sae.dense(rows[chosen])
+                codes = sae.sparse(dense, None if gradients is None else gradients[chosen])
+                residual = rows[chosen] - sae.decode(codes)
+                loss = error = residual.square().sum(1).mean() / variance
+                if asleep.any():  # AuxK: dead latents learn what the others leave over
+                    woken = _kept(dense * asleep, dense * asleep, min(WOKEN, latents))
+                    rest = (residual.detach() - woken @ sae.bank).square().sum(1).mean()
+                    loss = loss + rest / (32 * variance * error.detach().clamp(min=1e-9))
+                optimiser.zero_grad()
+                loss.backward()
+                optimiser.step()
+            errors += float(error.detach()) * len(chosen)
+            fired, done = fired | (codes > 0).any(0), done + 1
+            yield Step(done, total, f"epoch {epoch}/{epochs}", SparseFit(sae, layer, history))
+        asleep = ~fired
+        means = {"fvu": errors / len(rows), "dead": float(asleep.float().mean())}
+        history = [*history, {"epoch": epoch, **means}]
+    sae.requires_grad_(False)
+    yield Step(total, total, "fitted", SparseFit(sae, layer, history))
+
+
+def _started(
+    rows: Tensor,
+    gradients: Tensor | None,
+    latents: int,
+    k: int,
+    beta: float,
+    generator: torch.Generator,
+) -> tuple[SparseAutoencoder, float]:
+    """The autoencoder before training, and the mean length of a centred activation."""
     if not 1 <= k <= latents <= len(rows):
         raise ValueError(
             "k, latents: expected k of 1 or more, no fewer latents, and no more of them than "
@@ -250,47 +297,13 @@ def _fitted(
     size = float((rows - mean).norm(dim=1).mean())
     if not 1e-6 * float(mean.norm()) < size < math.inf:
         raise ValueError("activations: expected finite numbers that vary; take another layer")
-    generator = torch.Generator().manual_seed(seed)
     sae = SparseAutoencoder(rows.shape[1], latents, k, beta, generator).to(rows.device)
     sae.offset.data = mean
     if gradients is not None:
         sae.mean_gradient = gradients.norm(dim=1).mean()
         if not sae.mean_gradient > 0:
             raise ValueError("beta: the gradients are 0 everywhere and choose nothing; use beta=0")
-    # Adam's steps are as long as its rate: these have the unit of the activations.
-    groups: list[dict[str, Any]] = [
-        {"params": [sae.encoder, sae.decoder]},
-        {"params": [sae.bias, sae.offset], "lr": RATE * size},
-    ]
-    optimiser = torch.optim.Adam(groups, RATE)
-    variance = (rows - mean).square().sum(1).mean()
-    batch = max(128, math.ceil(len(rows) / 64))
-    total = epochs * math.ceil(len(rows) / batch)
-    done, history = 0, list[dict[str, float]]()
-    asleep = torch.zeros(latents, dtype=torch.bool, device=rows.device)
-    for epoch in range(1, epochs + 1):
-        left, fired = 0.0, torch.zeros_like(asleep)
-        for chosen in torch.randperm(len(rows), generator=generator).split(batch):
-            with torch.enable_grad():
-                dense = sae.dense(rows[chosen])
-                codes = sae.sparse(dense, None if gradients is None else gradients[chosen])
-                missed = rows[chosen] - sae.decode(codes)
-                loss = error = missed.square().sum(1).mean() / variance
-                if asleep.any():  # they learn what the others leave
-                    woken = _kept(dense * asleep, dense * asleep, min(WOKEN, latents))
-                    still = (missed.detach() - woken @ sae.bank).square().sum(1).mean()
-                    loss = loss + still / (32 * variance * error.detach().clamp(min=1e-9))
-                optimiser.zero_grad()
-                loss.backward()
-                optimiser.step()
-            left += float(error.detach()) * len(chosen)
-            fired, done = fired | (codes > 0).any(0), done + 1
-            yield Step(done, total, f"epoch {epoch}/{epochs}", SparseFit(sae, layer, history))
-        asleep = ~fired
-        told = {"fvu": left / len(rows), "dead": float(asleep.float().mean())}
-        history = [*history, {"epoch": epoch, **told}]
-    sae.requires_grad_(False)
-    yield Step(total, total, "fitted", SparseFit(sae, layer, history))
+    return sae, size
 
 
 def _kept(codes: Tensor, scores: Tensor, k: int) -> Tensor:

@@ -7,7 +7,7 @@ answers, and its rules explain one decision.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -56,15 +56,15 @@ class Surrogate:
     def names(self) -> list[str]:
         """What the features are called: pixels or blocks by rows and columns."""
         _, height, width = self.input_shape
-        found = []
+        names = []
         for channel, row, column in self.features.tolist():
             top, left = row * self.block, column * self.block
             bottom, right = min(top + self.block, height) - 1, min(left + self.block, width) - 1
             name = f"block ({top}-{bottom}, {left}-{right})"
             if self.block == 1:
                 name = f"pixel ({top}, {left})"
-            found.append(name + f" of channel {channel}" * (self.input_shape[0] > 1))
-        return found
+            names.append(name + f" of channel {channel}" * (self.input_shape[0] > 1))
+        return names
 
     def predict(self, images: Tensor) -> Tensor:
         """The tree's answers, int64 `(N,)`, to images `(N, C, H, W)`."""
@@ -94,9 +94,9 @@ class Surrogate:
     def summary(self) -> dict[str, Any]:
         """Sizes of the tree, its fidelity beside that of one answer, and the accuracies."""
         sizes = {"features": len(self.features), "leaves": int(self.tree.get_n_leaves())}
-        told = {"fidelity": self.fidelity, "majority": self.majority}
+        shares = {"fidelity": self.fidelity, "majority": self.majority}
         right = {"accuracy": self.accuracy, "model_accuracy": self.model_accuracy}
-        return {**sizes, "depth": int(self.tree.get_depth()), **told, **right}
+        return {**sizes, "depth": int(self.tree.get_depth()), **shares, **right}
 
     def frame(self) -> pd.DataFrame:
         """One row a feature: its importances to the model, and its share of the tree."""
@@ -150,44 +150,45 @@ def surrogate(
         raise ValueError(f"k: expected at most {min(n_features, PERTURBED)} features, got {k}")
     generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(len(x), generator=generator)
-    held, seen = order[: round(HELD_OUT * len(x))], order[round(HELD_OUT * len(x)) :]
+    held, seen = order.tensor_split([round(HELD_OUT * len(x))])
     if len(label[seen].unique()) < 2:
         says = model.classes[int(label[seen[0]])]
         raise ValueError(f"images: the model says {says!r} of all of them; give more kinds")
     asked = x[seen[:ASKED]].to(model.device)
-    probing = _probed(model, asked, block).flatten()
-    if n_features > PERTURBED and not probing.any():
-        raise ValueError(
-            f"block: the model has no gradient to choose {PERTURBED} of {n_features} features "
-            "by; take larger blocks"
-        )
+    probing = _probed(model, asked, block)
     candidates = probing.argsort(descending=True)[:PERTURBED]
-    moved = torch.zeros(len(candidates))
-    with torch.no_grad():
-        before = model(asked).log_softmax(1)
     places = torch.stack(torch.unravel_index(candidates, shape), 1)
-    for i, (channel, *corner) in enumerate(places.tolist()):
-        rows, columns = (slice(start * block, (start + 1) * block) for start in corner)
-        shuffled, others = asked.clone(), torch.randperm(len(asked), generator=generator)
-        shuffled[:, channel, rows, columns] = asked[others, channel, rows, columns]
-        with torch.no_grad():
-            after = model(shuffled).log_softmax(1)
-        moved[i] = F.kl_div(after, before, reduction="batchmean", log_target=True)
-        yield Step(i, len(places), "features shuffled")
+    moved = yield from _perturbed(model, asked, places, block, generator)
     top = moved.argsort(descending=True, stable=True)[:k]
     values = pooled[:, *places[top].T]
     tree = DecisionTreeClassifier(max_depth=depth, random_state=seed)
     tree.fit(values[seen].numpy(), label[seen].numpy())
-    said, says = _answers(tree, values[held]), label[held]
-    pairs = [(said, says), (label[seen].mode()[0], says)]
+    answers, predicted = _answers(tree, values[held]), label[held]
+    pairs = [(answers, predicted), (label[seen].mode()[0], predicted)]
     if labels is not None:
-        pairs += [(said, labels[held].cpu()), (says, labels[held].cpu())]
+        pairs += [(answers, labels[held].cpu()), (predicted, labels[held].cpu())]
     shares = [float((a == b).float().mean()) for a, b in pairs]
-    importances = probing[candidates[top]], moved[top]
-    value = Surrogate(
-        model.input_shape, block, places[top], *importances, tree, model.classes, *shares
-    )
+    features = places[top], probing[candidates[top]], moved[top]
+    value = Surrogate(model.input_shape, block, *features, tree, model.classes, *shares)
     yield Step(len(places), len(places), "tree fitted", value)
+
+
+def _perturbed(
+    model: Classifier, x: Tensor, places: Tensor, block: int, generator: torch.Generator
+) -> Generator[Step[Surrogate], None, Tensor]:
+    """How far the probabilities move when each block `(F, 3)` is shuffled among the images."""
+    moved = torch.zeros(len(places))
+    with torch.no_grad():
+        before = model(x).log_softmax(1)
+    for i, (channel, *corner) in enumerate(places.tolist()):
+        rows, columns = (slice(start * block, (start + 1) * block) for start in corner)
+        shuffled, others = x.clone(), torch.randperm(len(x), generator=generator)
+        shuffled[:, channel, rows, columns] = x[others, channel, rows, columns]
+        with torch.no_grad():
+            after = model(shuffled).log_softmax(1)
+        moved[i] = F.kl_div(after, before, reduction="batchmean", log_target=True)
+        yield Step(i, len(places), "features shuffled")
+    return moved
 
 
 def _pooled(x: Tensor, block: int) -> Tensor:
@@ -196,11 +197,17 @@ def _pooled(x: Tensor, block: int) -> Tensor:
 
 
 def _probed(model: Classifier, x: Tensor, block: int) -> Tensor:
-    """Mean size of gradient times deviation in each block: `(C, rows, columns)`."""
+    """Mean size of gradient times deviation in each block: `(C * rows * columns,)`."""
     with torch.enable_grad():
         inputs = x.clone().requires_grad_()
         (gradients,) = torch.autograd.grad(model(inputs).amax(1).sum(), inputs)
-    return _pooled((gradients * (x - x.mean(0))).abs(), block).mean(0).cpu()
+    probing = _pooled((gradients * (x - x.mean(0))).abs(), block).mean(0).cpu().flatten()
+    if len(probing) > PERTURBED and not probing.any():
+        raise ValueError(
+            f"block: the model has no gradient to choose {PERTURBED} of {len(probing)} features "
+            "by; take larger blocks"
+        )
+    return probing
 
 
 def _answers(tree: DecisionTreeClassifier, values: Tensor) -> Tensor:
