@@ -87,17 +87,14 @@ class Method(Parameters):
             target = model.predict(x).label
         checks.labels(target, len(model.classes), len(x), name="target")
         parts = x.split(batch_size(model.input_shape, copies=self.copies))
-        targets, found = (
-            target.to(model.device).split(len(parts[0]) or 1),
-            torch.zeros_like(x[:, 0]),
-        )
-        for i, (part, aims) in enumerate(zip(parts, targets, strict=True)):
+        targets = target.to(model.device).split(len(parts[0]) or 1)
+        maps = torch.zeros_like(x[:, 0])
+        for i, (part, classes) in enumerate(zip(parts, targets, strict=True)):
             rows = slice(i * len(parts[0]), i * len(parts[0]) + len(part))
-            for done, total, values in self.maps(model, part, aims):
-                found[rows] = values.detach()
-                value = Saliency(
-                    found.cpu().clone(), target.cpu(), type(self).__name__, self.signed
-                )
+            for done, total, values in self.maps(model, part, classes):
+                maps[rows] = values.detach()
+                now = maps.cpu().clone(), target.cpu()
+                value = Saliency(*now, type(self).__name__, self.signed)
                 done, total = i * total + done, len(parts) * total
                 yield Step(done, total, f"{self.about(model)} {done}/{total}", value)
 
@@ -208,22 +205,22 @@ class Occlusion(Method):
         tops, lefts = ([*range(0, n - window, stride), n - window] for n in (height, width))
         places = [(top, left) for top in tops for left in lefts]
         rows = torch.arange(len(x), device=x.device)
-        fallen, covered = x.new_zeros(len(x), height, width), x.new_zeros(height, width)
-        at_once = min(len(lefts), max(1, batch_size(model.input_shape) // max(1, len(x))))
+        fall_sum, covered = x.new_zeros(len(x), height, width), x.new_zeros(height, width)
+        size = min(len(lefts), max(1, batch_size(model.input_shape) // max(1, len(x))))
         with torch.no_grad():
             score = model(x)[rows, target]
-        for i in range(0, len(places), at_once):
-            some = places[i : i + at_once]
-            hidden = x.repeat(len(some), 1, 1, 1).unflatten(0, (len(some), len(x)))
-            for part, (top, left) in zip(hidden, some, strict=True):
+        for i in range(0, len(places), size):
+            batch = places[i : i + size]
+            hidden = x.repeat(len(batch), 1, 1, 1).unflatten(0, (len(batch), len(x)))
+            for part, (top, left) in zip(hidden, batch, strict=True):
                 part[:, :, top : top + window, left : left + window] = 0.5
             with torch.no_grad():
-                logits = model(hidden.flatten(0, 1)).unflatten(0, (len(some), len(x)))
-            for fall, (top, left) in zip(score - logits[:, rows, target], some, strict=True):
+                logits = model(hidden.flatten(0, 1)).unflatten(0, (len(batch), len(x)))
+            for fall, (top, left) in zip(score - logits[:, rows, target], batch, strict=True):
                 place = slice(top, top + window), slice(left, left + window)
-                fallen[:, *place] += fall[:, None, None]
+                fall_sum[:, *place] += fall[:, None, None]
                 covered[place] += 1
-            yield i + len(some), len(places), fallen / covered.clamp(min=1)
+            yield i + len(batch), len(places), fall_sum / covered.clamp(min=1)
 
 
 class GradCAM(Method):
@@ -252,10 +249,10 @@ class GradCAM(Method):
         def keep(output: torch.Tensor) -> torch.Tensor:
             nonlocal maps
             if output.ndim != 4 or output[0, 0].numel() < 2:
-                some = ", ".join(convolutions(model)[-4:]) or "none"
+                names = ", ".join(convolutions(model)[-4:]) or "none"
                 raise ValueError(
                     f"layer: expected one that gives maps (C, H, W) of several places, {name} "
-                    f"gives {tuple(output.shape[1:])}; the last convolutions: {some}"
+                    f"gives {tuple(output.shape[1:])}; the last convolutions: {names}"
                 )
             maps = output
             return output.clone()  # a later layer may work in place
@@ -263,10 +260,11 @@ class GradCAM(Method):
         with torch.enable_grad(), edited(model, {name: keep}) as ask:
             logits = ask(x.clone().requires_grad_())
             score = logits.gather(1, target[:, None]).sum()
-            (slope,) = torch.autograd.grad(score, maps, allow_unused=True)
-        if slope is None:
+            (gradient,) = torch.autograd.grad(score, maps, allow_unused=True)
+        if gradient is None:
             raise ValueError(f"layer: {name} runs, but the logits do not depend on it")
-        weights = slope.mean((2, 3), keepdim=True)
+        # A map weighs what the score gains by it at all places together.
+        weights = gradient.mean((2, 3), keepdim=True)
         coarse = (weights * maps.detach()).sum(1, keepdim=True).relu()
         yield 1, 1, F.interpolate(coarse, x.shape[2:], mode="bilinear")[:, 0]
 

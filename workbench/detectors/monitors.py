@@ -63,12 +63,12 @@ class Monitor:
             for part in x.split(batch_size(model.input_shape, BATCH)):
                 with torch.no_grad():
                     logits, outputs = ask(part)
-                value, label = torch.cat(list(outputs.values()), 1).cpu(), logits.argmax(1).cpu()
-                found = torch.zeros(len(part))
+                values, label = torch.cat(list(outputs.values()), 1).cpu(), logits.argmax(1).cpu()
+                scores = torch.zeros(len(part))
                 for k in label.unique().tolist():
                     rows = (label == k).nonzero().flatten()
-                    found[rows] = self.distances[k](value[rows]).float()
-                yield found
+                    scores[rows] = self.distances[k](values[rows]).float()
+                yield scores
 
     def alarm(self, model: Classifier, x: torch.Tensor) -> torch.Tensor:
         """Which images raise an alarm, bool `(N,)`."""
@@ -148,13 +148,13 @@ def monitor(
     for step in work:
         yield Step(step.done, total, step.message)
     assert step.value is not None
-    about = model.card.name, kind, names, tuple(step.value)
+    fields = model.card.name, kind, names, tuple(step.value)
     scores: list[torch.Tensor] = []
-    for part in Monitor(*about).scores(model, held_out.images):
+    for part in Monitor(*fields).scores(model, held_out.images):
         scores.append(part)
         yield Step(len(training) + sum(map(len, scores)), total, "held-out images")
     threshold = least_threshold(torch.cat(scores), false_alarms)
-    yield Step(total, total, "done", Monitor(*about, threshold, false_alarms))
+    yield Step(total, total, "done", Monitor(*fields, threshold, false_alarms))
 
 
 def pattern_distances(
@@ -164,10 +164,10 @@ def pattern_distances(
     for step in mine.steps(model, training, delta, layers=names):
         yield Step(step.done, step.total, step.message)
     assert step.value is not None
-    found = step.value
-    phases = torch.cat(list(found.phases.values()), 1)
-    far = unseen(found.neurons + 1)
-    value = [broken(phase) if n else far for phase, n in zip(phases, found.total, strict=True)]
+    patterns = step.value
+    phases = torch.cat(list(patterns.phases.values()), 1)
+    far = unseen(patterns.neurons + 1)
+    value = [broken(phase) if n else far for phase, n in zip(phases, patterns.total, strict=True)]
     yield Step(step.done, step.total, "mined", value)
 
 
@@ -219,8 +219,8 @@ def activations(
     value, label = torch.cat(values), torch.cat(labels)
     if not len(label):
         raise ValueError(f"training: {model.card.name} gets no image of {training.name} right")
-    found = [value[label == k] for k in range(len(model.classes))]
-    yield Step(len(training), len(training), "training images", found)
+    by_class = [value[label == k] for k in range(len(model.classes))]
+    yield Step(len(training), len(training), "training images", by_class)
 
 
 def unseen(far: float) -> Distance:
@@ -241,13 +241,14 @@ def broken(phase: torch.Tensor) -> Distance:
 
 def states(values: torch.Tensor, clusters: int, seed: int) -> Distance:
     """In how many neurons an image differs from the nearest of the states seen."""
-    seen = (values > 0).unique(dim=0)
+    patterns = (values > 0).unique(dim=0)
     draw = torch.Generator().manual_seed(seed)
-    seen = seen[torch.randperm(len(seen), generator=draw)[:KEPT]].float() * 2 - 1
+    patterns = patterns[torch.randperm(len(patterns), generator=draw)[:KEPT]].float() * 2 - 1
 
     def distance(value: torch.Tensor) -> torch.Tensor:
-        agree = ((value > 0).float() * 2 - 1) @ seen.T
-        return (seen.shape[1] - agree.amax(1)) / 2
+        # With signs +1 and -1, a product is n - 2 d: d neurons differ.
+        agreement = ((value > 0).float() * 2 - 1) @ patterns.T
+        return (patterns.shape[1] - agreement.amax(1)) / 2
 
     return distance
 
@@ -261,10 +262,10 @@ def boxes(values: torch.Tensor, clusters: int, seed: int) -> Distance:
 
     clusters = min(clusters, len(values))
     cluster = KMeans(clusters, n_init=3, random_state=seed).fit_predict(values.double().numpy())
-    of = torch.from_numpy(cluster)
-    found = [values[of == c] for c in range(clusters) if bool((of == c).any())]
-    low = torch.stack([v.amin(0) for v in found])
-    high = torch.stack([v.amax(0) for v in found])
+    member_of = torch.from_numpy(cluster)
+    groups = [values[member_of == c] for c in range(clusters) if bool((member_of == c).any())]
+    low = torch.stack([v.amin(0) for v in groups])
+    high = torch.stack([v.amax(0) for v in groups])
     unit = values.std(0, correction=0).clamp(min=1e-3)
 
     def distance(value: torch.Tensor) -> torch.Tensor:

@@ -102,9 +102,9 @@ class Patterns:
     def broken(self, values: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """The same from what fires, `(N, n)` by layer: above zero where a neuron is on."""
         parts = [against(values[name], phase) for name, phase in self.phases.items()]
-        found = torch.stack(parts).sum(0)
-        found[:, self.total == 0] = self.neurons + 1
-        return found
+        violations = torch.stack(parts).sum(0)
+        violations[:, self.total == 0] = self.neurons + 1
+        return violations
 
     def follows(self, model: Classifier, x: torch.Tensor) -> torch.Tensor:
         """Which images follow which class's pattern, bool `(N, K)`."""
@@ -123,13 +123,13 @@ class Patterns:
         """
         mined = self.total > 0  # of a thousand classes there may be images of ten
         rows = [phase[mined].float() for phase in self.phases.values()]
-        clash = [row @ -row.T for row in rows]
-        same = [row.abs() @ row.abs().T for row in rows]
-        found = torch.zeros(len(mined), len(mined), dtype=torch.bool)
-        found[mined[:, None] & mined] = (torch.stack(clash) + torch.stack(same)).sum(
-            0
-        ).ravel() > 0.5
-        return found
+        opposed = [row @ -row.T for row in rows]
+        shared = [row.abs() @ row.abs().T for row in rows]
+        # Over the neurons fixed in both, 1 - ab is 2 where the signs differ and 0 where they agree.
+        clashes = torch.stack(opposed).sum(0) + torch.stack(shared).sum(0)
+        disjoint = torch.zeros(len(mined), len(mined), dtype=torch.bool)
+        disjoint[mined[:, None] & mined] = clashes.ravel() > 0.5
+        return disjoint
 
     @property
     def mean_size(self) -> float:
@@ -234,8 +234,8 @@ def mine(
     for name, part in counts.items():
         counts[name] = part.new_zeros(n_classes, part.shape[1]).index_copy_(0, present, part)
     phases = phases_of(counts, total, delta)
-    found = Patterns(model.card.name, model.classes, phases, counts, total, delta)
-    yield Step(done, len(dataset), "done", found)
+    patterns = Patterns(model.card.name, model.classes, phases, counts, total, delta)
+    yield Step(done, len(dataset), "done", patterns)
 
 
 def quality(patterns: Patterns, model: Classifier, dataset: ImageDataset) -> PatternQuality:
@@ -253,11 +253,11 @@ def quality_of(
 ) -> PatternQuality:
     """Recall and precision from which images follow which pattern, bool `(N, K)`."""
     own = one_hot(labels, len(classes))
-    counted = own.T @ follows.float()
-    recall = counted.diagonal() / own.sum(0)  # NaN for a class without images
-    precision = counted.diagonal() / counted.sum(0)
-    several = float((follows.sum(1) > 1).float().mean()) if len(follows) else 0.0
-    return PatternQuality(recall, precision, counted.long(), several, classes)
+    counts = own.T @ follows.float()
+    recall = counts.diagonal() / own.sum(0)  # NaN for a class without images
+    precision = counts.diagonal() / counts.sum(0)
+    ambiguous = float((follows.sum(1) > 1).float().mean()) if len(follows) else 0.0
+    return PatternQuality(recall, precision, counts.long(), ambiguous, classes)
 
 
 def minimal(
@@ -309,6 +309,7 @@ def against(value: torch.Tensor, phase: torch.Tensor) -> torch.Tensor:
     """How many of the activations `(N, n)` break each phase `(K, n)`: int64 `(N, K)`."""
     on = fires(value)
     phase = phase.to(on.device)
+    # Off where on was fixed, and on where off was: two products of 0 and 1 count them.
     broken = (1 - on) @ (phase > 0).float().T + on @ (phase < 0).float().T
     return broken.round().long().cpu()
 
@@ -320,11 +321,11 @@ def phases_of(
     check_delta(delta)
     share = Fraction(str(delta))
     needed = total[:, None] * share.numerator
-    found = {}
+    phases = {}
     for name, on in counts.items():
         off = (total[:, None] - on) * share.denominator >= needed
-        found[name] = (on * share.denominator >= needed).to(torch.int8) - off.to(torch.int8)
-    return found
+        phases[name] = (on * share.denominator >= needed).to(torch.int8) - off.to(torch.int8)
+    return phases
 
 
 def check_delta(delta: float) -> None:

@@ -70,10 +70,10 @@ def switched(
 
     def edit(output: torch.Tensor) -> torch.Tensor:
         check_neurons(layer, states, amounts(output[:1]).shape[1])
-        changed = output.contiguous().clone()
+        edited_output = output.contiguous().clone()
         for unit, value in states.items():
-            hold(changed, unit, value)
-        return changed
+            hold(edited_output, unit, value)
+        return edited_output
 
     with edited(model, {layer: edit}) as ask, torch.no_grad():
         parts = [ask(part).to(x.device) for part in x.split(batch_size(model.input_shape, 512))]

@@ -63,7 +63,7 @@ class LayerRecord:
     def cofiring(self) -> torch.Tensor:
         """Correlation of the on-off states of each two neurons, `(n, n)`; 0 for constant ones."""
         on = self.signs().float()
-        on = on - on.mean(0)
+        on = on - on.mean(0)  # correlation: the cosine of what is centred
         on = on / on.norm(dim=0).clamp(min=1e-12)
         return on.T @ on
 
@@ -185,17 +185,17 @@ def record(
     predicted, done = [torch.zeros(0, dtype=torch.int64)], 0
     with outputs(model, names, copied) as ask:
         for x, y in dataset.batches(batch_size(model.input_shape, BATCH)):
-            own = (y == present[:, None]).float()
+            of_class = (y == present[:, None]).float()
             with torch.no_grad():
                 logits, values = ask(x)
             predicted.append(logits.argmax(1).cpu())
             for name, value in values.items():
-                sums[name].add(value.cpu(), shapes[name], own)
+                sums[name].add(value.cpu(), shapes[name], of_class)
             done += len(x)
             yield Step(done, len(dataset), f"{done:,} images")
     images = torch.bincount(dataset.labels[dataset.labels >= 0], minlength=len(model.classes))
-    found = {name: sums[name].record(shapes[name], present, images) for name in names}
-    result = Recording(model.card.name, found, dataset.labels, torch.cat(predicted))
+    records = {name: sums[name].record(shapes[name], present, images) for name in names}
+    result = Recording(model.card.name, records, dataset.labels, torch.cat(predicted))
     yield Step(done, len(dataset), "done", result)
 
 
@@ -234,6 +234,7 @@ class Sums:
             self.bits, self.images = [self.bits[0][:0]], 1
         total, squares, highest, of_class = self.parts
         mean = total / self.images
+        # E[v^2] - E[v]^2, in float64: sums alone are kept while the images pass.
         std = (squares / self.images - mean**2).clamp(min=0).sqrt()
         class_mean = torch.full((len(images), len(mean)), torch.nan)
         class_mean[present] = (of_class / images[present, None]).float()

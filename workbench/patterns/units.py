@@ -104,14 +104,14 @@ def cue_preference(model: Classifier, dataset: ImageDataset) -> CuePreference:
     codes = {name: k for k, name in enumerate(dataset.classes)}
     texture = torch.tensor([codes.get(name, -1) for name in dataset.factors["texture_class"]])
     checks.labels(texture, len(codes), name="texture_class")  # -1: of no class
-    own = measurable(dataset, model)
+    by_shape = measurable(dataset, model)
     texture = measurable(replace(dataset, labels=texture), model).labels
-    dataset = own
+    dataset = by_shape
     conflict = (texture != dataset.labels) & (dataset.labels >= 0)
     if not bool(conflict.any()):
         raise ValueError("dataset: shape and texture speak for the same class in every image")
-    said = model.predict(dataset.images[conflict]).label
-    return CuePreference(dataset.labels[conflict], texture[conflict], said)
+    predicted = model.predict(dataset.images[conflict]).label
+    return CuePreference(dataset.labels[conflict], texture[conflict], predicted)
 
 
 def unit_preference(
@@ -135,13 +135,16 @@ def unit_preference(
     for cue in cues:
         if cue not in factors:
             raise checks.unknown(f"factor of {dataset.name}", cue, factors)
-        own = F.one_hot(torch.tensor(factors[cue].factorize()[0])).double()
-        if own.shape[1] >= n:
-            raise ValueError(f"cues: {cue!r} has {own.shape[1]} values on {n} images; take more")
-        rest = values - own @ (own.T @ values / own.sum(0)[:, None])
-        shares.append(1 - rest.square().sum(0) / (n - own.shape[1]) / total)
-    still = total <= 1e-12 * values.square().mean(0)  # no more than rounding
-    return UnitPreference(tuple(cues), torch.stack(shares).masked_fill(still, torch.nan).float())
+        members = F.one_hot(torch.tensor(factors[cue].factorize()[0])).double()
+        if members.shape[1] >= n:
+            raise ValueError(
+                f"cues: {cue!r} has {members.shape[1]} values on {n} images; take more"
+            )
+        # Epsilon-squared: variance within the groups by its degrees of freedom, over all of it.
+        residual = values - members @ (members.T @ values / members.sum(0)[:, None])
+        shares.append(1 - residual.square().sum(0) / (n - members.shape[1]) / total)
+    constant = total <= 1e-12 * values.square().mean(0)  # no more than rounding
+    return UnitPreference(tuple(cues), torch.stack(shares).masked_fill(constant, torch.nan).float())
 
 
 def smoothness(
@@ -160,16 +163,18 @@ def smoothness(
         raise ValueError(f"model: {model.card.name} has no convolution")
     if not noise >= 0:
         raise ValueError(f"noise: expected at least 0, got {noise}")
-    drawn = noise * torch.randn(x.shape, generator=torch.Generator().manual_seed(seed))
+    perturbation = noise * torch.randn(x.shape, generator=torch.Generator().manual_seed(seed))
     kernels = model.layer(names[0]).get_parameter("weight").detach().cpu()
     centred = (kernels - kernels.mean((1, 2, 3), keepdim=True)).flatten(1)
     kernels = F.normalize(centred).view_as(kernels)
-    both = []
+    variations = []
     with torch.no_grad():
-        for z in (x, (x + drawn.to(x)).clamp(0, 1)):
+        for z in (x, (x + perturbation.to(x)).clamp(0, 1)):
             parts = z.split(batch_size(model.input_shape))
-            both.append(torch.cat([total_variation(output(model, names[0], p)) for p in parts]))
-    clean, noisy = (value.mean(0).cpu() for value in both)
+            variations.append(
+                torch.cat([total_variation(output(model, names[0], p)) for p in parts])
+            )
+    clean, noisy = (value.mean(0).cpu() for value in variations)
     return Smoothness(total_variation(kernels).sum(1), clean, noisy)
 
 
@@ -200,19 +205,19 @@ def visualise(
     x = 0.5 + 0.05 * torch.randn(len(units), *model.input_shape, generator=generator)
     x = x.clamp(0, 1).to(model.device).requires_grad_()
     check_neurons(layer, units, unit_means(model, layer, x).shape[1])
-    own = [*range(len(units))], [*units]
+    pairs = [*range(len(units))], [*units]
     adam = torch.optim.Adam([x], lr=0.03)
     best, value = x.detach().clone(), torch.full((len(units),), -torch.inf, device=x.device)
     for i in range(n_steps):
         shift = torch.randint(-jitter, jitter + 1, (2,), generator=generator).tolist()
-        excited = unit_means(model, layer, x.roll(shift, (2, 3)))[own]
+        excited = unit_means(model, layer, x.roll(shift, (2, 3)))[pairs]
         (x.grad,) = torch.autograd.grad(-excited.sum(), x)
         adam.step()
         with torch.no_grad():
-            soft = F.avg_pool2d(F.pad(x, (1, 1, 1, 1), mode="replicate"), 3, 1)
-            x.lerp_(soft, blur * (1 - (i + 1) / n_steps)).clamp_(0, 1)
-            now = unit_means(model, layer, x)[own]
-            best[now > value], value = x[now > value], value.maximum(now)
+            blurred = F.avg_pool2d(F.pad(x, (1, 1, 1, 1), mode="replicate"), 3, 1)
+            x.lerp_(blurred, blur * (1 - (i + 1) / n_steps)).clamp_(0, 1)
+            activation = unit_means(model, layer, x)[pairs]
+            best[activation > value], value = x[activation > value], value.maximum(activation)
         yield Step(i + 1, n_steps, layer, Visualisation(best.cpu().clone(), value.cpu()))
 
 

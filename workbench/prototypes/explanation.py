@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from workbench import checks
-from workbench.models import Classifier, ready
+from workbench.models import Classifier, batch_size, ready
 from workbench.prototypes.networks import PrototypeClassifier, squared_distances
 
 if TYPE_CHECKING:
     import pandas as pd
+
+BATCH = 512  # images at a time, at most
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,7 +56,7 @@ class Explanation:
         )
 
 
-def explain(model: Classifier, x: torch.Tensor, *, batch_size: int = 512) -> Explanation:
+def explain(model: Classifier, x: torch.Tensor) -> Explanation:
     """Distances to the prototypes and what each adds to the logits of `x` `(N, C, H, W)`.
 
     Raises:
@@ -64,9 +66,10 @@ def explain(model: Classifier, x: torch.Tensor, *, batch_size: int = 512) -> Exp
     x = checks.images(x, model.input_shape)
     with torch.no_grad():
         layer = model.body.prototypes
-        parts = [layer(model.encode(part.to(model.device))) for part in x.split(batch_size)]
-        distances = torch.cat(parts)
+        parts = x.split(batch_size(model.input_shape, BATCH))
+        distances = torch.cat([layer(model.encode(part.to(model.device))) for part in parts])
         weights = model.head_weights.detach()
+    # The head is linear in the distances: the parts of a logit add up to it exactly.
     contributions = distances[:, :, None] * weights
     return Explanation(
         *(distances, contributions, distances @ weights, distances.argsort(1)),
@@ -75,7 +78,7 @@ def explain(model: Classifier, x: torch.Tensor, *, batch_size: int = 512) -> Exp
 
 
 def nearest_images(
-    model: Classifier, images: torch.Tensor, k: int = 3, *, batch_size: int = 512
+    model: Classifier, images: torch.Tensor, k: int = 3
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The `k` of `images` `(N, C, H, W)` nearest to each of m prototypes in code space.
 
@@ -90,7 +93,8 @@ def nearest_images(
     if k > len(images):
         raise ValueError(f"k: expected at most the number of images ({len(images)}), got {k}")
     with torch.no_grad():
-        codes = torch.cat([model.encode(x.to(model.device)) for x in images.split(batch_size)])
+        parts = images.split(batch_size(model.input_shape, BATCH))
+        codes = torch.cat([model.encode(x.to(model.device)) for x in parts])
         values, indices = squared_distances(model.prototypes, codes).topk(k, largest=False)
     return indices, values
 

@@ -147,5 +147,6 @@ def drawn_distances(z: torch.Tensor, drawn: torch.Tensor) -> torch.Tensor:
     """Squared distances `(N, S, K)` of codes `(N, D)` to prototypes drawn `(S, K, D)`."""
     samples, k, size = drawn.shape
     flat = drawn.reshape(samples * k, size)
+    # |z - p|^2 = |z|^2 + |p|^2 - 2 z.p: one product in place of a tensor (N, S, K, D).
     squares = z.pow(2).sum(1)[:, None] + flat.pow(2).sum(1) - 2 * z @ flat.T
     return squares.clamp(min=0).reshape(len(z), samples, k)

@@ -86,6 +86,7 @@ def uncertainty(
             drawn, p = model.sampled(part, samples=samples, seed=seed)
             label = p.mean(1).argmax(1)
             at_modes = model.body.prototypes(model.encode(part))
+            # Entropy of the mean = mean entropy + mutual information, which is the epistemic part.
             total, aleatoric = entropy(p.mean(1)), entropy(p).mean(1)
             own = at_modes.gather(1, label[:, None]).contiguous()
             far = torch.searchsorted(model.levels[label], own).squeeze(1) / LEVELS
@@ -124,13 +125,13 @@ def overlaps(distances: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
     low, high = distances.amin((1, 2), keepdim=True), distances.amax((1, 2), keepdim=True)
     width = (high - low).clamp(min=1e-12)
     grid = torch.linspace(0, 1, BINS).to(distances)
-    at = (distances - low) / width
-    spread = at.std(1, correction=0) * samples ** (-0.2)
-    spread = spread.clamp(min=1 / BINS)[..., None]
+    position = (distances - low) / width
+    bandwidth = position.std(1, correction=0) * samples ** (-0.2)
+    bandwidth = bandwidth.clamp(min=1 / BINS)[..., None]
     density = distances.new_zeros(n, k, BINS)
     for s in range(samples):  # one draw at a time, to keep memory small
-        density += torch.exp(-0.5 * ((grid - at[:, s, :, None]) / spread) ** 2)
+        density += torch.exp(-0.5 * ((grid - position[:, s, :, None]) / bandwidth) ** 2)
     density /= density.sum(2, keepdim=True)
     own = density[torch.arange(n), label]
-    shared = torch.minimum(density, own[:, None]).sum(2)
-    return shared.scatter(1, label[:, None], 0).amax(1)
+    overlap = torch.minimum(density, own[:, None]).sum(2)
+    return overlap.scatter(1, label[:, None], 0).amax(1)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from math import isfinite, nan
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -137,34 +138,15 @@ def evaluate(
     runs = [run for name, attack in named.items() for run in plan(name, attack, grid)]
     logits = yield from answers(model, dataset.images, TICKS * len(runs))
     images, start = first_rows(dataset.labels, logits.argmax(1))
-    store = None
+    store = Store(None if output is None else Path(output), seed)
     if output is not None:
-        store = Store(Path(output), seed)
         yield from store.open(model, dataset, logits, TICKS * len(runs))
     codes = {name: attack.code() for name, attack in named.items()}
     rows: list[pd.DataFrame] = []
     value = None
     for i, run in enumerate(runs):
-        path = None if store is None else store.path(run)
-        error = ""
-        if path is not None and path.exists():
-            table = read(path, len(dataset))
-        else:
-            drawn = () if path is None else keys.draws()
-            try:
-                for step in run.attack.steps(model, dataset.images, start, seed=seed):
-                    done = TICKS * i + int(TICKS * step.done / max(1, step.total))
-                    yield Step(done, TICKS * len(runs), run.name, value)
-                for found in measured(step.value, model, run):
-                    if found is not None:
-                        table = found
-                    yield Step(TICKS * (i + 1), TICKS * len(runs), f"{run.name}: checked", value)
-            except Exception as raised:  # whatever an attack raises: a row, and never "robust"
-                error = f"{type(raised).__name__}: {raised}"
-                table = pd.DataFrame({"flawed": False, "distance": nan}, images.index)
-            else:
-                if path is not None and store is not None and store.may_keep(run, drawn):
-                    write(table, path)
+        tick = partial(progress, TICKS * i, TICKS * len(runs), value)
+        table, error = yield from attempt(run, model, dataset.images, start, store, tick)
         facts = {"attack": run.name, "norm": run.attack.distance, "error": error}
         table = images.join(table).assign(**facts)
         rows += [judged(table, e) for e in run.grid]
@@ -198,6 +180,40 @@ def plan(name: str, attack: Attack, grid: list[float]) -> list[Run]:
     return [Run(name, attack.changed(eps=e), e, [e]) for e in grid]
 
 
+def progress(
+    start: int, total: int, value: Evaluation | None, done: int, message: str
+) -> Step[Evaluation]:
+    """A step of one run, as one of all runs."""
+    return Step(start + done, total, message, value)
+
+
+def attempt(
+    run: Run,
+    model: Classifier,
+    x: torch.Tensor,
+    labels: torch.Tensor,
+    store: Store,
+    tick: Callable[[int, str], Step[Evaluation]],
+) -> Generator[Step[Evaluation], None, tuple[pd.DataFrame, str]]:
+    """The table of a run, kept or made now, and what the attack raised, if it did."""
+    path = store.path(run)
+    if path is not None and path.exists():
+        return read(path, len(x)), ""
+    drawn = () if path is None else keys.draws()
+    try:
+        for step in run.attack.steps(model, x, labels, seed=store.seed):
+            yield tick(int(TICKS * step.done / max(1, step.total)), run.name)
+        for part in measured(step.value, model, run):
+            table = part if part is not None else pd.DataFrame()
+            yield tick(TICKS, f"{run.name}: checked")
+    except Exception as raised:  # whatever an attack raises: a row, and never "robust"
+        failed = pd.DataFrame({"flawed": False, "distance": nan}, range(len(x)))
+        return failed, f"{type(raised).__name__}: {raised}"
+    if path is not None and store.may_keep(run, drawn):
+        write(table, path)
+    return table, ""
+
+
 def measured(result: AttackResult, model: Classifier, run: Run) -> Iterator[pd.DataFrame | None]:
     """One row an image: what the attack found, by our own check of its images.
 
@@ -205,10 +221,10 @@ def measured(result: AttackResult, model: Classifier, run: Run) -> Iterator[pd.D
     """
     norm = run.attack.distance
     budget = {} if run.eps is None else {"norm": norm, "eps": run.eps}
-    found = yield from verification(result, model, **budget)
+    audited = yield from verification(result, model, **budget)
     columns = {
-        "flawed": found.flawed,
-        "distance": result.norms[norm].double().masked_fill(~found.sound, nan),
+        "flawed": audited.flawed,
+        "distance": result.norms[norm].double().masked_fill(~audited.sound, nan),
         "predicted": result.predicted,
         "confidence": result.confidence.double(),
         **result.queries,
@@ -246,9 +262,9 @@ def answers(
 
 
 class Store:
-    """A folder of finished runs, each under the key of all that decides it."""
+    """A folder of finished runs, each under the key of all that decides it; None keeps nothing."""
 
-    def __init__(self, folder: Path, seed: int) -> None:
+    def __init__(self, folder: Path | None, seed: int) -> None:
         self.folder, self.seed, self.subject, self.lost = folder, seed, "", set[str]()
 
     def open(
@@ -262,7 +278,7 @@ class Store:
 
     def path(self, run: Run) -> Path | None:
         """Where a run is kept; None where what decides it cannot be followed."""
-        if not self.subject:
+        if self.folder is None or not self.subject:
             return None
         try:
             key = keys.key(self.subject, run.attack, run.eps, self.seed)

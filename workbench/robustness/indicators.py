@@ -92,7 +92,7 @@ class Subject:
     def without_gradient(self, loss: Loss) -> float:
         """Share of the images where a loss has a gradient that is tiny, zero or NaN."""
         ready(self.model)
-        gone = []
+        lacking = []
         size = batch_size(self.model.input_shape)
         for x, y in zip(self.x.split(size), self.y.split(size), strict=True):
             with torch.enable_grad():
@@ -102,8 +102,8 @@ class Subject:
             if total.requires_grad:
                 (gradient,) = torch.autograd.grad(total, x, allow_unused=True)
             gradient = torch.zeros_like(x) if gradient is None else gradient
-            gone.append(~(gradient.abs().flatten(1).amax(1) >= TINY))
-        return share(torch.cat(gone))
+            lacking.append(~(gradient.abs().flatten(1).amax(1) >= TINY))
+        return share(torch.cat(lacking))
 
     def budget(self) -> tuple[Any, float]:
         """The norm and eps of the attack."""
@@ -250,12 +250,12 @@ def has_converged(s: Subject) -> Ticks:
         raise NotApplicable(f"{type(s.attack).__name__} is no single descent")
     result = yield from s.main()
     margins = torch.stack([moment.margin for moment in result.trace]).nan_to_num(torch.inf)
-    left = ~result.success[: margins.shape[1]]
-    if len(margins) < 5 or not bool(left.any()):
+    unfooled = ~result.success[: margins.shape[1]]
+    if len(margins) < 5 or not bool(unfooled.any()):
         raise NotApplicable("fewer than 4 steps, or every image fooled")
-    best = margins[:, left].cummin(0).values
-    late = best[-1 - len(best) // 4] - best[-1]
-    figure = float((late / (best[0] - best[-1]).clamp(min=TINY)).mean())
+    best = margins[:, unfooled].cummin(0).values
+    last_gain = best[-1 - len(best) // 4] - best[-1]
+    figure = float((last_gain / (best[0] - best[-1]).clamp(min=TINY)).mean())
     says = f"{figure:.1%} of the descent came in the last quarter of the steps"
     return graded(figure, says, amber=0.05, red=0.2)
 
@@ -265,18 +265,18 @@ def keeps_the_rules(s: Subject) -> Ticks:
     """Black images, NaN, images outside the budget or the box are not adversarial."""
     result = yield from s.main()
     eps = getattr(s.attack, "eps", None)
-    found = audit(result, s.model, norm=None if eps is None else s.attack.distance, eps=eps)
-    figure = share(found.flawed)
+    audited = audit(result, s.model, norm=None if eps is None else s.attack.distance, eps=eps)
+    figure = share(audited.flawed)
     return graded(figure, f"{figure:.1%} of the images break a rule or do not fool as claimed")
 
 
 @indicator("trace", "Round to 1/255 inside the attack, or ask it for some confidence.")
 def survives_8_bits(s: Subject) -> Ticks:
     """Images are saved in 8 bits: what does not survive that exists in the program only."""
-    found = audit((yield from s.main()), s.model)
-    if not bool(found.success.any()):
+    audited = audit((yield from s.main()), s.model)
+    if not bool(audited.success.any()):
         raise NotApplicable("no image is fooled")
-    lost = 1 - share(found.rounded[found.success])
+    lost = 1 - share(audited.rounded[audited.success])
     return graded(lost, f"{lost:.1%} of the successes are lost in 8 bits", amber=0.1, red=0.3)
 
 
@@ -344,8 +344,10 @@ def larger_eps_fools_more(s: Subject) -> Ticks:
 def unbounded_fools_all(s: Subject) -> Ticks:
     """With every image in reach no model is robust; what is left is the attack's failure."""
     result = yield from s.run(eps=s.widest())
-    left = share(~result.success)
-    return graded(left, f"accuracy {left:.1%} without a bound", red=1 / len(s.model.classes))
+    accuracy = share(~result.success)
+    return graded(
+        accuracy, f"accuracy {accuracy:.1%} without a bound", red=1 / len(s.model.classes)
+    )
 
 
 @indicator("extra runs", "Use a black-box attack, and average gradients over draws.")
