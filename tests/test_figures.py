@@ -82,7 +82,6 @@ def every_picture() -> list[figures.Picture]:
 
 def every_figure() -> list[go.Figure]:
     return [
-        figures.confidence_bars([0.2, 0.7, 0.1], NAMES, label=2),
         figures.confusion_matrix(MATRIX, NAMES, title=EVIL),
         figures.learning_curves(HISTORY),
         figures.reliability(BINS, ece=0.05),
@@ -231,14 +230,11 @@ def test_confidences_are_told_in_order_and_with_the_true_class(weights, top, at)
     label = at.draw(st.integers(0, len(weights) - 1))
     names = [f"c{k}" for k in range(len(weights))]
     table = figures.confidence_table(p, names, label=label, top=top)
-    figure = figures.confidence_bars(p, names, label=label, top=top)
-    assert alt(figure) == table.alt
     told = re.findall(r"c(\d+) ([<>]?\d+%)", table.alt.split(": ")[1])
     assert str(label) in {k for k, _ in told}
     assert all(share == percent(float(p[int(k)])) for k, share in told)
     shares = [float(p[int(k)]) for k, _ in told[:top]]
     assert shares == sorted(p.tolist(), reverse=True)[: len(shares)]
-    assert list(figure.data[0].x[: len(shares)]) == pytest.approx(shares, abs=1e-6)
 
 
 def test_confidence_table_is_a_table_with_headers():
@@ -343,12 +339,12 @@ def bad(draw, *arguments, says: str, **named):
         bad(figures.colourise, X[0, 0], "diverging", (0, 1), says=r"limits: .* \(-a, a\)"),
         bad(figures.class_colour, -1, says="k: expected a whole number"),
         bad(figures.confidence_table, [2.0, -1.0], NAMES, says="probabilities: .* logits need"),
-        bad(figures.confidence_bars, [0.5, 0.6], NAMES, says="sum 1.1"),
-        bad(figures.confidence_bars, [], [], says="probabilities: .* a value at least"),
+        bad(figures.confidence_table, [0.5, 0.6], NAMES, says="sum 1.1"),
+        bad(figures.confidence_table, [], [], says="probabilities: .* a value at least"),
         bad(figures.confidence_table, ["x"], ["a"], says="probabilities: expected a tensor"),
         bad(figures.confidence_table, [1.0], NAMES, says="classes: expected 1 names"),
         bad(figures.confidence_table, [0.5, 0.5], "ab", says="classes: expected 2 names"),
-        bad(figures.confidence_bars, [1.0], ["a"], 1, says=r"label: .* in 0\.\.0, got 1"),
+        bad(figures.confidence_table, [1.0], ["a"], 1, says=r"label: .* in 0\.\.0, got 1"),
         bad(figures.confusion_matrix, [[1, 2]], ["a"], says="matrix: .* in shape"),
         bad(figures.confusion_matrix, [[0.5]], ["a"], says="matrix: expected whole counts"),
         bad(figures.confusion_matrix, [[-1]], ["a"], says="matrix: expected whole counts of"),

@@ -12,7 +12,7 @@ import lazy_loader
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
-        "charts": ["confidence_bars", "confusion_matrix", "learning_curves", "reliability"],
+        "charts": ["confusion_matrix", "learning_curves", "reliability"],
         "concepts": [
             "cluster_graph",
             "concept_grid",

@@ -11,9 +11,9 @@ import plotly.graph_objects as go
 import torch
 from plotly.subplots import make_subplots
 
-from workbench.figures import inputs, tables
-from workbench.figures.inputs import count, percent
-from workbench.figures.palettes import CLASSES, SEQUENTIAL
+from workbench.figures import inputs
+from workbench.figures.inputs import count
+from workbench.figures.palettes import SEQUENTIAL
 from workbench.figures.template import empty_figure, plain, styled
 
 # Column, name, dash. Lines differ in more than colour.
@@ -24,38 +24,6 @@ CURVES = (
     ("robust_accuracy", "robust accuracy", "dot"),
 )
 MOST_NAMES = 25  # beyond, a confusion matrix shows indices, and names when pointed at
-
-
-def confidence_bars(
-    probabilities: torch.Tensor | np.ndarray,
-    classes: Sequence[str],
-    label: int | None = None,
-    *,
-    top: int = 10,
-) -> go.Figure:
-    """Bars of the `top` most likely classes, most likely first, and always the true one.
-
-    probabilities: `(K,)`, summing to 1. classes: K names. label: the true class, if known.
-    """
-    told = tables.answer(probabilities, classes, label, None, top)
-    bars = go.Bar(
-        x=told.p[told.order],
-        y=list(range(len(told.order))),
-        orientation="h",
-        marker_color=[CLASSES[1] if k == told.label else CLASSES[0] for k in told.order],
-        text=[plain(percent(told.p[k])) for k in told.order],
-        textposition="outside",
-        cliponaxis=False,
-    )
-    rows = [told.names[k] + (" ✓ true" if k == told.label else "") for k in told.order]
-    return styled(
-        go.Figure(bars),
-        told.alt,
-        told.verdict,
-        xaxis={"title_text": "confidence", "range": [0, 1.1], "tickformat": ".0%", "dtick": 0.25},
-        yaxis={**_ticks(rows), "autorange": "reversed", "ticks": ""},
-        height=110 + 28 * len(rows),
-    )
 
 
 def confusion_matrix(
@@ -114,14 +82,14 @@ def learning_curves(history: pd.DataFrame, *, title: str | None = None) -> go.Fi
     if history.empty:
         return empty_figure("no epochs yet", title)
     figure = make_subplots(cols=2, horizontal_spacing=0.12)
-    said = []
+    described = []
     for column, name, dash in CURVES:
         if column not in history:
             continue
         measured = history[["epoch", column]].dropna().sort_values("epoch")
         x, y = measured["epoch"], measured[column]
         if len(y):
-            said.append(f"{name} from {y.iloc[0]:.4f} to {y.iloc[-1]:.4f}")
+            described.append(f"{name} from {y.iloc[0]:.4f} to {y.iloc[-1]:.4f}")
         panel = 1 if column == "loss" else 2
         figure.add_scatter(x=x, y=y, name=name, line_dash=dash, row=1, col=panel)
     figure.update_traces(mode="lines+markers", marker_size=7)
@@ -129,7 +97,7 @@ def learning_curves(history: pd.DataFrame, *, title: str | None = None) -> go.Fi
     figure.update_xaxes(title_text="epoch", tickformat="d", dtick=1 if len(history) < 12 else None)
     figure.update_yaxes(title_text="training loss", rangemode="tozero", col=1)
     figure.update_yaxes(title_text="accuracy", tickformat=".0%", col=2)
-    alt = f"learning curves over {count(len(history), 'epoch')}: {', '.join(said)}"
+    alt = f"learning curves over {count(len(history), 'epoch')}: {', '.join(described)}"
     return styled(figure, alt, title, height=340, margin_t=80, legend_x=0.56)
 
 
@@ -145,13 +113,17 @@ def reliability(
     bins = bins[bins["count"] > 0].sort_values("confidence")
     if bins.empty:
         return empty_figure("no predictions were binned", title)
-    sure, right, n = bins["confidence"], bins["accuracy"], bins["count"].astype(int)
+    confidence, accuracy, n = bins["confidence"], bins["accuracy"], bins["count"].astype(int)
     line = {"color": "#777777", "dash": "dash"}
     figure = go.Figure(
         [
             go.Scatter(x=[0, 1], y=[0, 1], name="perfectly calibrated", mode="lines", line=line),
             go.Scatter(
-                x=sure, y=right, name="model, with image counts", mode="lines+markers+text", text=n
+                x=confidence,
+                y=accuracy,
+                name="model, with image counts",
+                mode="lines+markers+text",
+                text=n,
             ),
         ]
     )
@@ -161,13 +133,13 @@ def reliability(
     if ece is not None:
         heading += f" (ECE {ece:.3f})"
         alt += f", expected calibration error {ece:.4f}"
-    told = [
+    described = [
         f"confidence {c:.3f}, accuracy {a:.3f}, {count(k, 'image')}"
-        for c, a, k in zip(sure, right, n, strict=True)
+        for c, a, k in zip(confidence, accuracy, n, strict=True)
     ]
     return styled(
         figure,
-        f"{alt}: {'; '.join(told)}",
+        f"{alt}: {'; '.join(described)}",
         heading,
         xaxis={"title_text": "confidence", "range": [-0.02, 1.15]},
         yaxis={"title_text": "accuracy", "range": [-0.08, 1.08]},

@@ -10,7 +10,7 @@ import torch
 
 from workbench import checks
 from workbench.concepts import Concepts, Importance, Strategies
-from workbench.figures.images import Picture, _captioned, img_tag
+from workbench.figures.images import Picture, captioned, img_tag
 from workbench.figures.inputs import count
 from workbench.figures.palettes import CLASSES, class_colour
 from workbench.figures.prototypes import signed_bar
@@ -20,7 +20,7 @@ SYMBOLS = ("circle", "diamond", "square", "cross", "x", "triangle-up", "star", "
 
 
 def concept_grid(
-    found: Concepts,
+    concepts: Concepts,
     which: Sequence[int] | None = None,
     n: int = 8,
     *,
@@ -31,46 +31,46 @@ def concept_grid(
 
     which: concepts in the order of the rows; None for all.
     """
-    shown = range(len(found)) if which is None else which
+    indices = range(len(concepts)) if which is None else which
     rows = []
-    for k in shown:
-        crops = found.strongest(k, checks.positive("n", n))
+    for k in indices:
+        crops = concepts.strongest(k, checks.positive("n", n))
         tags = "".join(
             img_tag(crop, f"crop {i} of concept {k}", height) for i, crop in enumerate(crops, 1)
         )
         label = f'<span style="width:80px">concept {escape(str(k))}</span>'
         style = "display:flex;gap:6px;align-items:center;margin-bottom:6px"
         rows.append(f'<div style="{style}">{label}{tags}</div>')
-    alt = f"crops of {found.layer} that fire each of {count(len(rows), 'concept')} most"
-    return _captioned("".join(rows), alt, title)
+    alt = f"crops of {concepts.layer} that fire each of {count(len(rows), 'concept')} most"
+    return captioned("".join(rows), alt, title)
 
 
 def importance_bars(
     importances: Importance | Sequence[Importance], *, title: str | None = None
 ) -> go.Figure:
     """Mean importance of each concept by one method, or by several as shares of the largest."""
-    several = [importances] if isinstance(importances, Importance) else list(importances)
-    figure, said = go.Figure(), []
-    for i, one in enumerate(several):
-        mean = one.scores.mean(0)
-        largest = float(mean.abs().max().clamp(min=1e-12)) if len(several) > 1 else 1.0
+    methods = [importances] if isinstance(importances, Importance) else list(importances)
+    figure, ranked = go.Figure(), []
+    for i, importance in enumerate(methods):
+        mean = importance.scores.mean(0)
+        largest = float(mean.abs().max().clamp(min=1e-12)) if len(methods) > 1 else 1.0
         best = mean.argsort(descending=True)[:3].tolist()
         values = (mean / largest).tolist()
-        told = ", ".join(f"concept {k} {float(mean[k]):.3g}" for k in best)
-        said.append(f"{one.method}: {told}")
+        leading = ", ".join(f"concept {k} {float(mean[k]):.3g}" for k in best)
+        ranked.append(f"{importance.method}: {leading}")
         names = [str(k) for k in range(len(values))]
-        figure.add_bar(x=names, y=values, name=one.method, marker_color=class_colour(i))
-    unit = "mean importance" if len(several) == 1 else "mean importance / largest"
+        figure.add_bar(x=names, y=values, name=importance.method, marker_color=class_colour(i))
+    unit = "mean importance" if len(methods) == 1 else "mean importance / largest"
     axes = {"xaxis": {"title_text": "concept", "type": "category"}, "yaxis_title_text": unit}
-    alt = f"importance of {len(values)} concepts; most important by {'; '.join(said)}"
+    alt = f"importance of {len(values)} concepts; most important by {'; '.join(ranked)}"
     return styled(figure, alt, title, **axes, height=360, margin_t=80)
 
 
-def cluster_graph(found: Strategies, *, title: str | None = None) -> go.Figure:
+def cluster_graph(strategies: Strategies, *, title: str | None = None) -> go.Figure:
     """The images of a class in the plane, each cluster named by its dominant concept."""
-    figure, said = go.Figure(), []
-    for i, concept in enumerate(found.dominant.tolist()):
-        x, y = found.points[found.cluster == i].T.tolist()
+    figure, described = go.Figure(), []
+    for i, concept in enumerate(strategies.dominant.tolist()):
+        x, y = strategies.points[strategies.cluster == i].T.tolist()
         name = f"cluster {i}: concept {concept}"
         marker = {"color": class_colour(i), "symbol": SYMBOLS[i % len(SYMBOLS)], "size": 9}
         figure.add_scatter(
@@ -80,17 +80,18 @@ def cluster_graph(found: Strategies, *, title: str | None = None) -> go.Figure:
             name=name,
             marker=marker,
             # What was clicked is known by its place in the class.
-            customdata=(found.cluster == i).nonzero().flatten().tolist(),
+            customdata=(strategies.cluster == i).nonzero().flatten().tolist(),
             hovertemplate="image %{customdata}<extra>" + name + "</extra>",
         )
-        said.append(f"{name}, {count(len(x), 'image')}")
+        described.append(f"{name}, {count(len(x), 'image')}")
     hidden = {"showticklabels": False, "ticks": ""}
-    alt = f"images by what matters for them, in {count(len(said), 'cluster')}: {'; '.join(said)}"
+    clusters = f"{count(len(described), 'cluster')}: {'; '.join(described)}"
+    alt = f"images by what matters for them, in {clusters}"
     return styled(figure, alt, title, xaxis=hidden, yaxis=hidden, height=420, margin_t=80)
 
 
 def concept_rows(
-    found: Concepts,
+    concepts: Concepts,
     importances: Importance,
     strength: Sequence[float],
     *,
@@ -106,16 +107,16 @@ def concept_rows(
     damped or boosted. pick: each row carries `data-pick="concept:K"` and can have the focus.
     """
     mean = importances.scores.mean(0)
-    most = float(mean.abs().max()) or 1.0
-    rows, said = [], []
+    largest = float(mean.abs().max()) or 1.0
+    rows, described = [], []
     for k in mean.argsort(descending=True).tolist():
         factor = (factors or {}).get(k, 1.0)
         words = (
             f"concept {k}, importance {float(mean[k]):+.2f}, on this image {strength[k]:.0%} of "
             "its strongest crop"
         ) + (f", times {factor:g}" if factor != 1 else "")
-        said.append(words)
-        about = (
+        described.append(words)
+        attributes = (
             f'data-pick="concept:{k}" tabindex="0" role="button" aria-label="{escape(words)}" '
             f'aria-pressed="{str(k == chosen).lower()}" '
         ) * pick
@@ -126,17 +127,17 @@ def concept_rows(
         )
         crops = "".join(
             img_tag(crop, f"crop {i} of concept {k}", height)
-            for i, crop in enumerate(found.strongest(k, n), 1)
+            for i, crop in enumerate(concepts.strongest(k, n), 1)
         )
-        told = f"{strength[k]:.0%} here" + (f", × {factor:g}" if factor != 1 else "")
+        strength_here = f"{strength[k]:.0%} here" + (f", × {factor:g}" if factor != 1 else "")
         rows.append(
-            f'<div {about}style="{style}"><b style="width:24px">{k}</b>'
-            f'<div style="width:92px">{signed_bar(float(mean[k]), most)}</div>'
-            f'<div style="width:84px">{told}</div>{crops}</div>'
+            f'<div {attributes}style="{style}"><b style="width:24px">{k}</b>'
+            f'<div style="width:92px">{signed_bar(float(mean[k]), largest)}</div>'
+            f'<div style="width:84px">{strength_here}</div>{crops}</div>'
         )
-    alt = f"{count(len(rows), 'concept')} of {found.layer}, the most important first"
-    shown = _captioned(f'<div style="font-size:12px">{"".join(rows)}</div>', escape(alt), None)
-    return Picture(shown.html, f"{alt}: {'; '.join(said)}")
+    alt = f"{count(len(rows), 'concept')} of {concepts.layer}, the most important first"
+    picture = captioned(f'<div style="font-size:12px">{"".join(rows)}</div>', escape(alt), None)
+    return Picture(picture.html, f"{alt}: {'; '.join(described)}")
 
 
 def logit_table(
@@ -151,23 +152,23 @@ def logit_table(
     after = logits if steered is None else steered
     best = torch.maximum(logits, after).argsort(descending=True)[:n].tolist()
     change = after - logits
-    most = float(change.abs().max().clamp(min=1e-12))
+    largest = float(change.abs().max().clamp(min=1e-12))
     head = ("class", "logit") + ((what, "change") if steered is not None else ())
-    rows, said = [], []
+    rows, listed = [], []
     cell = 'style="text-align:left;padding:1px 12px 1px 0;font-weight:normal"'
     for k in best:
         cells = [f"{float(logits[k]):.2f}"]
         if steered is not None:
-            cells += [f"{float(after[k]):.2f}", signed_bar(float(change[k]), most)]
+            cells += [f"{float(after[k]):.2f}", signed_bar(float(change[k]), largest)]
         name = f"<b>{escape(classes[k])}</b>" if k == int(after.argmax()) else escape(classes[k])
         tds = "".join(f"<td {cell}>{c}</td>" for c in cells)
         rows.append(f'<tr><th scope="row" {cell}>{name}</th>{tds}</tr>')
-        said.append(f"{classes[k]} {float(logits[k]):.2f} to {float(after[k]):.2f}")
+        listed.append(f"{classes[k]} {float(logits[k]):.2f} to {float(after[k]):.2f}")
     heads = "".join(f'<th scope="col" {cell}>{escape(h)}</th>' for h in head)
     table = f'<table style="border-collapse:collapse"><tr>{heads}</tr>{"".join(rows)}</table>'
     label = classes[int(after.argmax())]
-    alt = f"predicted {label}; logits: {', '.join(said)}"
-    shown = _captioned(
+    alt = f"predicted {label}; logits: {', '.join(listed)}"
+    picture = captioned(
         table, escape(f"predicted {label}, {float(after.softmax(0).max()):.1%}"), None
     )
-    return Picture(shown.html, alt)
+    return Picture(picture.html, alt)

@@ -30,8 +30,8 @@ def confidence_curve(
     if len(lengths) != 1:
         raise ValueError(f"lines: expected lines of one length, got lengths {sorted(lengths)}")
     last = max(1, lengths.pop() - 1)
-    told = [f"{n} from {v[0]:.2f} to {v[-1]:.2f}" for n, v in lines.items() if len(v)]
-    alt = f"over {last} {x_name}s: {'; '.join(told)}"
+    described = [f"{n} from {v[0]:.2f} to {v[-1]:.2f}" for n, v in lines.items() if len(v)]
+    alt = f"over {last} {x_name}s: {'; '.join(described)}"
     return line_chart(
         {n: list(enumerate(v)) for n, v in lines.items()}, last, alt, mark=mark, ticks=(0, last)
     )
@@ -47,15 +47,15 @@ def robustness_curve(curve: pd.DataFrame) -> Picture:
         raise ValueError("curve: expected at least one point, got none")
     lines: dict[str, list[Point]] = {}
     bars: dict[str, list[tuple[float, float, float]]] = {}
-    told = []
+    described = []
     for name, points in curve.groupby("attack", sort=False):
         known = points[points["failed"] == 0]
         lines[str(name)] = list(zip(known["eps"], known["robust_accuracy"], strict=True))
         bars[str(name)] = list(zip(known["eps"], known["low"], known["high"], strict=True))
         listed = ", ".join(f"{y:.0%} at {x:.3g}" for x, y in lines[str(name)])
-        told.append(f"{name} {listed or 'failed'}")
+        described.append(f"{name} {listed or 'failed'}")
     ticks = sorted(set(curve["eps"]))
-    alt = f"robust accuracy over eps: {'; '.join(told)}"
+    alt = f"robust accuracy over eps: {'; '.join(described)}"
     return line_chart(lines, max(ticks), alt, bars=bars, ticks=ticks)
 
 

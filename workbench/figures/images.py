@@ -68,7 +68,7 @@ def image_grid(
     if confidence is not None and predicted is None:
         raise ValueError("confidence: expected predicted as well, the classes it belongs to")
     if n == 0:
-        return _captioned("", "no images to show", title)
+        return captioned("", "no images to show", title)
     sure = _confidences(confidence, n)
     wrong = [False] * n
     alt = count(n, "image")
@@ -86,7 +86,7 @@ def image_grid(
             f'margin-top:4px;overflow-wrap:anywhere">{escape(caption)}</figcaption></figure>'
         )
     style = f"display:flex;flex-wrap:wrap;gap:10px;max-width:{columns * (width + 10)}px"
-    return _captioned(f'<div style="{style}">{"".join(cells)}</div>', alt, title)
+    return captioned(f'<div style="{style}">{"".join(cells)}</div>', alt, title)
 
 
 def heat_overlay(
@@ -115,7 +115,7 @@ def heat_overlay(
         f'<div style="display:flex;flex-wrap:wrap;gap:12px">{shown}</div><div style="display:flex;'
         f'gap:6px;margin-top:4px">{low:.3g}<div style="{bar};{OUTLINE}"></div>{high:.3g}</div>'
     )
-    return _captioned(body, alt, title)
+    return captioned(body, alt, title)
 
 
 def _one(image: torch.Tensor) -> np.ndarray:
@@ -159,7 +159,7 @@ def _tag(pixels: np.ndarray, alt: str, height: int, style: str = OUTLINE) -> str
     return f'<img alt="{escape(alt)}" src="{png_data(pixels)}" style="{style}">'
 
 
-def _captioned(body: str, alt: str, title: str | None) -> Picture:
+def captioned(body: str, alt: str, title: str | None) -> Picture:
     """`body` below its alt text, which everybody may read."""
     caption = f"<strong>{escape(title)}</strong>: {alt}" if title else alt
     return Picture(

@@ -7,7 +7,7 @@ from html import escape
 import numpy as np
 import torch
 
-from workbench.figures.images import Picture, _captioned, img_tag
+from workbench.figures.images import Picture, captioned, img_tag
 from workbench.patterns import PatternQuality, Patterns
 
 PITCH = 9  # pixels from cell to cell, one of them a gap
@@ -69,17 +69,17 @@ def pattern_strip(
         frame[:, [1, -2]] = frame[:, :, [1, -2]] = torch.tensor([[[0.94]], [[0.89]], [[0.26]]])
         frame[:, [0, -1]] = frame[:, :, [0, -1]] = 0
     counts = torch.bincount(state, minlength=len(GLYPHS)).tolist()
-    counted = ", ".join(f"{n} {name}" for n, name in zip(counts, GLYPHS, strict=True) if n)
-    alt = f"{layer}, {len(on)} {unit}s: {counted}"
+    described = ", ".join(f"{n} {name}" for n, name in zip(counts, GLYPHS, strict=True) if n)
+    alt = f"{layer}, {len(on)} {unit}s: {described}"
     alt += f"; the first {MOST:,} are drawn" if len(on) > MOST else ""
     if chosen is not None:
         alt += f"; {unit} {chosen} is looked at"
-    about = f'data-pick="layer:{escape(layer)}" tabindex="0" role="button" '
-    about += f'aria-label="{escape(alt)}; arrow keys go from {unit} to {unit}" '
+    attributes = f'data-pick="layer:{escape(layer)}" tabindex="0" role="button" '
+    attributes += f'aria-label="{escape(alt)}; arrow keys go from {unit} to {unit}" '
     style = f"display:inline-block;line-height:0;cursor:{'crosshair' if pick else 'auto'}"
     tag = img_tag(pixels, alt, pixels.shape[1])
-    shown = _captioned(f'<div {about * pick}style="{style}">{tag}</div>', escape(alt), None)
-    return Picture(shown.html, alt)
+    picture = captioned(f'<div {attributes * pick}style="{style}">{tag}</div>', escape(alt), None)
+    return Picture(picture.html, alt)
 
 
 def columns(n: int) -> int:
@@ -98,7 +98,7 @@ def pattern_legend() -> Picture:
 
 
 def pattern_table(
-    patterns: Patterns, found: PatternQuality, broken: torch.Tensor, label: int
+    patterns: Patterns, quality: PatternQuality, broken: torch.Tensor, label: int
 ) -> Picture:
     """One row a class: how many neurons of its pattern an image breaks, and how good that is.
 
@@ -107,18 +107,18 @@ def pattern_table(
     """
     heads = ("class", "broken", "of", "recall", "precision")
     head = "".join(f'<th scope="col" {CELL}>{name}</th>' for name in heads)
-    rows, counted, sizes = [], [], patterns.sizes.tolist()
+    rows, described, sizes = [], [], patterns.sizes.tolist()
     for k in listed(patterns, broken, label):
         name, mined = patterns.classes[k], bool(patterns.total[k])
-        shares = [percent(float(v[k])) for v in (found.recall, found.precision)]
+        shares = [percent(float(v[k])) for v in (quality.recall, quality.precision)]
         values = [str(int(broken[k])) if mined else "no pattern", str(sizes[k]), *shares]
-        own = f"<b>{escape(name)}</b> ◀ predicted" if k == label else escape(name)
+        heading = f"<b>{escape(name)}</b> ◀ predicted" if k == label else escape(name)
         tds = "".join(f"<td {CELL}>{value}</td>" for value in values)
-        rows.append(f'<tr><th scope="row" {CELL}>{own}</th>{tds}</tr>')
-        counted.append(f"{name} {values[0]}")
+        rows.append(f'<tr><th scope="row" {CELL}>{heading}</th>{tds}</tr>')
+        described.append(f"{name} {values[0]}")
     table = f'<table style="border-collapse:collapse"><tr>{head}</tr>{"".join(rows)}</table>'
-    alt = f"neurons broken of each class's pattern: {', '.join(counted)}"
-    summary = found.summary()
+    alt = f"neurons broken of each class's pattern: {', '.join(described)}"
+    summary = quality.summary()
     words = (
         f"delta {patterns.delta:g}: mean size {patterns.mean_size:.0f}, recall "
         f"{percent(summary['recall'])}, precision {percent(summary['precision'])} on held-out "
@@ -126,7 +126,7 @@ def pattern_table(
     )
     if len(rows) < len(patterns.classes):
         words += f"; {len(rows)} of {len(patterns.classes):,} classes: the least broken"
-    return Picture(_captioned(table, escape(words), None).html, f"{words}; {alt}")
+    return Picture(captioned(table, escape(words), None).html, f"{words}; {alt}")
 
 
 def listed(patterns: Patterns, broken: torch.Tensor, label: int) -> list[int]:

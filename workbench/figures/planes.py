@@ -45,26 +45,26 @@ def plane_map(
     """
     colours = np.array([list(bytes.fromhex(colour[1:])) for colour in CLASSES], float)
     predicted = plane.predicted.cpu().numpy()
-    sure = plane.confidence.cpu().numpy()[..., None]
-    pixels = 255 + sure * 0.8 * (colours[predicted % len(colours)] - 255)
+    confidence = plane.confidence.cpu().numpy()[..., None]
+    pixels = 255 + confidence * 0.8 * (colours[predicted % len(colours)] - 255)
     outside = ~plane.inside.cpu().numpy()[..., None]
     pixels = np.where(outside, OUT * pixels + (1 - OUT) * 128, pixels)
     picture = png_data(np.flipud(np.rint(pixels)).astype(np.uint8))
-    told = plane.summary()
-    shares = ", ".join(f"{name} on {percent(s)}" for name, s in told["shares"].items())
-    alt = f"plane: {shares}; {percent(told['inside'])} of it inside [0, 1]"
+    summary = plane.summary()
+    shares = ", ".join(f"{name} on {percent(s)}" for name, s in summary["shares"].items())
+    alt = f"plane: {shares}; {percent(summary['inside'])} of it inside [0, 1]"
     frame = Frame(plane.slice.window)
     parts = [
         frame.polygon(line, 'fill="none" stroke="#000" stroke-opacity="0.35"') for line in lines
     ]
     for i, level in enumerate(levels):
         style = f'fill="none" stroke="#000" stroke-width="1.5" stroke-dasharray="{DASHES[i % 3]}"'
-        parts += [frame.line(found.numpy(), style) for found in plane.contours(level)]
+        parts += [frame.line(contour.numpy(), style) for contour in plane.contours(level)]
     if path is not None and len(path) > 1:
         parts.append(frame.line(path.cpu().numpy(), 'fill="none" stroke="#fff" stroke-width="4"'))
         parts.append(frame.line(path.cpu().numpy(), 'fill="none" stroke="#000" stroke-width="2"'))
     n = len(predicted)
-    for name in told["shares"]:
+    for name in summary["shares"]:
         rows, columns = np.nonzero(predicted == plane.classes.index(name))
         if len(rows) < 0.01 * n * n:
             continue
@@ -75,10 +75,10 @@ def plane_map(
         x, y = frame.at(point)
         parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" fill="#fff" stroke="#000"/>')
         parts.append(text(name, (x, y - 8), 'font-size="12"'))
-    held = [f"{p:g}" for p in levels]
+    confidences = [f"{p:g}" for p in levels]
     caption = "paler is less sure; grey is outside [0, 1]"
-    if held:
-        caption += f"; lines: {escape(told['label'])} at {', '.join(held)}"
+    if confidences:
+        caption += f"; lines: {escape(summary['label'])} at {', '.join(confidences)}"
     return Picture(boxed(picture, parts, alt, caption, pick), alt)
 
 
@@ -100,9 +100,9 @@ class Frame:
         """An open line."""
         return f'<polyline points="{self._points(line)}" {style}/>'
 
-    def polygon(self, line: np.ndarray, style: str, told: str = "") -> str:
+    def polygon(self, line: np.ndarray, style: str, tooltip: str = "") -> str:
         """A closed line, with words under the pointer."""
-        title = f"<title>{escape(told)}</title>" if told else ""
+        title = f"<title>{escape(tooltip)}</title>" if tooltip else ""
         return f'<polygon points="{self._points(line)}" {style}>{title}</polygon>'
 
 
@@ -153,20 +153,21 @@ def region_map(regions: Regions, window: Window, colour: str = "class", home: in
     for i, (polygon, row) in enumerate(zip(regions.polygons, table.itertuples(), strict=True)):
         r, g, b = (round(float(c)) for c in shades[i])
         fill = f'fill="rgb({r},{g},{b})" stroke="#000" stroke-opacity="0.3" stroke-width="0.5"'
-        told = (
+        tooltip = (
             f"region {i}: {row.predicted or 'the class changes inside'}, area {row.area:.3g}, "
             f"gradient {row.gradient:.3g}; {neurons(regions, i, home)}"
         )
-        parts.append(frame.polygon(polygon, fill, told))
+        parts.append(frame.polygon(polygon, fill, tooltip))
     line = 'fill="none" stroke="#000" stroke-width="2.5"'
     parts += [frame.line(segment, line) for segment in regions.boundary]
     x, y = frame.at((0.0, 0.0))
     parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" fill="#fff" stroke="#000"/>')
-    told = regions.summary()
+    summary = regions.summary()
     names = sorted(set(table["predicted"]) - {""})
     alt = (
-        f"{told['regions']} linear regions, mean {told['mean_vertices']:.1f} corners; predicted "
-        f"{', '.join(names)}; decision boundary {told['boundary_length']:.3g} long; gradients "
+        f"{summary['regions']} linear regions, mean {summary['mean_vertices']:.1f} corners; "
+        f"predicted {', '.join(names)}; decision boundary "
+        f"{summary['boundary_length']:.3g} long; gradients "
         f"{regions.gradient.min():.3g} to {regions.gradient.max():.3g}"
     )
     caption = f"{alt}. Thick: the decision boundary; the dot: the image. {COLOURS[colour]}"
@@ -175,11 +176,11 @@ def region_map(regions: Regions, window: Window, colour: str = "class", home: in
 
 def neurons(regions: Regions, i: int, home: int) -> str:
     """How many neurons are on in region `i`, and which are not as in region `home`."""
-    said = []
+    described = []
     for name, choices in regions.choices.items():
         here, there = choices[i].ravel(), choices[home].ravel()
-        other = np.flatnonzero(here != there)
-        few = ", ".join(map(str, other[:8])) + (", ..." if len(other) > 8 else "")
-        changed = f", other than at the image: {few}" if len(other) else ""
-        said.append(f"{name} {np.count_nonzero(here)} of {here.size} on{changed}")
-    return "; ".join(said)
+        differing = np.flatnonzero(here != there)
+        few = ", ".join(map(str, differing[:8])) + (", ..." if len(differing) > 8 else "")
+        changed = f", other than at the image: {few}" if len(differing) else ""
+        described.append(f"{name} {np.count_nonzero(here)} of {here.size} on{changed}")
+    return "; ".join(described)

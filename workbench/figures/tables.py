@@ -60,19 +60,19 @@ def confidence_table(
     probabilities: `(K,)`, summing to 1. classes: K names. label: the true class, if known.
     predicted: the model's answer, where that is not the most likely class.
     """
-    told = answer(probabilities, classes, label, predicted, top)
+    shown = answer(probabilities, classes, label, predicted, top)
     rows = "".join(
-        _row(told.names[k], told.p[k], k == told.chosen, k == told.label) for k in told.order
+        _row(shown.names[k], shown.p[k], k == shown.chosen, k == shown.label) for k in shown.order
     )
     head = '<th scope="col" style="text-align:left;padding:2px 12px 2px 0">'
     table = (
         '<table style="border-collapse:collapse;font-family:system-ui,sans-serif;font-size:13px">'
         '<caption style="caption-side:top;text-align:left;padding:4px 0">'
-        f"{escape(told.verdict)}</caption>"
+        f"{escape(shown.verdict)}</caption>"
         f"<thead><tr>{head}class</th>{head}confidence</th><td></td></tr></thead>"
         f"<tbody>{rows}</tbody></table>"
     )
-    return Picture(table, told.alt)
+    return Picture(table, shown.alt)
 
 
 def _row(name: str, share: float, chosen: bool, true: bool) -> str:
@@ -106,7 +106,7 @@ def health_table(findings: Sequence[Any]) -> Picture:
     findings: each with name, level, says, why and remedy.
     """
     by_level = {level: [f for f in findings if f.level == level] for level in LEVELS}
-    counted = [f"{len(found)} {level}" for level, found in by_level.items() if found]
+    counted = [f"{len(group)} {level}" for level, group in by_level.items() if group]
     alt = f"health of the evaluation: {', '.join(counted) or 'no indicator asked yet'}"
     alarms = [f for level in ("red", "error", "amber") for f in by_level[level]]
     alt += "".join(f"; {f.level}: {f.name}" for f in alarms)
