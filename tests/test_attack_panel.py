@@ -1,10 +1,9 @@
 """The attack panel without a browser."""
 
-import threading
-
 import pytest
 import torch
-from workbench.widgets import AttackPanel, ModelPanel
+from panel_kit import settle
+from workbench.widgets import AttackPanel
 
 from workbench import attacks, data, models
 from workbench.attacks import PGD
@@ -18,12 +17,6 @@ def panel():
     return panel
 
 
-def settle(panel):
-    assert panel.wait(20)
-    assert panel.job is None or panel.job.state == "done", panel.job.error
-    assert panel.message.value == ""
-
-
 def test_the_result_is_that_of_the_attack_itself(panel):
     images = data.load("digits")[3:4]
     result = PGD(eps=0.1, n_steps=20)(models.load("digits/cnn"), images.images, images.labels)
@@ -31,23 +24,6 @@ def test_the_result_is_that_of_the_attack_itself(panel):
     assert "Fooled" in panel.view.value
     assert f"Linf {float(result.norms['Linf'][0]):.3g}" in panel.view.value
     assert panel.view.value.count("<img") == panel.view.value.count("<img alt=") == 3
-
-
-def test_copied_code_gives_the_same_images_to_the_bit(panel):
-    panel.form.controls["target"].value = "8"
-    panel.attack_form.controls["eps"].value = 0.3
-    panel.start()
-    settle(panel)
-    names = {}
-    exec(panel.code(), names)
-    assert torch.equal(names["result"].x_adv, panel.result.result.x_adv)
-    assert names["result"].target.tolist() == [8]
-
-
-def test_state_brings_the_same_attack_back(panel):
-    again = AttackPanel.from_state(panel.state())
-    again.run()
-    assert again.view.value == panel.view.value
 
 
 def test_another_image_is_shown_at_once_and_not_attacked(panel):
@@ -80,6 +56,14 @@ def test_another_attack_brings_its_own_form(panel):
     assert panel.attack == attacks.FGSM(norm="L2")
 
 
+def test_settings_stay_when_the_form_beside_them_changes(panel):
+    panel.attack_form.controls["eps"].value = 0.3
+    panel.form.controls["target"].value = "8"
+    settle(panel)
+    assert panel.state()["eps"] == panel.attack.eps == 0.3
+    assert AttackPanel.from_state(panel.state()).attack == panel.attack
+
+
 def test_a_bad_value_is_said_beside_the_form(panel):
     panel.attack_form.controls["eps"].value = 7.0
     assert "at most 1 in Linf" in panel.attack_form.message.value
@@ -94,45 +78,6 @@ def test_saving_checks_eight_bits(panel, tmp_path):
     label = int(panel.result.images.labels[3])
     answer = models.load("digits/cnn").predict(pixels.view(1, 1, 8, 8)).label
     assert survives == (int(answer[0]) != label)
-
-
-def test_saliency_before_and_after():
-    panel = AttackPanel("digits", "digits/cnn", 3, eps=0.2, method="gradient")
-    panel.run()
-    assert len(panel.result.maps) == 2
-    assert "before" in panel.to_html()
-    assert "after" in panel.to_html()
-
-
-def test_cancel_keeps_the_best_so_far(panel, monkeypatch):
-    reached, gate = threading.Event(), threading.Event()
-    plain = AttackPanel.steps
-
-    def slow(self):
-        for i, step in enumerate(plain(self)):
-            if i == 4:
-                reached.set()
-                gate.wait(20)
-            yield step
-
-    monkeypatch.setattr(AttackPanel, "steps", slow)
-    panel.start()
-    assert reached.wait(10)
-    panel.cancel()
-    gate.set()
-    assert panel.wait(10)
-    assert panel.job.state == "cancelled"
-    assert "Cancelled" in panel.message.value
-    assert panel.result.result is not None
-
-
-def test_panels_follow_one_selection(panel):
-    other = ModelPanel(selection=panel.selection)
-    other.run()
-    panel.picker.step(2)
-    settle(panel)
-    settle(other)
-    assert other.result.index == panel.result.index == 5
 
 
 @pytest.mark.parametrize(

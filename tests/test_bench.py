@@ -109,7 +109,7 @@ def test_a_class_to_go_towards_is_shared(bench):
     level = bench.panels["level set"].result
     assert int(level.images.labels[level.target]) == 2
     prototypes = bench.panels["prototypes"]
-    found = prototypes.result.found
+    found = prototypes.result.explanation
     assert int(found.votes[prototypes._chosen(found)]) == 2
     assert int(bench.panels["attack"].result.result.target) == 2
     bench.panels["model"].form.controls["target"].value = ""
@@ -246,7 +246,7 @@ def test_a_saved_bench_runs_as_a_report_with_the_same_numbers(bench, tmp_path, m
     bench.saver.start_report()
     assert bench.saver.job.wait(120)
     assert bench.saver.job.state == "done", bench.saver.job.error
-    assert "The report is written" in bench.saver.said.value
+    assert "The report is written" in bench.saver.status.value
     kept = json.loads((tmp_path / "reports" / "bench-1" / "results.json").read_text())
     assert kept["results"] == json.loads(json.dumps(bench.run().summary()))
     assert kept["parameters"]["towards"] == "3"
@@ -265,13 +265,13 @@ def test_a_notebook_is_never_written_over(tmp_path, monkeypatch):
     assert {name: p.default for name, p in declared.items()}["eps"] == 0.2
     panel.saver.file.value = "attack-panel-1.ipynb"
     panel.saver._clicked(panel.saver.save)
-    assert "attack-panel-1.ipynb is there already; give another name" in panel.saver.said.value
+    assert "attack-panel-1.ipynb is there already; give another name" in panel.saver.status.value
     panel.saver.file.value = "attack.txt"
     panel.saver._clicked(panel.saver.save)
-    assert "expected a name that ends in .ipynb" in panel.saver.said.value
+    assert "expected a name that ends in .ipynb" in panel.saver.status.value
     panel.saver.file.value = "no/such/folder/attack.ipynb"
     panel.saver._clicked(panel.saver.save)
-    assert 'role="alert"' in panel.saver.said.value
+    assert 'role="alert"' in panel.saver.status.value
     assert sorted(path.name for path in tmp_path.iterdir()) == ["attack-panel-1.ipynb"]
 
 

@@ -45,8 +45,9 @@ def test_a_panel_that_fails_says_so_in_its_own_frame(method, monkeypatch):
     for name, panel in bench.panels.items():
         assert (panel.result is not None) or name == "level set"
         assert ON_PURPOSE not in panel.message.value or name == "level set"
-    if method in ("check", "unfit"):  # not needed to show something
+    if method in ("check", "unfit", "code"):  # not needed to show something
         assert failed.result is not None
+        assert (f"# no code: {ON_PURPOSE}" in bench.code()) == (method == "code")
     else:
         assert ON_PURPOSE in failed.message.value
         assert "panel-failure" in failed.message.value

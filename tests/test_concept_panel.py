@@ -1,13 +1,13 @@
 """The concept panel without a browser."""
 
 import re
-import threading
 
 import pytest
 import torch
+from panel_kit import pick, settle
 from workbench.widgets import ConceptPanel
 
-from workbench import concepts, data, models
+from workbench import data, models
 
 SMALL = {"n_concepts": 6, "n_crops": 200}
 
@@ -20,33 +20,14 @@ def panel():
     return panel
 
 
-def settle(panel):
-    assert panel.wait(30)
-    assert panel.job is None or panel.job.state == "done", panel.job.error
-    assert panel.message.value == ""
-
-
-def pick(panel, name, key=""):
-    panel.view.picked = {"name": name, "x": 0.5, "y": 0.5, "key": key, "count": id(object())}
-
-
 def test_it_shows_the_image_first_and_searches_when_asked():
     panel = ConceptPanel("digits", "digits/cnn", 3, **SMALL)
     panel._repr_mimebundle_()
-    assert panel.result.found is None
+    assert panel.result.extracted is None
     assert "Find concepts" in panel.view.value
     panel.start()
     settle(panel)
     assert panel.result.importance is not None
-
-
-def test_copied_code_gives_the_same_concepts(panel):
-    panel.slider.value = 0
-    names = {}
-    exec(panel.code(), names)
-    assert torch.equal(names["found"].dictionary.bank, panel.result.found.dictionary.bank)
-    assert torch.equal(names["counts"].scores, panel.result.importance.scores)
-    assert f">{float(names['logits'].max()):.2f}</td>" in panel.view.value
 
 
 def test_rows_are_sorted_by_importance(panel):
@@ -63,9 +44,13 @@ def test_a_damped_concept_moves_the_logits_and_reset_brings_them_back(panel):
     panel.slider.value = 0
     assert panel.result.factors == {k: 0}
     model, x = models.load("digits/cnn"), data.load("digits").images[3:4]
-    by_hand = panel.result.found.steer(model, x, {k: 0})
-    assert float((by_hand - model(x)).abs().max()) > 0.1
+    by_hand = panel.result.extracted.steer(model, x, {k: 0})
+    assert float((by_hand - model.predict(x).logits).abs().max()) > 0.1
     assert f"concept {k} × 0" in panel.view.value
+    names = {}
+    exec(panel.code(), names)
+    assert torch.equal(names["logits"][0], panel.result.steered)
+    assert f">{float(names['logits'].max()):.2f}</td>" in panel.view.value
     pick(panel, "concept:2", "Enter")
     assert panel.slider.value == 1
     panel.slider.value = 2
@@ -77,25 +62,25 @@ def test_a_damped_concept_moves_the_logits_and_reset_brings_them_back(panel):
 
 
 def test_the_concepts_stay_when_the_image_changes(panel):
-    found = panel.result.found
+    found = panel.result.extracted
     panel.selection.index = 7
     settle(panel)
     assert panel.result.index == 7
-    assert panel.result.found is found
+    assert panel.result.extracted is found
     panel.selection.model = "digits/mlp"
     settle(panel)
-    assert panel.result.found is None
+    assert panel.result.extracted is None
 
 
 def test_a_layer_without_places_takes_whole_images(panel):
     panel.form.controls["layer"].value = "relu3"
     settle(panel)
-    assert panel.result.found.layer == "relu3"
-    assert panel.result.found.grid is None
+    assert panel.result.extracted.layer == "relu3"
+    assert panel.result.extracted.grid is None
     assert "where it is" not in panel.view.value
     names = {}
     exec(panel.code(), names)
-    assert torch.equal(names["found"].dictionary.bank, panel.result.found.dictionary.bank)
+    assert torch.equal(names["extracted"].dictionary.bank, panel.result.extracted.dictionary.bank)
 
 
 def test_negative_activations_are_said_with_what_to_do(panel):
@@ -104,7 +89,7 @@ def test_negative_activations_are_said_with_what_to_do(panel):
     assert "semi-nmf" in panel.message.value
     panel.form.controls["method"].value = "semi-nmf"
     settle(panel)
-    assert panel.result.found.dictionary.method == "semi-nmf"
+    assert panel.result.extracted.dictionary.method == "semi-nmf"
 
 
 def test_errors_name_the_argument():
@@ -114,41 +99,3 @@ def test_errors_name_the_argument():
         ConceptPanel("digits", "digits/cnn", chosen=12)
     with pytest.raises(ValueError, match="n_concepts"):
         ConceptPanel("digits", "digits/cnn", n_concepts=1)
-
-
-def test_state_and_report(panel):
-    again = ConceptPanel.from_state(panel.state())
-    again.run()
-    assert again.view.value == panel.view.value
-    html = panel.to_html()
-    assert "Concept panel" in html
-    assert "<script" not in html
-
-
-@pytest.mark.parametrize("where", ["main", "subshell"])
-def test_a_click_returns_at_once_and_cancel_stops(monkeypatch, where):
-    reached, gate = threading.Event(), threading.Event()
-    original = concepts.extract.steps
-
-    def slow(*arguments, **options):
-        for step in original(*arguments, **options):
-            reached.set()
-            assert gate.wait(20)
-            yield step
-
-    monkeypatch.setattr(concepts.extract, "steps", slow)
-    panel = ConceptPanel("digits", "digits/cnn", 3, **SMALL)
-    panel._repr_mimebundle_()
-    if where == "main":
-        panel.start()
-    else:
-        thread = threading.Thread(target=panel.start, name="subshell-1")
-        thread.start()
-        thread.join(20)
-    assert reached.wait(20)
-    panel.cancel()
-    gate.set()
-    assert panel.wait(20)
-    assert panel.job.state == "cancelled"
-    assert "Cancelled" in panel.message.value
-    assert panel.result.found is None

@@ -1,8 +1,9 @@
 """The evaluation panel without a browser."""
 
-import threading
+from typing import ClassVar
 
 import pytest
+from panel_kit import settle
 from workbench.widgets import EvaluationPanel
 
 from workbench import attacks, data, models, robustness
@@ -10,20 +11,15 @@ from workbench import attacks, data, models, robustness
 
 @pytest.fixture
 def panel():
-    panel = EvaluationPanel("digits", "digits/cnn", n=30, eps=[0.05, 0.1], health=False)
+    given = {"attacks": ["FGSM", "PGD(n_steps=5)"], "eps": [0.05, 0.1]}
+    panel = EvaluationPanel("digits", "digits/cnn", n=30, health=False, **given)
     panel.run()
     assert panel.widget is not None
     return panel
 
 
-def settle(panel):
-    assert panel.wait(20)
-    assert panel.job is None or panel.job.state == "done", panel.job.error
-    assert panel.message.value == ""
-
-
 def test_the_figures_are_those_of_evaluate(panel):
-    battery = {"FGSM": attacks.FGSM(), "PGD": attacks.PGD()}
+    battery = {"FGSM": attacks.FGSM(), "PGD(n_steps=5)": attacks.PGD(n_steps=5)}
     images = data.load("digits")[:30]
     own = robustness.evaluate(models.load("digits/cnn"), images, battery, eps=[0.05, 0.1])
     assert panel.result.evaluation.curve().equals(own.curve())
@@ -32,34 +28,15 @@ def test_the_figures_are_those_of_evaluate(panel):
         assert f"{point.robust_accuracy:.1%}<br>" in panel.view.value
 
 
-def test_every_step_of_an_evaluation_can_be_drawn(panel):
-    drawn = [panel.draw(step.value) for step in panel.steps()]
-    assert any("not yet run" in picture for picture in drawn)
-    assert drawn[-1] == panel.view.value
-
-
-def test_copied_code_gives_the_same_figures():
-    panel = EvaluationPanel("digits", "digits/cnn", n=20, eps="0.1", attacks=["PGD(n_steps=9)"])
-    view = panel.run()
-    names = {}
-    exec(panel.code(), names)
-    assert names["result"].frame().equals(view.evaluation.frame())
-    assert names["health"].summary() == view.diagnosis.summary()
-
-
-def test_state_brings_the_same_view_back(panel):
-    again = EvaluationPanel.from_state(panel.state())
-    assert again.run().evaluation.frame().equals(panel.result.evaluation.frame())
-    assert again.draw(again.result) == panel.view.value
-
-
 def test_health_is_asked_of_the_strongest_attack_and_shown_beside_the_curve():
-    panel = EvaluationPanel("digits", "digits/cnn-robust", n=20, eps=[0.1])
+    panel = EvaluationPanel(
+        "digits", "digits/cnn-robust", n=10, eps=[0.1], attacks=["PGD(n_steps=5)"]
+    )
     view = panel.run()
-    assert view.diagnosis.attack == "PGD(eps=0.1)"
+    assert view.diagnosis.attack == "PGD(eps=0.1, n_steps=5)"
     assert "Can it be trusted?" in panel.view.value
     assert "enough images" in panel.view.value
-    assert view.summary()["health"] == "red"  # twenty images are too few
+    assert view.summary()["health"] == "red"  # ten images are too few
 
 
 def test_controls_change_what_is_evaluated(panel):
@@ -112,28 +89,21 @@ def test_an_attack_that_raises_is_said(panel, monkeypatch):
     assert "not known: it failed on 30 images" in panel.view.value
 
 
-def test_cancel_keeps_the_runs_that_ended(panel, monkeypatch):
-    reached, gate = threading.Event(), threading.Event()
-    plain = EvaluationPanel.steps
+class Twice(attacks.FGSM):
+    """Offered by another package."""
 
-    def slow(self):
-        seen = False
-        for step in plain(self):
-            if seen:  # the last step with a value has been shown
-                reached.set()
-                gate.wait(20)
-            yield step
-            seen = step.value.evaluation is not None
+    title: ClassVar[str] = "FGSM of another package"
 
-    monkeypatch.setattr(EvaluationPanel, "steps", slow)
-    panel.start()
-    assert reached.wait(10)
-    panel.cancel()
-    gate.set()
-    assert panel.wait(10)
-    assert panel.job.state == "cancelled"
-    assert "Cancelled" in panel.message.value
-    assert panel.result.evaluation is not None
+
+def test_code_names_an_attack_of_another_package_as_it_is_entered(monkeypatch):
+    known = {**attacks.available(), "fgsm-of-mine": Twice}
+    monkeypatch.setattr("workbench.attacks.registry.available", lambda: known)
+    panel = EvaluationPanel("digits", "digits/mlp", n=9, eps=[0.1], attacks=["fgsm-of-mine"])
+    view, names = panel.run(), {}
+    exec(panel.code(), names)
+    assert type(names["battery"]["fgsm-of-mine"]) is type(names["attack"]) is Twice
+    assert names["result"].frame().equals(view.evaluation.frame())
+    assert names["health"].summary() == view.diagnosis.summary()
 
 
 @pytest.mark.parametrize(

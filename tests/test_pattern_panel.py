@@ -2,11 +2,11 @@
 
 import copy
 import re
-import threading
 
 import pytest
 import torch
-from workbench.widgets import PatternPanel
+from panel_kit import Gate, pick, settle
+from workbench.widgets import PatternPanel, Selection
 
 from workbench import data, detectors, figures, models, patterns
 from workbench.data import ImageDataset
@@ -18,16 +18,6 @@ def panel():
     panel.run()
     assert panel.widget is not None
     return panel
-
-
-def settle(panel):
-    assert panel.wait(30)
-    assert panel.job is None or panel.job.state == "done", panel.job.error
-    assert panel.message.value == ""
-
-
-def pick(panel, name, key="", x=0.5, y=0.5):
-    panel.view.picked = {"name": name, "x": x, "y": y, "key": key, "turn": id(object())}
 
 
 def looked_at(panel):
@@ -45,14 +35,14 @@ def test_it_shows_what_fires_first_and_mines_when_asked():
     assert panel.result.patterns.delta == 0.99
 
 
-@pytest.mark.parametrize("kind", ["pattern", "hamming", "box"])
+@pytest.mark.parametrize("kind", ["pattern", "hamming"])
 def test_copied_code_gives_the_same(panel, kind):
     panel.form.controls["kind"].value = kind
     panel.form.controls["switch"].value = "on"
     settle(panel)
     names, view = {}, panel.result
     exec(panel.code(), names)
-    for name, phase in names["found"].phases.items():
+    for name, phase in names["mined"].phases.items():
         assert torch.equal(phase, view.patterns.phases[name])
     assert torch.equal(names["quality"].follows, view.quality.follows)
     assert float(names["score"]) == view.score
@@ -85,8 +75,8 @@ def test_the_verdict_follows_the_threshold():
     # An image that breaks the most of its class's pattern, and one that breaks nothing.
     model, test = models.load("digits/mlp"), data.load("digits")
     found = patterns.mine(model, data.load("digits", "train"))
-    said = model.predict(test.images).label
-    own = found.violations(model, test.images).gather(1, said[:, None])[:, 0]
+    predicted = model.predict(test.images).label
+    own = found.violations(model, test.images).gather(1, predicted[:, None])[:, 0]
     panel = PatternPanel("digits", "digits/mlp", int(own.argmax()))
     panel.run()
     assert "<b>Alarm</b>" in panel.view.value
@@ -136,8 +126,8 @@ def test_states_are_counted_in_words_and_the_class_table_has_every_class(panel):
     assert sum(counted.values()) == 256
     assert sum(n for name, n in counted.items() if "should" in name) == wrong
     assert strip.alt in panel.view.value
-    told = re.findall(r"<th scope=\"row\"[^>]*>(?:<b>)?(\d)", panel.view.value)
-    assert told[:10] == list("0123456789")
+    names = re.findall(r"<th scope=\"row\"[^>]*>(?:<b>)?(\d)", panel.view.value)
+    assert names[:10] == list("0123456789")
     assert (
         f"of each class's pattern: 0 {int(view.broken[0])}"
         in figures.pattern_table(view.patterns, view.quality, view.broken, view.label).alt
@@ -198,47 +188,6 @@ def test_errors_name_the_argument():
         PatternPanel("digits", "digits/mlp", delta=0.5)
     with pytest.raises(ValueError, match=r"neuron: expected 0\.\.255 in layer relu2, got 300"):
         PatternPanel("digits", "digits/mlp", neuron=300).run()
-
-
-def test_state_and_report(panel):
-    panel.form.controls["switch"].value = "off"
-    pick(panel, "layer:relu1")
-    settle(panel)
-    again = PatternPanel.from_state(panel.state())
-    again.run()
-    assert again.view.value == panel.view.value
-    html = panel.to_html()
-    assert "Pattern panel" in html
-    assert "<script" not in html
-
-
-@pytest.mark.parametrize("where", ["main", "subshell"])
-def test_a_click_returns_at_once_and_cancel_stops(monkeypatch, where):
-    reached, gate = threading.Event(), threading.Event()
-    original = patterns.mine.steps
-
-    def slow(*arguments, **options):
-        for step in original(*arguments, **options):
-            reached.set()
-            assert gate.wait(20)
-            yield step
-
-    monkeypatch.setattr(patterns.mine, "steps", slow)
-    panel = PatternPanel("digits", "digits/mlp", 3)
-    panel._repr_mimebundle_()
-    if where == "main":
-        panel.start()
-    else:
-        thread = threading.Thread(target=panel.start, name="subshell-1")
-        thread.start()
-        thread.join(20)
-    assert reached.wait(20)
-    panel.cancel()
-    gate.set()
-    assert panel.wait(20)
-    assert panel.job.state == "cancelled"
-    assert "Cancelled" in panel.message.value
-    assert panel.result.patterns is None
 
 
 # Large networks, many classes, no labels.
@@ -358,11 +307,14 @@ def test_functions_are_no_layers_and_smooth_ones_do_not_fit():
         def forward(self, x):
             return self.act(self.a(x.flatten(1))) - 0.1
 
+    selection = Selection("digits")
     for act in (torch.relu, torch.nn.GELU(), torch.nn.Hardswish()):
-        model = models.wrap(Functional(act).eval(), input_shape=(1, 8, 8))
-        panel = PatternPanel("digits", model)
-        assert panel.unfit() == "my model has no ReLU layer"
-        assert "my model has no ReLU layer. Choose one that fits" in panel.draw(panel.look())
+        name = f"mine, {act}"
+        model = models.wrap(Functional(act).eval(), input_shape=(1, 8, 8), name=name)
+        selection.model = selection.add(model)
+        panel = PatternPanel(selection=selection)
+        assert panel.unfit() == f"{name} has no ReLU layer"
+        assert " has no ReLU layer. Choose one that fits" in panel.draw(panel.look())
 
 
 @pytest.mark.parametrize(
@@ -372,26 +324,17 @@ def test_it_can_be_cancelled_between_two_passes(monkeypatch, work):
     from workbench.models import batching
 
     monkeypatch.setattr(batching, "VALUES", 64 * 100)  # 100 images a pass
-    reached, gate, n = threading.Event(), threading.Event(), []
-    original = work.steps
-
-    def slow(*arguments, **options):
-        for step in original(*arguments, **options):
-            n.append(step)
-            reached.set()
-            assert gate.wait(20)
-            yield step
-
-    monkeypatch.setattr(work, "steps", slow)
+    gate = Gate(work.steps, at=0)
+    monkeypatch.setattr(work, "steps", gate.steps)
     panel = PatternPanel("digits", "digits/mlp", 3, kind="hamming")
     panel._repr_mimebundle_()
     panel.start()
-    assert reached.wait(20)
+    assert gate.reached()
     panel.cancel()
-    gate.set()
+    gate.open()
     assert panel.wait(20)
     assert panel.job.state == "cancelled"
-    assert len(n) == 1
+    assert gate.yielded == 1
 
 
 def test_a_trained_model_joins_where_no_image_has_a_label():

@@ -1,18 +1,10 @@
 """The verify panel without a browser."""
 
-import threading
-
 import pytest
-import torch
-from workbench.widgets import ProofPanel, proof_panel
+from panel_kit import settle
+from workbench.widgets import ProofPanel
 
 from workbench import data, models
-
-
-def settle(panel):
-    assert panel.wait(60)
-    assert panel.job is None or panel.job.state == "done", panel.job.error
-    assert panel.message.value == ""
 
 
 def test_it_asks_first_and_proves_when_told():
@@ -40,16 +32,11 @@ def test_a_counterexample_is_shown_and_is_one():
     assert panel.view.value.count("<img ") == panel.view.value.count("<img alt=") == 3
 
 
-def test_copied_code_gives_the_same_answer():
+def test_only_images_that_follow_the_pattern():
     panel = ProofPanel("digits", "digits/mlp", 3, eps=0.05, pattern=True, delta=0.9)
-    answer = panel.run().answer
-    assert answer.verdict != "unknown"
-    names = {}
-    exec(panel.code(), names)
-    assert names["answer"].verdict == answer.verdict
-    if answer.counterexample is not None:
-        assert torch.equal(names["answer"].counterexample, answer.counterexample)
-    assert f"The pattern fixes {len(panel.mined().of(panel.result.label))} of" in panel.view.value
+    assert panel.run().answer.verdict != "unknown"
+    size = len(panel.mined().of(panel.result.label))
+    assert f"The pattern fixes {size} of 512 neurons" in panel.view.value
 
 
 def test_another_question_or_image_withdraws_the_answer():
@@ -75,31 +62,3 @@ def test_a_network_that_cannot_be_verified_is_said():
     assert 'role="alert"' in panel.message.value
     with pytest.raises(ValueError, match="eps"):
         ProofPanel("digits", "digits/mlp", eps=2)
-
-
-@pytest.mark.parametrize("where", ["main", "subshell"])
-def test_a_click_returns_at_once_and_cancel_keeps_what_is_known(monkeypatch, where):
-    reached, gate = threading.Event(), threading.Event()
-    original = proof_panel.prove.steps
-
-    def slow(*arguments, **options):
-        for step in original(*arguments, **options):
-            yield step
-            reached.set()
-            assert gate.wait(20)
-
-    monkeypatch.setattr(proof_panel.prove, "steps", slow)
-    panel = ProofPanel("digits", "digits/mlp", 3, eps=0.1)
-    panel._repr_mimebundle_()
-    if where == "main":
-        panel.start()
-    else:
-        thread = threading.Thread(target=panel.start, name="subshell-1")
-        thread.start()
-        thread.join(20)
-    assert reached.wait(20)
-    panel.cancel()
-    gate.set()
-    assert panel.wait(20)
-    assert panel.job.state == "cancelled"
-    assert "Cancelled" in panel.message.value

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import html
 import json
 import time
 from collections.abc import Iterator
 from functools import partial
+from html import escape
 from typing import Any, ClassVar, Literal
 
 import ipywidgets as ipw
@@ -18,12 +18,14 @@ from workbench.params import Parameters
 from workbench.steps import Step
 
 from .attack_panel import AttackPanel
+from .blocks import bundle, code_block, in_words, section
 from .draw_pad import DrawPad
-from .form import bundle, choose_from, told
+from .form import choose_from
+from .frame import guarded
 from .job import Job
 from .level_set_panel import LevelSetPanel
 from .model_panel import ModelPanel
-from .panel import Panel, code_block, guarded, section
+from .panel import Panel
 from .pattern_panel import PatternPanel
 from .picker import Picker
 from .prototype_panel import PrototypePanel
@@ -54,10 +56,6 @@ class Broken(Panel[Parameters, Any]):
         """Raises what the panel raised."""
         raise self.error
 
-    def controls(self) -> ipw.Widget:
-        """None."""
-        return ipw.VBox()
-
 
 def made(
     kind: type[Panel[Any, Any]], selection: Selection, given: dict[str, Any] | None
@@ -81,7 +79,7 @@ class BenchView:
     def summary(self) -> dict[str, Any]:
         """The summaries of the results, or what went wrong."""
         shown = {name: r.summary() for name, r in self.results.items() if r is not None}
-        return shown | {name: {"error": told(error)} for name, error in self.errors.items()}
+        return shown | {name: {"error": in_words(error)} for name, error in self.errors.items()}
 
 
 class Bench:
@@ -180,7 +178,7 @@ class Bench:
 
     def _ended(self, job: Job) -> None:
         if job.state == "failed":
-            self.message.value = section(html.escape(str(job.error)))
+            self.message.value = section(escape(str(job.error)))
         elif self._widget is not None:
             self._show_code()  # of what the panels show by now
 
@@ -207,19 +205,14 @@ class Bench:
             pairs = [ipw.VBox(pair) for pair in zip(self.heads, shown, strict=True)]
             grid = ipw.GridBox(pairs, layout={"grid_template_columns": COLUMNS, "grid_gap": "1em"})
             panels = self.tabs if self.layout == "tabs" else grid
-            self.draw = ipw.ToggleButton(
-                description="✎ draw", tooltip="Draw an image, or load one; the panels follow"
-            )
-            self.brush = ipw.ToggleButton(
-                description="✎ brush", tooltip="Draw on the image selected; the panels follow"
-            )
+            draw, brush = "Draw an image, or load one", "Draw on the image selected"
+            follow = "; the panels follow"
+            self.draw = ipw.ToggleButton(description="✎ draw", tooltip=draw + follow)
+            self.brush = ipw.ToggleButton(description="✎ brush", tooltip=brush + follow)
             for button in (self.draw, self.brush):
                 button.observe(guarded(self, self._drawing_toggled), "value")
-            self.meant = ipw.Combobox(
-                description="it is",
-                tooltip="Class of what you draw; type to search",
-                ensure_option=True,
-            )
+            about = "Class of what you draw; type to search"
+            self.meant = ipw.Combobox(description="it is", tooltip=about, ensure_option=True)
             self.easel = ipw.VBox(layout={"display": "none"})
             left = ipw.VBox([picker.widget, ipw.HBox([self.draw, self.brush, self.meant])])
             top = ipw.HBox([left, self.easel], layout={"flex_flow": "row wrap"})
@@ -299,14 +292,14 @@ class Bench:
         """The calls that give what each panel shows, one after the other."""
         # Of a panel that shows an error there is nothing to compute.
         fit = {n: p for n, p in self.panels.items() if not (p.misfit() or p.result is None)}
-        return "\n\n".join(f"# {name}\n{panel.code()}" for name, panel in fit.items())
+        return "\n\n".join(f"# {name}\n{code_of(panel)}" for name, panel in fit.items())
 
     def to_html(self) -> str:
         """The panels as they are now, for reports: works with no kernel."""
         parts = []
         for name, panel in self.panels.items():
             body = panel.to_html() if panel.seen else "<p>not asked yet</p>"
-            parts.append(f"<h3>{html.escape(name)}</h3>{body}")
+            parts.append(f"<h3>{escape(name)}</h3>{body}")
         return f'<section aria-label="Bench">{"".join(parts)}</section>'
 
     def _repr_mimebundle_(self, **_: object) -> dict[str, Any]:
@@ -317,6 +310,14 @@ class Bench:
         if self.auto:
             self.start()
         return bundle(widget, self.to_html(), f"Bench({self.state()})")
+
+
+def code_of(panel: Panel[Any, Any]) -> str:
+    """The code of a panel, or a comment that says why there is none."""
+    try:
+        return panel.code()
+    except Exception as error:  # whatever a model of one's own raises
+        return f"# no code: {' '.join(in_words(error).split())}"
 
 
 def read(panels: dict[str, dict[str, Any]] | str) -> dict[str, dict[str, Any]]:

@@ -6,23 +6,24 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from html import escape
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import ipywidgets as ipw
 from pydantic import Field
+from torch import Tensor
+from torch.nn.functional import interpolate
 
 from workbench import concepts
 from workbench.concepts import Concepts, Importance
-from workbench.data import ImageDataset
 from workbench.figures import concept_rows, heat_overlay, logit_table
-from workbench.models import Classifier, Layer
+from workbench.models import Layer
 from workbench.params import Parameters
 from workbench.steps import Step
 
-from .form import Form
-from .level_set_panel import figure, row
-from .panel import Panel, guarded
-from .pick_view import PickView
+from .blocks import button, column, figure, row, section, slider, status
+from .frame import guarded
+from .panel import Panel
+from .views import Answered, filled
 
 IMAGES = 500  # of the data set, that the crops come from
 ASKED = 64  # images of the predicted class, on which importance is measured
@@ -43,49 +44,41 @@ class ConceptPanelParameters(Parameters):
 
 
 @dataclass(frozen=True, eq=False)
-class ConceptView:
+class ConceptView(Answered):
     """What the panel shows: an image, the concepts of a layer, what they count for its class.
 
-    factors: what was done to concepts: 0 damped, 2 boosted.
+    codes: of the concepts on the image, at every place, `(1, ..., r)`. factors: what was done to
+    concepts, 0 damped, 2 boosted; steered: the logits `(K,)` then.
     """
 
-    images: ImageDataset
-    index: int
-    model: Classifier
-    label: int
-    found: Concepts | None = None
+    extracted: Concepts | None = None
+    codes: Tensor | None = None
     importance: Importance | None = None
     remark: str = ""
     factors: dict[int, float] = field(default_factory=dict)
+    steered: Tensor | None = None
 
     def summary(self) -> dict[str, Any]:
         """The concepts, and which one matters most for the class predicted."""
-        told: dict[str, Any] = {"index": self.index, "predicted": self.images.classes[self.label]}
-        for part in (self.found, self.importance):
-            told |= part.summary() if part is not None else {}
-        return told
+        summary = {"index": self.index, "predicted": self.images.classes[self.label]}
+        for part in (self.extracted, self.importance):
+            summary |= part.summary() if part is not None else {}
+        return summary
 
 
 class ConceptPanel(Panel[ConceptPanelParameters, ConceptView]):
     """Find the concepts of a layer, see where they are, damp or boost one.
 
-    Args:
-        dataset, model, index, selection: as `ModelPanel` takes them.
-        parameters: see `ConceptPanelParameters`.
-
-    Raises:
-        ValueError: an unknown name, or a value out of bounds.
+    Args and Raises: as of `Panel`; the parameters are `ConceptPanelParameters`.
     """
 
     Params = ConceptPanelParameters
     title = "Concept panel"
     follows = (*Panel.follows, "layer")
-
-    def __init__(self, *args: Any, **parameters: Any) -> None:
-        super().__init__(*args, **parameters)
-        self.view = PickView()
-        self.view.observe(guarded(self, self._picked), "picked")
-        self._kept: tuple[Any, Concepts | None, str] = (None, None, "")
+    only = FORM
+    action = ("Find concepts", "Run")
+    picks = True
+    _kept: tuple[Any, Concepts | None, str] = (None, None, "")
 
     def check(self, params: ConceptPanelParameters) -> None:
         """Check that there are such a layer and such a concept."""
@@ -101,10 +94,8 @@ class ConceptPanel(Panel[ConceptPanelParameters, ConceptView]):
                 f"chosen: expected a concept below {params.n_concepts}, got {params.chosen}"
             )
 
-    # The work.
-
     def _layers(self) -> dict[str, Layer]:
-        """The layers that concepts can be found in."""
+        """The layers that concepts can be looked for in."""
         layers = self.selection.classifier().layers()
         return {name: layer for name, layer in layers.items() if len(layer.shape) in (1, 2, 3)}
 
@@ -117,78 +108,67 @@ class ConceptPanel(Panel[ConceptPanelParameters, ConceptView]):
 
     def peek(self) -> Iterator[Step[ConceptView]]:
         """The image, and what the model says of it."""
-        images = self.selection.images()
-        index = min(self.selection.index, len(images) - 1)
-        model = self.selection.classifier()
-        label = int(model.predict(images.images[index : index + 1]).label[0])
-        yield Step(1, 1, "answered", ConceptView(images, index, model, label))
+        yield Step(1, 1, "answered", ConceptView(*self.answer()))
 
     def steps(self) -> Iterator[Step[ConceptView]]:
         """The concepts, where they are not known yet; then what they count for the class."""
-        view, p, layer = next(self.peek()).value, self.params, self.layer()
-        assert view is not None
-        key = (view.images, view.model, layer, *(getattr(p, name) for name in FORM[1:]))
-        known, found, remark = self._kept
-        if key != known:
-            crop = 0.5 if has_places(self._layers()[layer]) else 1.0
-            pictures = view.images.images[:IMAGES]
-            work = concepts.extract.steps(
-                *(view.model, pictures, layer), n_concepts=p.n_concepts, method=p.method,
-                n_crops=p.n_crops, crop=crop, seed=p.seed,
-            )  # fmt: skip
-            with warnings.catch_warnings(record=True) as said:
-                warnings.simplefilter("always")
-                for step in work:
-                    found = step.value
-                    yield Step(step.done, 2 * step.total, step.message, view)
-            remark = " ".join(str(warning.message) for warning in said)
-            self._kept = (key, found, remark)
-        assert found is not None
-        view = replace(view, found=found, remark=remark)
-        said_of = view.model.predict(view.images.images[:IMAGES]).label
-        same = view.images.images[:IMAGES][said_of == view.label][:ASKED]
-        if not len(same):
-            same = view.images.images[view.index : view.index + 1]
-        for asked in concepts.importance.steps(found, view.model, same, view.label):
-            view = replace(view, importance=asked.value)
-            yield Step(asked.total + asked.done, 2 * asked.total, asked.message, view)
+        view = self.first()
+        yield from filled(view, "", self._extracted(view), of=2)
+        _, extracted, remark = self._kept
+        assert extracted is not None
+        codes = extracted.encode(view.model, view.x).cpu()
+        view = replace(view, extracted=extracted, codes=codes, remark=remark)
+        pictures = view.images.images[:IMAGES]
+        same = pictures[view.model.predict(pictures).label == view.label][:ASKED]
+        same = same if len(same) else view.x
+        work = concepts.importance.steps(extracted, view.model, same, view.label)
+        yield from filled(view, "importance", work, 1, 2)
 
-    # The picture.
+    def _extracted(self, view: ConceptView) -> Iterator[Step[Concepts]]:
+        """Find the concepts, and keep them for other images."""
+        p, layer, extracted = self.params, self.layer(), None
+        key = (view.images, view.model, layer, *(getattr(p, name) for name in FORM[1:]))
+        if key == self._kept[0]:
+            return
+        work = concepts.extract.steps(
+            *(view.model, view.images.images[:IMAGES], layer), n_concepts=p.n_concepts,
+            method=p.method, n_crops=p.n_crops, seed=p.seed,
+            crop=0.5 if has_places(self._layers()[layer]) else 1.0,
+        )  # fmt: skip
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            for step in work:
+                extracted = step.value
+                yield step
+        self._kept = (key, extracted, " ".join(str(warning.message) for warning in caught))
 
     def draw(self, result: ConceptView) -> str:
         """The image, the concept chosen on it, the logits it is steered to; all concepts."""
-        view, classes = result, result.images.classes
-        x = view.images.images[view.index : view.index + 1]
-        caption = f"index {view.index}, taken for {classes[view.label]}"
-        style = '<div style="font:13px/1.4 system-ui,sans-serif">'
-        if view.found is None or view.importance is None:
-            hint = "<p>Press <b>Find concepts</b>: it takes some seconds.</p>"
-            return f"{style}{figure(x[0], caption)}{hint}</div>"
-        found, k = view.found, self._chosen(view)
-        codes = found.encode(view.model, x).flatten(0, -2).mean(0)  # of one image
-        strongest = found.dictionary.codes.amax(0).clamp(min=1e-12)
-        strength = (codes.cpu() / strongest).clamp(min=0).tolist()
-        blocks = [figure(x[0], caption)]
-        if found.grid is not None:
-            heat = found.heat(view.model, x, k)[0].cpu()
-            words = f"concept {k}: where it is"
-            shown = heat_overlay(None, heat, "sequential", height=120).html
-            blocks.append(f'<div style="max-width:220px">{shown}{words}</div>')
-        logits, steered = view.model.predict(x).logits[0].cpu(), None
-        if view.factors:
-            steered = found.steer(view.model, x, view.factors)[0].cpu()
+        view, classes, extracted = result, result.images.classes, result.extracted
+        shown = figure(view.x[0], f"index {view.index}, taken for {classes[view.label]}")
+        if extracted is None or view.codes is None or view.importance is None:
+            return section(shown, "<p>Press <b>Find concepts</b>: it takes some seconds.</p>")
+        k, blocks = self._chosen(view), [shown]
+        if extracted.grid is not None:
+            codes = view.codes[..., k].view(1, 1, *extracted.grid)
+            heat = interpolate(codes, view.x.shape[2:], mode="bilinear")[0, 0]
+            overlay = heat_overlay(None, heat, "sequential", height=120).html
+            blocks.append(column(overlay, f"concept {k}: where it is", width="220px"))
         done = ", ".join(f"concept {k} × {v:g}" for k, v in sorted(view.factors.items()))
-        blocks.append(f"<div>{logit_table(logits, steered, classes, what=done).html}</div>")
+        logits = view.prediction.logits[0].cpu()
+        blocks.append(column(logit_table(logits, view.steered, classes, what=done).html))
+        strongest = extracted.dictionary.codes.amax(0).clamp(min=1e-12)
+        strength = (view.codes.flatten(0, -2).mean(0) / strongest).clamp(min=0).tolist()
         rows = concept_rows(
-            *(found, view.importance, strength), chosen=k, factors=view.factors, pick=True
+            *(extracted, view.importance, strength), chosen=k, factors=view.factors, pick=True
         )
         error = (
-            f"{escape(found.layer)}: the concepts leave {found.dictionary.error:.0%} of the "
-            f"activations over. Importance for {escape(classes[view.label])}, gradient x input, "
-            f"mean of {len(view.importance.scores)} images."
+            f"{escape(extracted.layer)}: the concepts leave {extracted.dictionary.error:.0%} of "
+            f"the activations over. Importance for {escape(classes[view.label])}, gradient x "
+            f"input, mean of {len(view.importance.scores)} images."
         )
-        remark = f'<p role="status">{escape(view.remark)}</p>' if view.remark else ""
-        return f"{style}{row(blocks)}{remark}<p>{error}</p>{rows.html}</div>"
+        remark = status(escape(view.remark)) if view.remark else ""
+        return section(row(*blocks), remark, f"<p>{error}</p>", rows.html)
 
     def _chosen(self, view: ConceptView) -> int:
         assert view.importance is not None
@@ -198,89 +178,76 @@ class ConceptPanel(Panel[ConceptPanelParameters, ConceptView]):
 
     def code(self) -> str:
         """The calls that give the result shown."""
-        s, p, layer = self.selection, self.params, self.layer()
+        p, layer = self.params, self.layer()
         options = [f"n_concepts={p.n_concepts}", f"method={p.method!r}", f"seed={p.seed}"]
         places = has_places(self._layers()[layer])
         options.append(f"n_crops={p.n_crops}" if places else "crop=1")
         lines = [
-            "from workbench import concepts, data, models",
-            "",
-            f"images = {s.code('dataset')}.images[:{IMAGES}]",
-            f"model = {s.code('model')}",
-            f"found = concepts.extract(model, images, {layer!r}, {', '.join(options)})",
+            *self.code_head("from workbench import concepts, data, models"),
+            f"some = images.images[:{IMAGES}]",
+            f"extracted = concepts.extract(model, some, {layer!r}, {', '.join(options)})",
         ]
         view = self.result
         if view is not None and view.importance is not None:
             lines += [
-                f"same = images[model.predict(images).label == {view.label}][:{ASKED}]",
-                f"counts = concepts.importance(found, model, same, {view.label})",
+                f"same = some[model.predict(some).label == {view.label}][:{ASKED}]",
+                f"counts = concepts.importance(extracted, model, same, {view.label})",
             ]
             if view.factors:
-                x = f"{s.code('dataset')}.images[{view.index}:{view.index + 1}]"
-                lines.append(f"logits = found.steer(model, {x}, {view.factors})")
+                x = f"images.images[{view.index}:{view.index + 1}]"
+                lines.append(f"logits = extracted.steer(model, {x}, {view.factors})")
         return "\n".join(lines)
 
     # The controls.
 
+    def choices(self) -> dict[str, list[tuple[str, str]]]:
+        """The layers that concepts can be looked for in."""
+        return {"layer": [("the last with places", ""), *((name, name) for name in self._layers())]}
+
     def controls(self) -> ipw.Widget:
         """The form; what to do to the concept chosen."""
-        self.form = Form(self.params, choices={"layer": self._choices()}, only=FORM)
-        self.form.observe(guarded(self, self._form_changed))
-        self.slider = ipw.FloatSlider(
-            value=1, min=0, max=3, step=0.1, description="strength", disabled=True,
-            tooltip="Of the concept chosen: 0 takes it away, 2 doubles it",
-            style={"description_width": "5em"}, layout={"width": "28em"},
+        self.slider = slider(
+            *(ipw.FloatSlider, "strength", "Of the concept chosen: 0 takes it away, 2 doubles it"),
+            value=1, min=0, max=3, step=0.1, disabled=True, layout={"width": "28em"},
         )  # fmt: skip
-        self.slider.observe(guarded(self, self._slid), "value")
-        reset = ipw.Button(description="Reset", tooltip="All concepts as they are")
-        reset.on_click(guarded(self, lambda _: self._steer({})))
-        if self.result is not None:
-            self.shown(self.result)
-        launch = self.button("Find concepts", "Run")
-        return ipw.VBox([self.form.widget, launch, ipw.HBox([self.slider, reset])])
-
-    def _choices(self) -> list[tuple[str, str]]:
-        return [("the last with places", ""), *((name, name) for name in self._layers())]
+        self.listen(self.slider, self._slid)
+        reset = button("Reset", "All concepts as they are", guarded(self, lambda: self._steer({})))
+        return ipw.VBox([super().controls(), ipw.HBox([self.slider, reset])])
 
     def shown(self, result: ConceptView) -> None:
         """Bring the slider to the concept chosen."""
-        if self.picker is None:
-            return
-        self.slider.unobserve_all("value")
         self.slider.disabled = result.importance is None
         if result.importance is not None:
             self.slider.value = result.factors.get(self._chosen(result), 1.0)
-        self.slider.observe(guarded(self, self._slid), "value")
 
-    def _steer(self, factors: dict[int, float]) -> None:
+    def _slid(self, value: float) -> None:
         if self.result is not None and self.result.importance is not None:
-            self._show(self._current, replace(self.result, factors=factors))
-
-    def _slid(self, change: Any) -> None:
-        if self.result is not None and self.result.importance is not None:
-            factors = {**self.result.factors, self._chosen(self.result): round(change["new"], 3)}
+            factors = {**self.result.factors, self._chosen(self.result): round(value, 3)}
             self._steer({k: v for k, v in factors.items() if v != 1})
 
-    def _picked(self, change: Any) -> None:
-        """A concept was clicked or chosen by a key."""
-        name, key = change["new"].get("name", ""), change["new"].get("key", "")
-        if name.startswith("concept:") and not key.startswith("Arrow") and self.result is not None:
-            self.params = self.params.changed(chosen=int(name.removeprefix("concept:")))
-            self._show(self._current, self.result)
+    def _steer(self, factors: dict[int, float]) -> None:
+        """Show the logits with concepts damped or boosted."""
+        view = self.result
+        if view is not None and view.extracted is not None and view.importance is not None:
+            logits = view.extracted.steer(view.model, view.x, factors)[0].cpu() if factors else None
+            self._show(self._current, replace(view, factors=factors, steered=logits))
 
-    def _form_changed(self, values: Parameters) -> None:
-        params = cast("ConceptPanelParameters", values).changed(chosen=-1)
-        self.check(params)
-        self.params = params
-        self.start()
+    def picked(self, what: str, which: str, event: dict[str, Any]) -> None:
+        """A concept was clicked or chosen by a key."""
+        if what == "concept" and not event["key"].startswith("Arrow"):
+            self.params = self.params.changed(chosen=int(which))
+            self.redraw()
+
+    def taken(self, values: ConceptPanelParameters) -> ConceptPanelParameters:
+        """Other concepts are looked for: none of them is chosen yet."""
+        return values.changed(chosen=-1)
 
     def followed(self, change: Any) -> None:
         """The selection changed: concepts that are known are shown, none are searched for."""
         if change["name"] in ("dataset", "model", "layer"):
             layer = self.selection.layer if self.selection.layer in self._layers() else ""
             self.params = self.params.changed(chosen=-1, layer=layer)
-        if self.picker is not None:
-            self.form.choose_from("layer", self._choices(), self.params.layer)
+        self.choose_anew()
         known = self.result is not None and self.result.importance is not None
         same = change["name"] in ("index", "edition")
         self.start(None if same and known else self.peek())

@@ -15,7 +15,7 @@ from torch.nn.functional import avg_pool2d
 
 from workbench import checks, data, figures
 
-from .form import bundle, told
+from .blocks import bundle, in_words
 
 logger = logging.getLogger(__name__)
 
@@ -101,7 +101,7 @@ class DrawPad(anywidget.AnyWidget):
         except Exception as error:
             # Reports scan for these words, so that a failure in a callback is not lost.
             logger.exception("Exception in draw pad")
-            self.message = told(error)
+            self.message = in_words(error)
 
     @traitlets.observe("pixels")
     def _changed(self, _: object) -> None:
@@ -113,18 +113,18 @@ class DrawPad(anywidget.AnyWidget):
     def summary(self) -> dict[str, float]:
         """Share of ink in [0, 1]; row and column of its centre, from 1, where there is ink."""
         ink = self.value.mean(0)
-        found = {"ink": float(ink.mean())}
+        summary = {"ink": float(ink.mean())}
         if ink.any():
             for name, mass in (("row", ink.sum(1)), ("column", ink.sum(0))):
-                found[name] = float(mass @ torch.arange(1.0, len(mass) + 1) / mass.sum())
-        return found
+                summary[name] = float(mass @ torch.arange(1.0, len(mass) + 1) / mass.sum())
+        return summary
 
     def to_html(self) -> str:
         """The value as a picture, for reports: works with no kernel."""
         numbers = ", ".join(f"{name} {number:.3g}" for name, number in self.summary().items())
-        said = f"drawing, {self.shape[1]} rows of {self.shape[2]} pixels: {numbers}"
-        picture = figures.img_tag(self.value, said, HEIGHT)
-        return f'<figure style="margin:0">{picture}<figcaption>{said}</figcaption></figure>'
+        alt = f"drawing, {self.shape[1]} rows of {self.shape[2]} pixels: {numbers}"
+        picture = figures.img_tag(self.value, alt, HEIGHT)
+        return f'<figure style="margin:0">{picture}<figcaption>{alt}</figcaption></figure>'
 
     def _repr_mimebundle_(self, **_: object) -> dict[str, Any]:  # type: ignore[override]
         return bundle(self, self.to_html(), f"DrawPad({self.shape})")

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from html import escape
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
-import ipywidgets as ipw
 import torch
 from pydantic import Field, field_validator
 
@@ -20,12 +19,12 @@ from workbench.params import Parameters
 from workbench.robustness import Diagnosis, Evaluation, diagnose, evaluate
 from workbench.steps import Step
 
-from .attack_panel import named
-from .form import Form
-from .panel import Panel, guarded
+from .attack_panel import call_of, named
+from .blocks import column, row, section, table
+from .panel import Panel
+from .views import filled
 
 ASKED = 200  # images at most for the indicators, which run the attack some fifteen times
-HALF = 1000  # of the progress bar: the evaluation, then the indicators
 WAITING = "not yet run"
 GREATEST = {"Linf": 1.0, "L2": 100.0}
 
@@ -83,17 +82,14 @@ class EvaluationView:
 class EvaluationPanel(Panel[EvaluationPanelParameters, EvaluationView]):
     """Choose attacks and radii; see the robust accuracy with intervals, and its health.
 
-    Args:
-        dataset, model, selection: as `ModelPanel` takes them.
-        parameters: see `EvaluationPanelParameters`.
-
-    Raises:
-        ValueError: an unknown name, or a value out of bounds.
+    Args and Raises: as of `Panel`; the parameters are `EvaluationPanelParameters`.
     """
 
     Params = EvaluationPanelParameters
     title = "Evaluation panel"
     follows = ("dataset", "model")
+    action = ("Evaluate", "Attack the images")
+    waits = True
 
     def check(self, params: EvaluationPanelParameters) -> None:
         """Check that there are such attacks, and that they fit."""
@@ -105,7 +101,7 @@ class EvaluationPanel(Panel[EvaluationPanelParameters, EvaluationView]):
         Raises:
             ValueError: an attack that is not there, or does not fit the norm or the model.
         """
-        named, model = {}, self.selection.classifier()
+        battery, model = {}, self.selection.classifier()
         for code in params.attacks:
             attack = attacks.get(code)
             if "norm" in type(attack).model_fields:
@@ -113,10 +109,8 @@ class EvaluationPanel(Panel[EvaluationPanelParameters, EvaluationView]):
             reason = misfit(attack, params.norm, model)
             if reason:
                 raise ValueError(f"{code}: {reason}")
-            named[code] = attack
-        return named
-
-    # The work.
+            battery[code] = attack
+        return battery
 
     def images(self) -> ImageDataset:
         """The images attacked: the first of the test split."""
@@ -135,91 +129,66 @@ class EvaluationPanel(Panel[EvaluationPanelParameters, EvaluationView]):
         """The evaluation, run by run, then the indicators, one by one."""
         params, model, images = self.params, self.selection.classifier(), self.images()
         battery = self.battery(params)
-        view = next(self.peek()).value
-        assert view is not None
-        total = HALF * (2 if params.health else 1)
+        view, halves = self.first(), 1 + params.health
         work = evaluate.steps(model, images, battery, eps=params.eps, seed=params.seed)
-        for step in work:
-            view = replace(view, evaluation=step.value)
-            yield Step(HALF * step.done // max(1, step.total), total, step.message, view)
+        view = yield from filled(view, "evaluation", work, of=halves)
         assert view.evaluation is not None
         accuracy = view.evaluation.summary()["clean_accuracy"]
         view = replace(view, accuracy=accuracy, images=len(images))
-        yield Step(HALF, total, "attacked", view)
+        yield Step(1, halves, "attacked", view)
         asked = strongest(view.evaluation, battery)
         if params.health and asked is not None:
-            for found in diagnose.steps(model, images[:ASKED], asked, seed=params.seed):
-                view = replace(view, diagnosis=found.value)
-                done = HALF + HALF * found.done // max(1, found.total)
-                yield Step(done, total, f"health: {found.message}", view)
-
-    # The picture.
+            indicators = diagnose.steps(model, images[:ASKED], asked, seed=params.seed)
+            yield from filled(view, "diagnosis", indicators, part=1, of=2, prefix="health: ")
 
     def draw(self, result: EvaluationView) -> str:
         """The curve with intervals and its table, and what the indicators say beside them."""
-        font = "font-family:system-ui,sans-serif"
         accuracy = f"{result.images:,} test images, whose classes the model does not know: nothing "
         accuracy += "is right or wrong, and attacks start from what the model says of each."
         if result.accuracy is not None:
             accuracy = f"{result.accuracy:.1%} of {result.images:,} test images right, unattacked."
         if result.evaluation is None:
-            return f'<p style="{font}">{accuracy} Press <b>Evaluate</b> to attack them.</p>'
+            return section(f"<p>{accuracy} Press <b>Evaluate</b> to attack them.</p>")
         curve = result.evaluation.curve()
         if curve["attack"].nunique() == 2:  # one attack is its own worst case
             curve = curve[curve["attack"] != "worst case"]
-        health = ""
-        if result.diagnosis is not None:
-            asked = escape(result.diagnosis.attack)
-            found = health_table(result.diagnosis.findings).html
-            health = (
-                '<div style="flex:1 1 22em;max-width:36em"><p><b>Can it be trusted?</b> '
-                f"Asked about {asked}:</p>{found}</div>"
-            )
         picture = robustness_curve(curve).html
-        return (
-            f'<p style="{font}">{accuracy}</p><div style="{font};display:flex;flex-wrap:wrap;'
-            'gap:16px;align-items:flex-start;line-height:1.4">'
-            f"<div><p>Robust accuracy over eps ({self.params.norm})</p>{picture}"
-            f"{curve_table(curve)}{troubles(result.evaluation)}</div>{health}</div>"
-        )
+        title = f"<p>Robust accuracy over eps ({self.params.norm})</p>"
+        blocks = [f"<div>{title}{picture}{curve_table(curve)}{troubles(result.evaluation)}</div>"]
+        if result.diagnosis is not None:
+            about = f"<b>Can it be trusted?</b> Asked about {escape(result.diagnosis.attack)}:"
+            health = health_table(result.diagnosis.findings).html
+            blocks.append(column(f"<p>{about}</p>", health, width="36em"))
+        return section(f"<p>{accuracy}</p>", row(*blocks))
 
     def code(self) -> str:
         """The calls that give the result shown."""
-        s, p = self.selection, self.params
-        battery = ", ".join(f"{name!r}: attacks.{a.code()}" for name, a in self.battery(p).items())
+        p, battery = self.params, self.battery(self.params)
         seed = f", seed={p.seed}" if p.seed else ""
+        made = ", ".join(f"{name!r}: {call_of(name, a)}" for name, a in battery.items())
         lines = [
-            "from workbench import attacks, data, models, robustness",
-            "",
-            f"images = {s.code('dataset')}[:{p.n}]",
-            f"model = {s.code('model')}",
-            f"battery = {{{battery}}}",
+            *self.code_head("from workbench import attacks, data, models, robustness"),
+            f"images = images[:{p.n}]",
+            f"battery = {{{made}}}",
             f"result = robustness.evaluate(model, images, battery, eps={list(p.eps)}{seed})",
         ]
-        view = self.result
-        if p.health and view is not None and view.evaluation is not None:
-            asked = strongest(view.evaluation, self.battery(p))
-            if asked is not None:
-                lines += [
-                    f"attack = attacks.{asked.code()}",
-                    f"health = robustness.diagnose(model, images[:{ASKED}], attack{seed})",
-                ]
+        evaluation = self.result.evaluation if self.result is not None else None
+        asked = strongest(evaluation, battery) if p.health and evaluation is not None else None
+        if asked is not None:
+            name = next(n for n, attack in battery.items() if type(attack) is type(asked))
+            lines += [
+                f"attack = {call_of(name, asked)}",
+                f"health = robustness.diagnose(model, images[:{ASKED}], attack{seed})",
+            ]
         return "\n".join(lines)
-
-    def state(self) -> dict[str, Any]:
-        """What `from_state` needs to show the same again; plain values."""
-        state = super().state()
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in state.items()}
 
     # The controls.
 
-    def controls(self) -> ipw.Widget:
-        """Attacks, radii, images; the button."""
-        self.form = Form(self.params, choices={"attacks": self._choices(self.params)})
-        self.form.observe(guarded(self, self._form_changed))
-        return ipw.VBox([self.form.widget, self.button("Evaluate", "Attack the images")])
+    def choices(self) -> dict[str, list[tuple[str, str]]]:
+        """The attacks that fit."""
+        return {"attacks": self._attacks(self.params)}
 
-    def _choices(self, params: EvaluationPanelParameters) -> list[tuple[str, str]]:
+    def _attacks(self, params: EvaluationPanelParameters) -> list[tuple[str, str]]:
         """The attacks that fit, and those that were given with parameters of their own."""
         model = self.selection.classifier()
         fit = {
@@ -230,24 +199,15 @@ class EvaluationPanel(Panel[EvaluationPanelParameters, EvaluationView]):
         given = {code: code for code in params.attacks}
         return [(label, name) for name, label in {**given, **fit}.items()]
 
-    def _form_changed(self, values: Parameters) -> None:
-        params = cast("EvaluationPanelParameters", values)
-        if params.norm != self.params.norm:
-            kept = tuple(
-                code
-                for code in params.attacks
-                if not misfit(attacks.get(code), params.norm, self.selection.classifier())
-            )
-            params = params.model_copy(update={"attacks": kept or ("PGD",)})
-            self.form.choose_from("attacks", self._choices(params), params.attacks)
-            self.form.set(params)
-        self.battery(params)
-        self.params = params
-        self.start(self.peek())
-
-    def followed(self, change: Any) -> None:
-        """The selection changed: say the clean accuracy, attack nothing."""
-        self.start(self.peek())
+    def taken(self, values: EvaluationPanelParameters) -> EvaluationPanelParameters:
+        """In another norm, the attacks that fit it."""
+        if values.norm != self.params.norm:
+            model = self.selection.classifier()
+            fit = [c for c in values.attacks if not misfit(attacks.get(c), values.norm, model)]
+            values = values.model_copy(update={"attacks": tuple(fit) or ("PGD",)})
+            self.form.choose_from("attacks", self._attacks(values), values.attacks)
+            self.form.set(values)
+        return values
 
 
 def misfit(attack: Attack, norm: str, model: Classifier) -> str:
@@ -272,30 +232,24 @@ def strongest(evaluation: Evaluation, battery: dict[str, Attack]) -> Attack | No
 
 def curve_table(curve: Any) -> str:
     """The points of the curve as a table: a row an attack, a column an eps."""
-    cell = 'style="text-align:left;padding:2px 12px 2px 0"'
     radii = sorted(set(curve["eps"]))
-    head = "".join(f'<th scope="col" {cell}>eps {eps:.3g}</th>' for eps in radii)
     rows = []
     for name, points in curve.groupby("attack", sort=False):
-        said = {
+        cells = {
             p.eps: f"not known: it failed on {p.failed} images"
             if p.failed
             else f"{p.robust_accuracy:.1%}<br><small>{p.low:.1%} to {p.high:.1%}</small>"
             for p in points.itertuples()
         }
-        cells = "".join(f"<td {cell}>{said.get(eps, WAITING)}</td>" for eps in radii)
-        rows.append(f'<tr><th scope="row" {cell}>{escape(str(name))}</th>{cells}</tr>')
-    return (
-        '<table style="font-size:13px;border-collapse:collapse">'
-        '<caption style="text-align:left">Robust accuracy, with 95% intervals</caption>'
-        f"<tr><th {cell}>attack</th>{head}</tr>{''.join(rows)}</table>"
-    )
+        rows.append([escape(str(name)), *(cells.get(eps, WAITING) for eps in radii)])
+    head = ["attack", *(f"eps {eps:.3g}" for eps in radii)]
+    return table("Robust accuracy, with 95% intervals", rows, head)
 
 
 def troubles(evaluation: Evaluation) -> str:
     """What went wrong, in words: attacks that raised, images that break a rule."""
     summary = evaluation.summary()
-    said = [f"An attack failed: {error}" for error in summary["errors"]]
+    lines = [f"An attack failed: {error}" for error in summary["errors"]]
     if summary["flawed"]:
-        said.append(f"{summary['flawed']} attacked images break a rule and count for nothing.")
-    return "".join(f'<p role="alert">{escape(line)}</p>' for line in said)
+        lines.append(f"{summary['flawed']} attacked images break a rule and count for nothing.")
+    return "".join(f'<p role="alert">{escape(line)}</p>' for line in lines)

@@ -11,6 +11,8 @@ from pydantic.fields import FieldInfo
 
 from workbench.params import Parameters
 
+from .blocks import alert
+
 STYLE = {"description_width": "6em"}
 LAYOUT = {"width": "28em"}
 FEW = 500  # whole numbers over a wider range get a text field, not a slider
@@ -21,8 +23,7 @@ class Form:
     """One control a field: bounds, choices and help come from the declaration.
 
     values: to start from. choices: for fields whose choices are known only now, a list
-    of values or of (label, value) pairs. disabled: field to the reason it is greyed out.
-    only: the fields to show, in this order.
+    of values or of (label, value) pairs. only: the fields to show, in this order.
     """
 
     def __init__(
@@ -30,7 +31,6 @@ class Form:
         values: Parameters,
         *,
         choices: Mapping[str, Sequence[Any]] | None = None,
-        disabled: Mapping[str, str] | None = None,
         only: Sequence[str] | None = None,
     ) -> None:
         self.kind = type(values)
@@ -44,8 +44,6 @@ class Form:
             control = make_control(name, field, getattr(values, name), (choices or {}).get(name))
             control.observe(self._changed, "value")
             self.controls[name] = control
-        for name, reason in (disabled or {}).items():
-            self.disable(name, reason)
         self.widget = ipw.VBox([*self.controls.values(), self.message])
 
     @property
@@ -82,12 +80,6 @@ class Form:
             choose_from(control, choices, value)
         finally:
             self._quiet = False
-
-    def disable(self, name: str, reason: str | None) -> None:
-        """Grey out one control, saying why in its tooltip; None brings it back."""
-        control = self.controls[name]
-        control.disabled = reason is not None
-        control.tooltip = reason or self.kind.model_fields[name].description or ""
 
     def _changed(self, _: object) -> None:
         if self._quiet:
@@ -193,26 +185,3 @@ def bounds(field: FieldInfo) -> tuple[float | None, float | None]:
         low = getattr(constraint, "ge", getattr(constraint, "gt", low))
         high = getattr(constraint, "le", getattr(constraint, "lt", high))
     return low, high
-
-
-def told(error: BaseException | None) -> str:
-    """An error as people read it; those that nobody wrote for readers say their kind first."""
-    ours = isinstance(error, (ValueError, TypeError, RuntimeError, OSError)) and str(error)
-    return str(error) if ours else f"{type(error).__name__}: {error}"
-
-
-def bundle(widget: ipw.Widget, static: str, text: str) -> dict[str, Any]:
-    """What a cell shows: the widget where there is a kernel, else HTML, else text."""
-    view = {"version_major": 2, "version_minor": 0, "model_id": widget.model_id}
-    kind = "application/vnd.jupyter.widget-view+json"
-    return {kind: view, "text/html": static, "text/plain": text}
-
-
-def alert(message: str) -> str:
-    """An error as HTML that screen readers announce."""
-    import html
-
-    return (
-        '<p role="alert" style="margin:4px 0;padding:4px 8px;border-left:4px solid #D55E00">'
-        f"<b>Error:</b> {html.escape(message)}</p>"
-    )

@@ -13,8 +13,8 @@ def other_images(images: ImageDataset, index: int) -> list[int]:
     """The images of another class than one has; all others where its class is not known."""
     label = images.labels[index]
     others = (images.labels != label) if label >= 0 else torch.ones(len(images), dtype=torch.bool)
-    found: list[int] = others.nonzero().flatten().tolist()
-    return [i for i in found if i != index] or [i for i in range(len(images)) if i != index]
+    indices: list[int] = others.nonzero().flatten().tolist()
+    return [i for i in indices if i != index] or [i for i in range(len(images)) if i != index]
 
 
 def one_of_each(images: ImageDataset, index: int) -> list[int]:

@@ -23,13 +23,19 @@ Top = tuple[torch.Tensor, torch.Tensor]
 class Mined:
     """Patterns mined for `key` from `training`, and what was asked of them on `test` so far.
 
-    What takes long is a generator, a step a pass, that keeps what it found at its end.
+    What takes long is a generator, a step a pass, that keeps what it made at its end.
     """
 
     def __init__(
-        self, key: Key, found: Patterns, seen: Recording, training: ImageDataset, test: ImageDataset
+        self, key: Key, mined: Patterns, seen: Recording, training: ImageDataset, test: ImageDataset
     ) -> None:
-        self.key, self.found, self.seen, self.training, self.test = key, found, seen, training, test
+        self.key, self.patterns, self.seen, self.training, self.test = (
+            key,
+            mined,
+            seen,
+            training,
+            test,
+        )
         self._judged: tuple[Patterns, PatternQuality, torch.Tensor] | None = None
         self._tops: dict[str, Top] = {}
         self._watch: tuple[dict[str, Any], Monitor] | None = None
@@ -52,16 +58,16 @@ class Mined:
         """The patterns at `delta`, how good they are, the scores of the test images `(N,)`."""
         judged = self._judged
         if judged is None or judged[0].delta != delta:
-            found, layers = self.found.at(delta), self.seen.layers
-            parts = [torch.zeros(0, len(found.classes), dtype=torch.int64)]
+            mined, layers = self.patterns.at(delta), self.seen.layers
+            parts = [torch.zeros(0, len(mined.classes), dtype=torch.int64)]
             for start in range(0, len(self.test), BATCH):
                 rows = slice(start, start + BATCH)
                 signs = {name: record.signs(rows) for name, record in layers.items()}
-                parts.append(found.broken(signs))
+                parts.append(mined.broken(signs))
             broken = torch.cat(parts)
-            quality = quality_of(broken == 0, self.seen.labels, found.classes)
+            quality = quality_of(broken == 0, self.seen.labels, mined.classes)
             scores = broken.gather(1, self.seen.predicted[:, None])[:, 0].float()
-            judged = self._judged = found, quality, scores
+            judged = self._judged = mined, quality, scores
         return judged
 
     def watch(self, p: Parameters) -> Monitor | None:

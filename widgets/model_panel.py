@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass, replace
-from typing import Any, Literal, cast
+from html import escape
+from typing import Any, Literal
 
 import ipywidgets as ipw
 import numpy as np
@@ -14,14 +14,14 @@ from pydantic import Field
 
 from workbench import checks, models, saliency
 from workbench.data import ImageDataset
-from workbench.figures import confidence_table, heat_overlay, img_tag
+from workbench.figures import confidence_table, heat_overlay
 from workbench.models import Classifier, Prediction
 from workbench.params import Parameters
 from workbench.saliency import Saliency
 from workbench.steps import Step
 
-from .form import Form
-from .panel import Panel, guarded
+from .blocks import column, figure, row, section, table
+from .panel import Panel
 from .picker import model_choices
 
 NONE = "none"
@@ -81,15 +81,7 @@ class ModelView:
 class ModelPanel(Panel[ModelPanelParameters, ModelView]):
     """Pick data and a model, step through images, see predictions, saliency and the card.
 
-    Args:
-        dataset: a name (see `data.available()`) or an `ImageDataset`.
-        model: a name (see `models.available()`) or a `Classifier`.
-        index: which image to look at first.
-        selection: shared with other panels; then dataset, model and index come from it.
-        parameters: see `ModelPanelParameters`.
-
-    Raises:
-        ValueError: an unknown name, or a model that does not take the images.
+    Args and Raises: as of `Panel`; the parameters are `ModelPanelParameters`.
     """
 
     Params = ModelPanelParameters
@@ -101,7 +93,6 @@ class ModelPanel(Panel[ModelPanelParameters, ModelView]):
         self._answers: dict[tuple[int, int], tuple[ImageDataset, Classifier, Prediction]] = {}
         self._facts_of: list[str] = []
         self.card_view, self.layer_view = ipw.HTML(), ipw.HTML()
-        self._syncing = False
 
     def check(self, params: ModelPanelParameters) -> None:
         """Check that the names fit one another before any work is done."""
@@ -128,8 +119,6 @@ class ModelPanel(Panel[ModelPanelParameters, ModelView]):
         saliency_names = [NONE, *saliency.METHODS]
         if params.method not in saliency_names:
             raise checks.unknown("saliency method", params.method, saliency_names)
-
-    # The work.
 
     def steps(self) -> Iterator[Step[ModelView]]:
         """First the answers, then the saliency maps, getting finer."""
@@ -195,25 +184,15 @@ class ModelPanel(Panel[ModelPanelParameters, ModelView]):
             self._answers[key] = images, model, Prediction(**joined, classes=model.classes)
         return self._answers[key][2]
 
-    # The picture.
-
     def draw(self, result: ModelView) -> str:
         """The image, then one block a model: its answer, its map, and what the map means."""
         if result.index is None:
-            return f"<p>{html.escape(self._nothing())}</p>"
-        x = result.images.images[result.index]
+            return f"<p>{escape(self._nothing())}</p>"
         labelled = f"labelled {result.label}" if result.label else "without a label"
         alt = f"index {result.index} of {result.images.name}, {labelled}"
-        blocks = [
-            f'<figure style="margin:0">{img_tag(x, alt, height=HEIGHT)}'
-            f"<figcaption>index {result.index}, {html.escape(labelled)}</figcaption></figure>"
-        ]
-        blocks += [draw_look(look, result.label) for look in result.looks]
-        return (
-            '<div style="display:flex;flex-wrap:wrap;gap:24px;line-height:1.4">'
-            + "".join(blocks)
-            + "</div>"
-        )
+        caption = f"index {result.index}, {escape(labelled)}"
+        shown = figure(result.images.images[result.index], alt, caption, HEIGHT)
+        return section(row(shown, *(draw_look(look, result.label) for look in result.looks)))
 
     def _nothing(self) -> str:
         s = self.selection
@@ -225,20 +204,16 @@ class ModelPanel(Panel[ModelPanelParameters, ModelView]):
     def code(self) -> str:
         """The calls that give the predictions and maps shown."""
         s, p = self.selection, self.params
-        lines = ["from workbench import data, models, saliency", ""]
-        lines.append(f"images = {s.code('dataset')}")
+        torch_too = ["import torch"] * bool(p.target and p.method != NONE)
+        lines = self.code_head(*torch_too, "from workbench import data, models, saliency")[:-1]
         index = self.result.index if self.result is not None else s.index
         if index is None:
             return "\n".join(lines)
         lines.append(f"x = images.images[{index}:{index + 1}]")
-        names = [s.model, p.compare] if p.compare else [s.model]
-        target = ""
-        if p.target and p.method != NONE:
-            lines[0] = "import torch\n" + lines[0]
+        target = ", target" if torch_too else ""
+        if target:
             lines.append(f"target = torch.tensor([images.classes.index({p.target!r})])")
-            target = ", target"
-        for i, name in enumerate(names):
-            suffix = str(i + 1) if i else ""
+        for suffix, name in zip(("", "2"), filter(None, (s.model, p.compare)), strict=False):
             lines.append(f"model{suffix} = {s.code('model', name)}")
             lines.append(f"prediction{suffix} = model{suffix}.predict(x)")
             if p.method != NONE:
@@ -248,38 +223,27 @@ class ModelPanel(Panel[ModelPanelParameters, ModelView]):
 
     # The controls.
 
-    def controls(self) -> ipw.Widget:
-        """Which images, beside what, and saliency."""
-        self.form = Form(
-            self.params,
-            choices=self._choices(),
-        )
-        self.form.observe(guarded(self, self._form_changed))
-        if self.result is not None:
-            self.shown(self.result)
-        return self.form.widget
-
     def details(self) -> list[tuple[str, ipw.Widget]]:
         """The card and the layers of the models shown."""
         return [("Model card", self.card_view), ("Layers", self.layer_view)]
 
-    def set(self, **changes: Any) -> None:
+    def set(self, **values: Any) -> None:
         """Change parameters and look again, as the form does."""
-        self._form_changed(ModelPanelParameters(**{**dict(self.params), **changes}))
-        if self._widget is not None:
-            self.form.set(self.params)
+        self.accept(self.params.changed(**values))
+        super().set()
+
+    def updated(self, result: ModelView) -> ModelView:
+        """Select the image shown, where the one selected is not stepped through."""
+        if result.index is not None and self.selection.index == result.asked:
+            with self.quietly():
+                self.selection.index = result.index
+        return result
 
     def shown(self, result: ModelView) -> None:
-        """Bring selection and controls into line with what is shown."""
-        self._syncing = True
-        try:
-            if result.index is not None and self.selection.index == result.asked:
-                self.selection.index = result.index
-            if self.picker is not None:
-                self.picker.show(result.order)
-                self._show_facts(result)
-        finally:
-            self._syncing = False
+        """Bring the controls into line with what is shown."""
+        assert self.picker is not None
+        self.picker.show(result.order)
+        self._show_facts(result)
 
     def _show_facts(self, result: ModelView) -> None:
         shown = [look.model for look in result.looks]
@@ -290,53 +254,33 @@ class ModelPanel(Panel[ModelPanelParameters, ModelView]):
             self._facts_of = names
 
     def followed(self, change: Any) -> None:
-        """The selection changed, here or in another panel."""
-        if self._syncing:
-            return
-        if change["name"] == "dataset":  # what was chosen of the other data would not fit
-            self.params = self.params.model_copy(update={"compare": "", "only": ""})
-        if self.params.only and self.params.only not in self.selection.class_names():
-            self.params = self.params.model_copy(update={"only": ""})
-        if change["name"] in ("dataset", "towards"):
-            self.params = self.params.model_copy(update={"target": self.selection.towards})
-        if change["name"] == "edition":
+        """What was chosen of other data, or beside another model, would not fit."""
+        p, s, what = self.params, self.selection, change["name"]
+        if what == "dataset" or p.compare == s.model:
+            p = p.changed(compare="")
+        if what == "dataset" or p.only not in s.class_names():
+            p = p.changed(only="")
+        if what in ("dataset", "towards"):
+            p = p.changed(target=s.towards)
+        if what == "edition":
             self._answers.clear()
-        if self.params.compare == self.selection.model:
-            self.params = self.params.model_copy(update={"compare": ""})
-        if self._widget is not None:
-            self._sync_pickers()
-        self.start()
+        self.params = p
+        super().followed(change)
 
-    def _sync_pickers(self) -> None:
-        self._syncing = True
-        try:
-            for name, options in self._choices().items():
-                self.form.choose_from(name, options, getattr(self.params, name))
-        finally:
-            self._syncing = False
+    def changed(self, before: ModelPanelParameters) -> None:
+        """Another target is one for all panels."""
+        self.aim(self.params.target)
 
-    def _form_changed(self, values: Parameters) -> None:
-        if not self._syncing:
-            params = cast("ModelPanelParameters", values)
-            self.check(params)
-            self.params = params
-            if params.target != self.selection.towards:
-                self.selection.towards = params.target  # which starts
-            else:
-                self.start()
-
-    def _choices(self) -> dict[str, list[tuple[str, str]]]:
+    def choices(self) -> dict[str, list[tuple[str, str]]]:
         """What can be chosen for the present data and model."""
         model, classes = self.selection.model, self.selection.class_names()
-        named = [(name, name) for name in classes]
+        names = [(name, name) for name in classes]
+        others = [choice for choice in model_choices(self.selection) if choice[1] != model]
         return {
-            "compare": [
-                ("no other model", ""),
-                *(choice for choice in model_choices(self.selection) if choice[1] != model),
-            ],
-            "only": [("all classes", ""), *named],
+            "compare": [("no other model", ""), *others],
+            "only": [("all classes", ""), *names],
             "method": self._method_choices(),
-            "target": [("predicted class", ""), *named],
+            "target": [("predicted class", ""), *names],
         }
 
     def _method_choices(self) -> list[tuple[str, str]]:
@@ -360,51 +304,43 @@ def draw_look(look: Look, label: str) -> str:
 
     label: what the data set calls the image, which may be no class of the model.
     """
-    prediction = look.prediction
-    table = confidence_table(
-        prediction.probabilities[0],
-        prediction.classes,
-        label=look.label,
-        predicted=int(prediction.label[0]),
-    )
-    title = html.escape(look.model.card.name)
-    block = f'<div style="max-width:30em"><h4 style="margin:0 0 4px">{title}</h4>{table.html}'
+    prediction, shown = look.prediction, look.saliency
+    title = f'<h4 style="margin:0 0 4px">{escape(look.model.card.name)}</h4>'
+    blocks = [
+        title,
+        confidence_table(
+            prediction.probabilities[0],
+            prediction.classes,
+            label=look.label,
+            predicted=int(prediction.label[0]),
+        ).html,
+    ]
     if label and look.label is None:
-        block += f"<p>{html.escape(label)} is no class of this model: nothing is right here.</p>"
-    if look.saliency is not None:
-        found = look.saliency
-        target = prediction.classes[int(found.target[0])]
-        scale = "diverging" if found.signed else "sequential"
-        block += heat_overlay(
-            None, found.values[0], scale, height=HEIGHT, title=f"{found.method} of {target}"
-        ).html
-    return block + "</div>"
+        blocks.append(f"<p>{escape(label)} is no class of this model: nothing is right here.</p>")
+    if shown is not None:
+        about = f"{shown.method} of {prediction.classes[int(shown.target[0])]}"
+        scale = "diverging" if shown.signed else "sequential"
+        blocks.append(heat_overlay(None, shown.values[0], scale, height=HEIGHT, title=about).html)
+    return column(*blocks, width="30em")
 
 
 def card_table(model: Classifier) -> str:
     """The card of a model as an HTML table."""
     card = model.card
-    rows = {**card.summary(), "seed": card.seed, **card.training}
+    facts = {**card.summary(), "seed": card.seed, **card.training}
     for key in ("accuracy", "robust_accuracy"):
-        if rows[key] is not None:
-            rows[key] = f"{rows[key]:.2%}"
-    lines = "".join(
-        f'<tr><th scope="row" style="text-align:left">{html.escape(key.replace("_", " "))}</th>'
-        f'<td style="text-align:left">{html.escape(str(value))}</td></tr>'
-        for key, value in rows.items()
-        if value not in (None, "")
-    )
-    return f"<table><caption>{html.escape(card.name)}</caption>{lines}</table>"
+        if facts[key] is not None:
+            facts[key] = f"{facts[key]:.2%}"
+    given = {key: value for key, value in facts.items() if value not in (None, "")}
+    rows = [(escape(key.replace("_", " ")), escape(str(given[key]))) for key in given]
+    return table(escape(card.name), rows)
 
 
 def layer_table(model: Classifier) -> str:
     """The layers of a model as an HTML table: name, kind, output shape, weights."""
-    lines = "".join(
-        f'<tr><th scope="row" style="text-align:left">{html.escape(layer.name)}</th>'
-        f"<td>{html.escape(layer.kind)}</td><td>{'×'.join(map(str, layer.shape))}</td>"
-        f"<td>{layer.parameters:,}</td></tr>"
+    rows = [
+        (escape(layer.name), escape(layer.kind), "×".join(map(str, layer.shape)),
+         f"{layer.parameters:,}")
         for layer in model.layers().values()
-    )
-    head = "".join(f'<th scope="col">{h}</th>' for h in ("layer", "kind", "output", "weights"))
-    name = html.escape(model.card.name)
-    return f"<table><caption>{name}</caption><tr>{head}</tr>{lines}</table>"
+    ]  # fmt: skip
+    return table(escape(model.card.name), rows, ("layer", "kind", "output", "weights"))

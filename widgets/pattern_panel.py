@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from html import escape
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import ipywidgets as ipw
 import torch
@@ -15,7 +15,7 @@ from workbench import data, figures, patterns
 from workbench.data import ImageDataset
 from workbench.detectors.monitors import least_threshold
 from workbench.figures.patterns import columns
-from workbench.models import Classifier, outputs, unheard
+from workbench.models import outputs, unheard
 from workbench.params import Parameters
 from workbench.patterns.grouping import margins, unit
 from workbench.patterns.mining import PatternQuality, Patterns
@@ -23,13 +23,14 @@ from workbench.patterns.neurons import check_neurons
 from workbench.patterns.recording import copied, rectifiers
 from workbench.steps import Step
 
-from .form import Form, choose_from
+from .blocks import column, figure, row, section
+from .form import choose_from
 from .labels import called
-from .level_set_panel import ARROWS, figure, row
 from .mined import Key, Mined
-from .panel import Panel, guarded, section
-from .pick_view import PickView
+from .panel import Panel
+from .pick_view import ARROWS
 from .trainer import GIVE, Trainer
+from .views import View, filled
 
 HELD_OUT = 2000  # test images that patterns are judged on and the threshold is chosen on
 LAYERS, CELLS = 8, 16_384  # drawn at once; the others are counted, and drawn when picked
@@ -50,18 +51,16 @@ class PatternPanelParameters(Parameters):
 
 
 @dataclass(frozen=True, eq=False)
-class PatternView:
+class PatternView(View):
     """What the panel shows: an image, what it fires, and how that fits the patterns.
 
     values: activations `(n,)` by layer; on: which are on; units: what a neuron is called
     there (see `patterns.grouping`). broken: neurons of each class's pattern, `(K,)`. score,
     threshold: of the monitor. remark: why there are none. top: images that fire the neuron
-    looked at, and how much. held: its value where it is switched, and the logits then.
+    looked at, and how much. held: its value where it is switched, and the logits then. offer:
+    models that fit, where this one has nothing to show.
     """
 
-    images: ImageDataset
-    index: int
-    model: Classifier
     logits: torch.Tensor
     label: int
     values: dict[str, torch.Tensor]
@@ -75,6 +74,7 @@ class PatternView:
     remark: str = ""
     top: tuple[torch.Tensor, torch.Tensor] | None = None
     held: tuple[float, torch.Tensor] | None = None
+    offer: str = ""
 
     def summary(self) -> dict[str, Any]:
         """The patterns and how good they are, what the image breaks, the monitor."""
@@ -93,16 +93,16 @@ class PatternPanel(Panel[PatternPanelParameters, PatternView]):
     Params = PatternPanelParameters
     title = "Pattern panel"
     follows = (*Panel.follows, "layer")
+    only = FORM
+    action = ("Mine", "Mine the patterns")
+    picks = True
+    _mined: Mined | None = None
 
     def __init__(self, *args: Any, training: ImageDataset | None = None, **options: Any) -> None:
         super().__init__(*args, **options)
         self.trainer = Trainer(self.selection, training)
-        self.view = PickView()
-        self.view.observe(guarded(self, self._picked), "picked")
-        self._mined: Mined | None = None
-        self._listing = False
         self.layers = ipw.Dropdown(description="layer", tooltip="Layer to draw and look into")
-        self.layers.observe(guarded(self, self._layer_chosen), "value")
+        self.listen(self.layers, self._show_layer)
 
     def check(self, params: PatternPanelParameters) -> None:
         """Check that there is such a layer of ReLUs."""
@@ -122,8 +122,6 @@ class PatternPanel(Panel[PatternPanelParameters, PatternView]):
         model = self.selection.classifier()
         return () if unheard(model) else rectifiers(model)
 
-    # The work.
-
     def peek(self) -> Iterator[Step[PatternView]]:
         """What the model says of the image and what it fires; the patterns that are known."""
         view = self._look()
@@ -134,16 +132,16 @@ class PatternPanel(Panel[PatternPanelParameters, PatternView]):
 
     def _look(self) -> PatternView:
         """What the model says of the image, and what it fires."""
-        images, model = self.selection.images(), self.selection.classifier()
-        index, layers = min(self.selection.index, len(images) - 1), self._rectifiers()
-        x = images.images[index : index + 1]
-        if not layers:  # nothing to look at, and maybe no way to look
-            logits = model.predict(x).logits
-            return PatternView(images, index, model, logits[0], int(logits.argmax()), {}, {}, {})
+        if not (layers := self._rectifiers()):  # nothing to look at, and maybe no way to look
+            images, index, model, prediction = self.answer()
+            logits, label = prediction.logits[0], int(prediction.label[0])
+            offer = self.offer()
+            return PatternView(images, index, model, logits, label, {}, {}, {}, offer=offer)
+        (images, index), model = self.image(), self.selection.classifier()
         with outputs(model, layers, copied) as ask, torch.no_grad():
-            logits, found = ask(x)
+            logits, fired = ask(images.images[index : index + 1])
         shapes = {name: layer.shape for name, layer in model.layers().items()}
-        values = {name: value[0].cpu() for name, value in found.items()}
+        values = {name: value[0].cpu() for name, value in fired.items()}
         on = {name: margins(v[None], shapes[name])[0] > 0 for name, v in values.items()}
         units = {name: unit(shapes[name]) for name in values}
         label = int(logits.argmax())
@@ -162,30 +160,25 @@ class PatternPanel(Panel[PatternPanelParameters, PatternView]):
     def _judged(self, view: PatternView, mined: Mined) -> PatternView:
         """The patterns, what the image breaks of them, and the monitor's word."""
         p = self.params
-        found, quality, scores = mined.judged(p.delta)
+        pattern, quality, scores = mined.judged(p.delta)
         values = {name: on[None] for name, on in view.on.items()}
-        broken, watch = found.broken(values)[0], mined.watch(p)
+        broken, watch = pattern.broken(values)[0], mined.watch(p)
         score, threshold = float(broken[view.label]), least_threshold(scores, p.false_alarms)
         if p.kind != "pattern" and watch is not None:
-            x = view.images.images[view.index : view.index + 1]
-            score, threshold = float(watch.score(view.model, x)[0]), watch.threshold
-        view = replace(view, patterns=found, quality=quality, broken=broken)
+            score, threshold = float(watch.score(view.model, view.x)[0]), watch.threshold
+        view = replace(view, patterns=pattern, quality=quality, broken=broken)
         return replace(view, score=score, threshold=threshold)
 
     def steps(self) -> Iterator[Step[PatternView]]:
         """The patterns, where they are not known yet; what `peek` tells; the neuron."""
-        view, p = next(self.peek()).value, self.params
-        assert view is not None
+        view, p = self.first(), self.params
         if not view.values:
             yield Step(1, 1, "no ReLU", view)
             return
         training = None if view.remark else self.selection.training()
         if training is None:
-            remark = (
-                view.remark
-                or f"The training images of {self.selection.origin!r} are of another shape."
-            )
-            yield Step(1, 1, "no training images", replace(view, remark=remark))
+            why = f"The training images of {self.selection.origin!r} are of another shape."
+            yield Step(1, 1, "no training images", replace(view, remark=view.remark or why))
             return
         mined = self._known()
         if mined is None:
@@ -195,19 +188,16 @@ class PatternPanel(Panel[PatternPanelParameters, PatternView]):
             mined = self._mined = step.value
         assert mined is not None
         if p.kind != "pattern":
-            for made in mined.watching(p):
-                yield Step(made.done, made.total, f"{p.kind} monitor: {made.message}", view)
+            yield from filled(view, "", mined.watching(p), prefix=f"{p.kind} monitor: ")
         view = self._judged(view, mined)
         yield Step(0, 1, "judged", view)
         layer, k = self._neuron(view)
         check_neurons(layer, [k], len(view.values[layer]))
-        for asked in mined.strongest(layer):
-            yield Step(asked.done, asked.total, asked.message, view)
+        yield from filled(view, "", mined.strongest(layer))
         best, held = mined.top(layer), None
         if p.switch != "as it is":
             value = 0.0 if p.switch == "off" else float(mined.seen.layers[layer].highest[k])
-            x = view.images.images[view.index : view.index + 1]
-            held = value, patterns.switched(view.model, x, layer, {k: value})[0]
+            held = value, patterns.switched(view.model, view.x, layer, {k: value})[0]
         yield Step(1, 1, "done", replace(view, top=(best[0][[k]], best[1][[k]]), held=held))
 
     def _known(self) -> Mined | None:
@@ -223,29 +213,24 @@ class PatternPanel(Panel[PatternPanelParameters, PatternView]):
         layer, k = self.params.layer or list(view.values)[-1], self.params.neuron
         return layer, k if k >= 0 else int(view.values[layer].argmax())
 
-    # The picture.
-
     def draw(self, result: PatternView) -> str:
         """The image, the patterns it breaks, the verdict; the neuron; a strip a layer."""
-        view, found = result, result.patterns
+        view, pattern = result, result.patterns
         words = f"index {view.index}, taken for {view.model.classes[view.label]}"
-        blocks = [figure(view.images.images[view.index], words)]
+        blocks = [figure(view.x[0], words)]
         if not view.values:
-            return section(*blocks, self.offer())
+            return section(*blocks, view.offer)
         layer, k = self._neuron(view)
-        below = (
-            escape(view.remark, quote=False) or "Press <b>Mine</b> for the patterns of the classes."
-        )
-        below = f"<p>{below}</p>"
-        if found is not None and view.quality is not None and view.broken is not None:
-            table = figures.pattern_table(found, view.quality, view.broken, view.label)
-            verdict = self._verdict(view, found)
-            blocks += [table.html, f'<p style="max-width:18em">{verdict}</p>']
-            below = self._looked_at(view, found, layer, k) if view.top is not None else ""
+        hint = "Press <b>Mine</b> for the patterns of the classes."
+        below = f"<p>{escape(view.remark, quote=False) or hint}</p>"
+        if pattern is not None and view.quality is not None and view.broken is not None:
+            table = figures.pattern_table(pattern, view.quality, view.broken, view.label)
+            blocks += [table.html, column(f"<p>{self._verdict(view, pattern)}</p>", width="18em")]
+            below = looked_at(view, pattern, layer, k) if view.top is not None else ""
         strips, rest = "", []
-        shown, known = drawn(view, layer), found is not None
+        shown, known = drawn(view, layer), pattern is not None
         for at, on in view.on.items():
-            phase = torch.zeros(len(on)) if found is None else found.phases[at][view.label]
+            phase = torch.zeros(len(on)) if pattern is None else pattern.phases[at][view.label]
             about = {"unit": view.units[at], "chosen": k if known and at == layer else None}
             if at in shown:
                 strips += figures.pattern_strip(on, phase, at, pick=known, **about).html
@@ -254,11 +239,11 @@ class PatternPanel(Panel[PatternPanelParameters, PatternView]):
         if rest:
             heads = f"<summary>{len(rest)} more layers: one is drawn when picked</summary>"
             strips += f"<details>{heads}{''.join(rest)}</details>"
-        return section(row(blocks), below, figures.pattern_legend().html, strips)
+        return section(row(*blocks), below, figures.pattern_legend().html, strips)
 
-    def _verdict(self, view: PatternView, found: Patterns) -> str:
+    def _verdict(self, view: PatternView, pattern: Patterns) -> str:
         """What the monitor says of the image."""
-        if not found.total[view.label]:
+        if not pattern.total[view.label]:
             name = escape(view.model.classes[view.label])
             return f"There is no training image of class {name}, so it has no pattern."
         return (
@@ -267,22 +252,6 @@ class PatternPanel(Panel[PatternPanelParameters, PatternView]):
             f"{view.threshold:.4g}; {self.params.false_alarms:.1%} of the held-out at most."
         )
 
-    def _looked_at(self, view: PatternView, found: Patterns, layer: str, k: int) -> str:
-        """The neuron chosen: the images that fire it most, and the logits with it switched."""
-        assert view.top is not None
-        images, asked = view.images, ("free", "on", "off")[found.phases[layer][view.label, k]]
-        what = view.units[layer]
-        words = f"{layer}, {what} {k}: {view.values[layer][k]:.3g} here; the pattern asks: {asked}"
-        tags = ""
-        for i, fires in zip(*(part[0].tolist() for part in view.top), strict=True):
-            alt = f"index {i}, {called(images, i)}: {fires:.3g}"
-            tags += figures.img_tag(images.images[i], alt, 48) + " " if fires > 0 else ""
-        to, logits = view.held or (0.0, None)
-        classes = view.model.classes
-        table = figures.logit_table(view.logits, logits, classes, what=f"{what} at {to:.3g}", n=4)
-        top = f"<p><b>{escape(words)}</b></p><p>fired most by<br>{tags or 'no test image'}</p>"
-        return row([f"<div>{top}</div>", table.html])
-
     def shown(self, result: PatternView) -> None:
         """List the layers, where they are not all drawn."""
         names = list(result.values)
@@ -290,70 +259,54 @@ class PatternPanel(Panel[PatternPanelParameters, PatternView]):
         many = len(drawn(result, layer)) < len(names)
         self.layers.layout.display = None if many else "none"
         if many:
-            self._listing = True
-            try:
-                choose_from(self.layers, [(LAST, ""), *names], self.params.layer)
-            finally:
-                self._listing = False
+            choose_from(self.layers, [(LAST, ""), *names], self.params.layer)
 
     def code(self) -> str:
         """The calls that give the result shown."""
         s, p, view = self.selection, self.params, self.result
         held_out = "images" if s.dataset == s.origin else s.code("dataset", s.origin)
         options = f"kind={p.kind!r}, delta={p.delta}, false_alarms={p.false_alarms}"
-        lines = f"""from workbench import data, detectors, models, patterns
-
-images = {s.code("dataset")}
-test, training = {held_out}[:{HELD_OUT}], {s.code("training")}[:{p.n_train}]
-model = {s.code("model")}
-found = patterns.mine(model, training, {p.delta})
-quality = patterns.quality(found, model, test)
-watch = detectors.monitor(model, training, test, {options})"""
+        lines = [
+            *self.code_head("from workbench import data, detectors, models, patterns"),
+            f"test, training = {held_out}[:{HELD_OUT}], {s.code('training')}[:{p.n_train}]",
+            f"mined = patterns.mine(model, training, {p.delta})",
+            "quality = patterns.quality(mined, model, test)",
+            f"watch = detectors.monitor(model, training, test, {options})",
+        ]
         if view is not None and view.patterns is not None:
             layer, k = self._neuron(view)
-            lines += f"""
-x = images.images[{view.index}:{view.index + 1}]
-score = watch.score(model, x)
-top = patterns.top_images(model, test, {layer!r}, [{k}])"""
+            lines += [
+                f"x = images.images[{view.index}:{view.index + 1}]",
+                "score = watch.score(model, x)",
+                f"top = patterns.top_images(model, test, {layer!r}, [{k}])",
+            ]
             if view.held is not None:
-                lines += (
-                    f"\nlogits = patterns.switched(model, x, {layer!r}, {{{k}: {view.held[0]}}})"
-                )
-        return lines
+                switched = f"{{{k}: {view.held[0]}}}"
+                lines.append(f"logits = patterns.switched(model, x, {layer!r}, {switched})")
+        return "\n".join(lines)
 
     # The controls.
 
     def controls(self) -> ipw.Widget:
         """The form; a button to mine."""
-        self.form = Form(self.params, only=FORM)
-        self.form.observe(guarded(self, self._form_changed))
-        mine = self.button("Mine", "Mine the patterns")
-        return ipw.VBox([self.form.widget, self.layers, mine])
+        return ipw.VBox([super().controls(), self.layers])
 
-    def _picked(self, change: Any) -> None:
-        """A cell was clicked, or a key pressed on a strip."""
-        event, view = change["new"], self.result
-        if event.get("name", "").startswith("model:"):
-            self.selection.model = event["name"].removeprefix("model:")
+    def picked(self, what: str, which: str, event: dict[str, Any]) -> None:
+        """A cell or a layer was clicked, or a key pressed on a strip."""
+        view = self.result
+        if what == "show":
+            self._show_layer(which)
+        if what != "layer" or view is None:
             return
-        if event.get("name", "").startswith("show:"):
-            self._show_layer(event["name"].removeprefix("show:"))
-            return
-        layer, key = event.get("name", "").removeprefix("layer:"), event.get("key", "")
-        assert view is not None
-        n, (last, k) = len(view.values[layer]), self._neuron(view)
-        wide, (right, up) = columns(n), ARROWS.get(key, (0, 0))
-        if key:
-            k = k + right - wide * up if layer == last else 0
+        n, (last, k) = len(view.values[which]), self._neuron(view)
+        wide, (right, up) = columns(n), ARROWS.get(event["key"], (0, 0))
+        if event["key"]:
+            k = k + right - wide * up if which == last else 0
         else:
             k = int(event["y"] * -(-n // wide)) * wide + min(int(event["x"] * wide), wide - 1)
-        self.params = self.params.changed(layer=layer, neuron=max(0, min(n - 1, k)))
-        self.selection.layer = layer
+        self.params = self.params.changed(layer=which, neuron=max(0, min(n - 1, k)))
+        self.selection.layer = which
         self.start()
-
-    def _layer_chosen(self, change: Any) -> None:
-        if not self._listing:
-            self._show_layer(change["new"])
 
     def _show_layer(self, layer: str) -> None:
         """Draw a layer; nothing is mined for it."""
@@ -361,11 +314,9 @@ top = patterns.top_images(model, test, {layer!r}, [{k}])"""
         self.selection.layer = layer
         self.start(None if self._known() is not None else self.peek())
 
-    def _form_changed(self, values: Parameters) -> None:
-        chosen = cast("PatternPanelParameters", values).model_dump(include=set(FORM))
-        # The slider counts in floats: 0.9450000000000001 of the images may be one too many.
-        self.params = self.params.changed(**chosen | {"delta": round(chosen["delta"], 6)})
-        self.start()
+    def taken(self, values: PatternPanelParameters) -> PatternPanelParameters:
+        """The slider counts in floats: 0.9450000000000001 of the images may be one too many."""
+        return values.changed(delta=round(values.delta, 6))
 
     def followed(self, change: Any) -> None:
         """The selection changed: patterns that are known are shown, none are mined."""
@@ -376,6 +327,23 @@ top = patterns.top_images(model, test, {layer!r}, [{k}])"""
             layer = layer if layer in self._rectifiers() else ""
             self.params = self.params.changed(layer=layer, neuron=-1)
         self.start(None if self._known() is not None else self.peek())
+
+
+def looked_at(view: PatternView, pattern: Patterns, layer: str, k: int) -> str:
+    """The neuron chosen: the images that fire it most, and the logits with it switched."""
+    assert view.top is not None
+    images, asked = view.images, ("free", "on", "off")[pattern.phases[layer][view.label, k]]
+    what = view.units[layer]
+    words = f"{layer}, {what} {k}: {view.values[layer][k]:.3g} here; the pattern asks: {asked}"
+    tags = ""
+    for i, fires in zip(*(part[0].tolist() for part in view.top), strict=True):
+        alt = f"index {i}, {called(images, i)}: {fires:.3g}"
+        tags += figures.img_tag(images.images[i], alt, 48) + " " if fires > 0 else ""
+    to, logits = view.held or (0.0, None)
+    switched = f"{what} at {to:.3g}"
+    table = figures.logit_table(view.logits, logits, view.model.classes, what=switched, n=4)
+    top = f"<p><b>{escape(words)}</b></p><p>fired most by<br>{tags or 'no test image'}</p>"
+    return row(f"<div>{top}</div>", table.html)
 
 
 def drawn(view: PatternView, layer: str) -> set[str]:

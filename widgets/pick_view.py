@@ -5,6 +5,8 @@ from __future__ import annotations
 import anywidget
 import traitlets
 
+ARROWS = {"ArrowLeft": (-1, 0), "ArrowRight": (1, 0), "ArrowUp": (0, 1), "ArrowDown": (0, -1)}
+
 SCRIPT = """
 export default {
   render({ model, el }) {

@@ -105,8 +105,8 @@ def model_label(card: ModelCard) -> str:
 
 def position(order: np.ndarray, index: int) -> int:
     """Where `index` stands in `order`; 0 where it does not."""
-    found = np.flatnonzero(order == index)
-    return int(found[0]) if len(found) else 0
+    places = np.flatnonzero(order == index)
+    return int(places[0]) if len(places) else 0
 
 
 def shared(what: str) -> dict[str, Any]:

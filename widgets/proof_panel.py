@@ -5,23 +5,22 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from html import escape
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
-import ipywidgets as ipw
 from pydantic import Field
+from torch import Tensor
 
 from workbench import patterns
-from workbench.data import ImageDataset
 from workbench.figures import confidence_table
-from workbench.models import Classifier
+from workbench.models import Prediction
 from workbench.params import Parameters
 from workbench.patterns import Patterns
-from workbench.proofs import Answer, Property, local_robustness, prove
+from workbench.proofs import Answer, local_robustness, prove
 from workbench.steps import Step
 
-from .form import Form
-from .level_set_panel import figure, row
-from .panel import Panel, guarded
+from .blocks import figure, row, section
+from .panel import Panel
+from .views import Answered
 
 WORDS = {
     "verified": "Proved: there is no such image.",
@@ -46,15 +45,15 @@ class ProofPanelParameters(Parameters):
 
 
 @dataclass(frozen=True, eq=False)
-class ProofView:
-    """What the panel shows: an image, what is asked about it, and the answer so far."""
+class ProofView(Answered):
+    """What the panel shows: an image, what is asked about it, and the answer so far.
 
-    images: ImageDataset
-    index: int
-    model: Classifier
-    label: int
+    refuted: what the model says of the counterexample.
+    """
+
     question: str
     answer: Answer | None = None
+    refuted: Prediction | None = None
     patterns: Patterns | None = None
 
     def summary(self) -> dict[str, Any]:
@@ -66,127 +65,100 @@ class ProofView:
 class ProofPanel(Panel[ProofPanelParameters, ProofView]):
     """Prove that every image within eps is called the same, or find one that is not.
 
-    Args:
-        dataset, model, index, selection: as `ModelPanel` takes them.
-        parameters: see `ProofPanelParameters`.
-
-    Raises:
-        ValueError: an unknown name, or a value out of bounds.
+    Args and Raises: as of `Panel`; the parameters are `ProofPanelParameters`.
     """
 
     Params = ProofPanelParameters
     title = "Verify panel"
-
-    def __init__(self, *args: Any, **parameters: Any) -> None:
-        super().__init__(*args, **parameters)
-        self._mined: tuple[Any, Patterns | None] = (None, None)
-
-    # The work.
+    action = ("Verify", "Prove or refute")
+    waits = True
+    _mined: tuple[Any, Patterns | None] = (None, None)
 
     def peek(self) -> Iterator[Step[ProofView]]:
         """The image, what the model says of it, and the question."""
-        images, p = self.selection.images(), self.params
-        index = min(self.selection.index, len(images) - 1)
-        model = self.selection.classifier()
-        label = int(model.predict(images.images[index : index + 1]).label[0])
-        whose = " that follows the pattern of its class" if p.pattern else ""
+        answer = Answered(*self.answer())
+        whose = " that follows the pattern of its class" if self.params.pattern else ""
         question = (
-            f"Is every image within {p.eps:.3g} of image {index}{whose} called "
-            f"{images.classes[label]}?"
+            f"Is every image within {self.params.eps:.3g} of image {answer.index}{whose} called "
+            f"{answer.images.classes[answer.label]}?"
         )
-        yield Step(1, 1, "answered", ProofView(images, index, model, label, question))
+        yield Step(1, 1, "answered", ProofView(**vars(answer), question=question))
 
     def mined(self) -> Patterns:
         """The model's patterns, mined once; on training images where they are at hand."""
-        s = self.selection
-        training = s.training()
-        images = s.images() if training is None else training
-        key = (images, s.classifier())
-        if self._mined[0] != key:
-            self._mined = (key, patterns.mine(s.classifier(), images, self.params.delta))
-        found = self._mined[1]
-        assert found is not None
-        return found.at(self.params.delta)
+        s, delta = self.selection, self.params.delta
+        images, model = s.training() or s.images(), s.classifier()
+        key, mined = self._mined
+        if mined is None or key != (images, model):
+            mined = patterns.mine(model, images, delta)
+            self._mined = ((images, model), mined)
+        return mined.at(delta)
 
     def steps(self) -> Iterator[Step[ProofView]]:
         """The question, mined patterns if they are asked for, then the verifier's steps."""
-        view, p = next(self.peek()).value, self.params
-        assert view is not None
-        x = view.images.images[view.index]
-        prop: Property = local_robustness(view.model, x, view.label, p.eps)
+        view, p = self.first(), self.params
+        prop = local_robustness(view.model, view.x[0], view.label, p.eps)
         if p.pattern:
             yield Step(0, 1, "mining patterns", view)
-            view = replace(view, patterns=self.mined())
-            prop = prop.inside(cast("Patterns", view.patterns).of(view.label))
+            mined = self.mined()
+            view, prop = replace(view, patterns=mined), prop.inside(mined.of(view.label))
         for step in prove.steps(view.model, prop, backend=p.backend, time_limit=p.time_limit):
-            yield Step(step.done, step.total, step.message, replace(view, answer=step.value))
-
-    # The picture.
+            view = replace(view, answer=step.value)
+            if step.value is not None and step.value.counterexample is not None:
+                refuted = view.model.predict(step.value.counterexample[None])
+                view = replace(view, refuted=refuted)
+            yield Step(step.done, step.total, step.message, view)
 
     def draw(self, result: ProofView) -> str:
         """The question, the verdict, how far it got, and the counterexample."""
-        view, classes = result, result.images.classes
-        x = view.images.images[view.index]
+        view, classes, x = result, result.images.classes, result.x[0]
         blocks = [figure(x, f"index {view.index}, taken for {classes[view.label]}")]
-        answer = view.answer
-        told = "<p>Press <b>Verify</b>.</p>"
+        verdict, answer = "<p>Press <b>Verify</b>.</p>", view.answer
         if answer is not None:
             edge = f"border-left:6px solid {COLOURS[answer.verdict]};padding-left:8px"
             bound = "" if answer.bound is None else f", least margin proved {answer.bound:.4g}"
             note = f" {escape(answer.note)}" if answer.note else ""
-            told = (
+            verdict = (
                 f'<p role="status" style="{edge}"><b>{WORDS[answer.verdict]}</b>{note}<br>'
                 f"{answer.branches:,} branches, {answer.open:,} open{bound}, "
                 f"{answer.seconds:.1f} s</p>"
             )
-            if answer.counterexample is not None:
-                found = answer.counterexample
-                said = view.model.predict(found[None])
-                away = float((found - x).abs().max())
-                words = f"counterexample: {classes[int(said.label[0])]}, Linf {away:.3g} away"
-                blocks.append(figure(found, words))
-                change = ((found - x) / (2 * max(away, 1e-9)) + 0.5).clamp(0, 1)
-                blocks.append(figure(change, "what was changed, grey is nothing"))
-                blocks.append(confidence_table(said.probabilities[0].cpu(), classes).html)
+            if answer.counterexample is not None and view.refuted is not None:
+                blocks += refutation(x, answer.counterexample, view.refuted)
         if view.patterns is not None:
             size = int(view.patterns.sizes[view.label])
             neurons = sum(phase.shape[1] for phase in view.patterns.phases.values())
-            told += f"<p>The pattern fixes {size} of {neurons} neurons.</p>"
-        style = '<div style="font:13px/1.4 system-ui,sans-serif">'
-        return f"{style}<p><b>{escape(view.question)}</b></p>{told}{row(blocks)}</div>"
+            verdict += f"<p>The pattern fixes {size} of {neurons} neurons.</p>"
+        return section(f"<p><b>{escape(view.question)}</b></p>", verdict, row(*blocks))
 
     def code(self) -> str:
         """The calls that give the result shown."""
-        s, p = self.selection, self.params
-        view = self.result
-        index = view.index if view is not None else s.index
+        p, index = self.params, self.result.index if self.result else self.selection.index
         lines = [
-            "from workbench import data, models, patterns",
-            "from workbench.proofs import local_robustness, prove",
-            "",
-            f"x = {s.code('dataset')}.images[{index}]",
-            f"model = {s.code('model')}",
+            *self.code_head(
+                "from workbench import data, models, patterns",
+                "from workbench.proofs import local_robustness, prove",
+            ),
+            f"x = images.images[{index}]",
             "label = int(model.predict(x[None]).label[0])",
             f"prop = local_robustness(model, x, label, {p.eps})",
         ]
         if p.pattern:
-            mine = f"patterns.mine(model, {s.code('training')}, {p.delta})"
-            lines.append(f"prop = prop.inside({mine}.of(label))")
+            s = self.selection
+            mined_on = "images" if s.training() is None else s.code("training")
+            mined = f"patterns.mine(model, {mined_on}, {p.delta})"
+            lines.append(f"prop = prop.inside({mined}.of(label))")
         options = f"backend={p.backend!r}, time_limit={p.time_limit:g}"
         return "\n".join([*lines, f"answer = prove(model, prop, {options})"])
 
-    # The controls.
 
-    def controls(self) -> ipw.Widget:
-        """The question; a button."""
-        self.form = Form(self.params)
-        self.form.observe(guarded(self, self._form_changed))
-        return ipw.VBox([self.form.widget, self.button("Verify", "Prove or refute")])
-
-    def _form_changed(self, values: Parameters) -> None:
-        self.params = cast("ProofPanelParameters", values)
-        self.start(self.peek())  # a new question; what was found answered another one
-
-    def followed(self, change: Any) -> None:
-        """The selection changed, here or in another panel: ask anew, prove nothing yet."""
-        self.start(self.peek())
+def refutation(x: Tensor, counterexample: Tensor, prediction: Prediction) -> list[str]:
+    """The counterexample, what was changed, and what the model says of it."""
+    away = float((counterexample - x).abs().max())
+    called = prediction.classes[int(prediction.label[0])]
+    change = ((counterexample - x) / (2 * max(away, 1e-9)) + 0.5).clamp(0, 1)
+    return [
+        figure(counterexample, f"counterexample: {called}, Linf {away:.3g} away"),
+        figure(change, "what was changed, grey is nothing"),
+        confidence_table(prediction.probabilities[0].cpu(), prediction.classes).html,
+    ]

@@ -14,19 +14,25 @@ from pydantic import Field
 from workbench import prototypes
 from workbench.data import ImageDataset
 from workbench.figures import confidence_table, image_grid, prototype_grid, uncertainty_bars
-from workbench.models import Classifier
+from workbench.models import Classifier, Prediction
 from workbench.params import Parameters
-from workbench.prototypes import Explanation, ProbPrototypeClassifier, PrototypeClassifier
+from workbench.prototypes import (
+    Explanation,
+    ProbPrototypeClassifier,
+    PrototypeClassifier,
+    Uncertainty,
+)
 from workbench.steps import Step
 
+from .blocks import button, figure, row, section, slider
 from .form import Form
+from .frame import guarded
 from .job import Job
 from .labels import called
-from .level_set_panel import figure, row
-from .panel import Panel, guarded, section
-from .pick_view import PickView
+from .panel import Panel
 from .selection import Selection
 from .trainer import GIVE, Trainer
+from .views import View
 
 NEAR = 5  # training images shown of a prototype
 CHUNK = 4096  # training images encoded at once
@@ -45,43 +51,54 @@ class PrototypePanelParameters(Parameters):
 
 
 @dataclass(frozen=True, eq=False)
-class PrototypeView:
+class Way:
+    """An image `(1, C, H, W)`, `share` of the way to a prototype, and what the model says."""
+
+    prototype: int
+    share: float
+    image: torch.Tensor
+    prediction: Prediction
+
+
+@dataclass(frozen=True, eq=False)
+class PrototypeView(View):
     """What the panel shows: an image and what a model compares it with.
 
-    found, pictures: None where the model has no prototypes. near: the training images, and
-    the indices and distances `(m, k)` of those nearest to each prototype.
+    explanation, pictures, way: None where the model has no prototypes. near: the training images,
+    and the indices and distances `(m, k)` of those nearest to each prototype. doubts: of a
+    probabilistic model.
     """
 
-    images: ImageDataset
-    index: int
-    model: Classifier
     in_training: bool = False
-    found: Explanation | None = None
+    explanation: Explanation | None = None
     pictures: torch.Tensor | None = None
     near: tuple[ImageDataset, torch.Tensor, torch.Tensor] | None = None
+    way: Way | None = None
+    doubts: Uncertainty | None = None
 
     def summary(self) -> dict[str, Any]:
         """The model, the image, and the nearest prototype with its distance and vote."""
         known = {"model": self.model.card.name, "index": self.index}
-        return known | (self.found.frame().iloc[0].to_dict() if self.found is not None else {})
+        return known | (
+            self.explanation.frame().iloc[0].to_dict() if self.explanation is not None else {}
+        )
 
 
 class PrototypePanel(Panel[PrototypePanelParameters, PrototypeView]):
     """See what a prototype classifier compares an image with, and train one.
 
-    Args:
-        dataset, model, index, selection: as `ModelPanel` takes them; when no model is named,
-            a prototype classifier that fits the data is chosen.
-        training: training images, for a data set that is not one of the table.
-        parameters: see `PrototypePanelParameters`.
-
-    Raises:
-        ValueError: an unknown name, or a value out of bounds.
+    Args and Raises: as of `Panel`; when no model is named, a prototype classifier that fits
+    the data is chosen. training: images, for a data set that is not one of the table. The
+    parameters are `PrototypePanelParameters`.
     """
 
     Params = PrototypePanelParameters
     title = "Prototype panel"
     follows = (*Panel.follows, "towards")
+    only = TRAINING
+    picks = True
+    _near: tuple[Any, ...] = (None, None, None)
+    _work: object = None
 
     def __init__(
         self,
@@ -98,12 +115,7 @@ class PrototypePanel(Panel[PrototypePanelParameters, PrototypeView]):
             if model is None:
                 selection.model = next(iter(with_prototypes(selection)), selection.model)
         super().__init__(selection=selection, **parameters)
-        self.view = PickView()
-        self.view.observe(guarded(self, self._picked), "picked")
         self.trainer = Trainer(selection, training)
-        self._near: tuple[Any, ...] = (None, None, None)
-        self._work: object = None
-        self._joining = False
 
     def check(self, params: PrototypePanelParameters) -> None:
         """Check that there is such a prototype."""
@@ -114,13 +126,11 @@ class PrototypePanel(Panel[PrototypePanelParameters, PrototypeView]):
                 f"0..{len(model.prototypes) - 1}, or -1, got {params.chosen}"
             )
 
-    # The work.
-
     def steps(self) -> Iterator[Step[PrototypeView]]:
         """The explanation; of a prototype chosen, also the nearest training images."""
         view, training = self._look(self.selection.classifier()), self.selection.training()
         yield Step(1, 1, "explained", view)
-        wanted = view.found is not None and view.near is None and self.params.chosen >= 0
+        wanted = view.explanation is not None and view.near is None and self.params.chosen >= 0
         if not wanted or training is None:
             return
         parts, n = [], len(training)
@@ -137,15 +147,29 @@ class PrototypePanel(Panel[PrototypePanelParameters, PrototypeView]):
 
     def _look(self, model: Classifier, in_training: bool = False) -> PrototypeView:
         """What `model` compares the image selected with."""
-        images = self.selection.images()
-        index = min(self.selection.index, len(images) - 1)
-        view = PrototypeView(images, index, model, in_training)
+        view = PrototypeView(*self.image(), model, in_training)
         if not isinstance(model, PrototypeClassifier):
             return view
-        found = prototypes.explain(model, images.images[index : index + 1])
         of, training, near = self._near
         near = near if of is model and training is self.selection.training() else None
-        return replace(view, found=found, pictures=model.prototype_images().cpu(), near=near)
+        certain = in_training or not isinstance(model, ProbPrototypeClassifier)
+        doubts = None if certain else prototypes.uncertainty(model, view.x)
+        explanation, pictures = prototypes.explain(model, view.x), model.prototype_images().cpu()
+        view = replace(view, explanation=explanation, pictures=pictures, near=near, doubts=doubts)
+        return self.updated(view)
+
+    def updated(self, result: PrototypeView) -> PrototypeView:
+        """The image on the way to the prototype chosen, as far as is asked for."""
+        if result.explanation is None:
+            return result
+        k, share, way = self._chosen(result.explanation), self.params.share, result.way
+        if way is not None and (way.prototype, way.share) == (k, share):
+            return result
+        model = cast("PrototypeClassifier", result.model)
+        with torch.no_grad():
+            z = model.encode(result.x.to(model.device))
+            image = model.decode(z.lerp(model.prototypes[[k]], share)).cpu()
+        return replace(result, way=Way(k, share, image, model.predict(image)))
 
     def train(self, *, resume: bool = False) -> PrototypeView:
         """Train a model here and now; it joins the selection, for every panel to use.
@@ -168,7 +192,7 @@ class PrototypePanel(Panel[PrototypePanelParameters, PrototypeView]):
         recipe, view = {name: getattr(self.params, name) for name in TRAINING}, None
         for step in self.trainer.steps(resume, **recipe):
             if view is None:
-                self._set(chosen=-1)
+                self.params = self.params.changed(chosen=-1)
             if step.value is not None and (view is None or view.model is not step.value):
                 view = self._look(step.value, in_training=True)
             yield Step(step.done, step.total, step.message, view)
@@ -180,11 +204,8 @@ class PrototypePanel(Panel[PrototypePanelParameters, PrototypeView]):
                 return
             model = self.result.model
             name = self.trainer.join(model)
-            self._joining = True
-            try:
+            with self.quietly():
                 self.selection.model = name
-            finally:
-                self._joining = False
             if self.picker is not None:
                 self.picker.sync()
             self._show(self._current, self._look(model))
@@ -205,44 +226,42 @@ class PrototypePanel(Panel[PrototypePanelParameters, PrototypeView]):
 
     def draw(self, result: PrototypeView) -> str:
         """The prototypes, what would have to change, training images, and how sure it is."""
-        view, classes = result, result.images.classes
-        i, x = view.index, view.images.images[view.index : view.index + 1]
-        caption = f"index {i}, labelled {called(view.images, i)}"
-        if view.found is None or view.pictures is None:
-            return section(figure(x[0], caption), self.offer(), TRAIN)
-        model, k = cast("PrototypeClassifier", view.model), self._chosen(view.found)
-        with torch.no_grad():
-            z = model.encode(x.to(model.device))
-            between = model.decode(z.lerp(model.prototypes[[k]], self.params.share)).cpu()
-        vote, label = (classes[int(c)] for c in (view.found.votes[k], view.found.logits.argmax()))
+        view, way, explanation, pictures = result, result.way, result.explanation, result.pictures
+        caption = f"index {view.index}, labelled {called(view.images, view.index)}"
+        if explanation is None or pictures is None or way is None:
+            return section(figure(view.x[0], caption), self.offer(), TRAIN)
+        k, classes, label = way.prototype, explanation.classes, int(explanation.logits.argmax())
+        vote = classes[int(explanation.votes[k])]
         change = [
-            figure(x[0], f"{caption}, taken for {label}"),
-            figure(between[0], f"{self.params.share:.0%} of the way, decoded"),
-            figure(view.pictures[k], f"prototype #{k}, for {vote}"),
-            confidence_table(model.predict(between).probabilities[0].cpu(), classes).html,
+            figure(view.x[0], f"{caption}, taken for {classes[label]}"),
+            figure(way.image[0], f"{way.share:.0%} of the way, decoded"),
+            figure(pictures[k], f"prototype #{k}, for {vote}"),
+            confidence_table(way.prediction.probabilities[0].cpu(), classes).html,
         ]
-        name = f"{escape(model.card.name)}{', in training,' * view.in_training}"
+        name = f"{escape(view.model.card.name)}{', in training,' * view.in_training}"
         blocks = [
             f"<h4>What would have to change: on the way to prototype #{k}</h4>",
-            row([f"<div>{block}</div>" for block in change]),
+            row(*(f"<div>{block}</div>" for block in change)),
             f"<h4>What {name} compares the image with</h4>",
-            prototype_grid(view.found, view.pictures, chosen=k, pick=True).html,
+            prototype_grid(explanation, pictures, chosen=k, pick=True).html,
             f"<h4>Training images nearest to prototype #{k}</h4>",
             self._nearest(view, k, vote),
         ]
-        if isinstance(model, ProbPrototypeClassifier) and not view.in_training:
-            doubts = uncertainty_bars(prototypes.uncertainty(model, x))
-            blocks += ["<h4>How sure it is</h4>", doubts.html]
+        if view.doubts is not None:
+            blocks += ["<h4>How sure it is</h4>", uncertainty_bars(view.doubts).html]
         return section(*blocks)
 
-    def _chosen(self, found: Explanation) -> int:
+    def _chosen(self, explanation: Explanation) -> int:
         """The prototype to go to: the one chosen, or the nearest of another class."""
-        if 0 <= self.params.chosen < len(found.votes):
+        if 0 <= self.params.chosen < len(explanation.votes):
             return self.params.chosen
-        label, order = int(found.logits[0].argmax()), found.order[0].tolist()
-        others, towards = [j for j in order if int(found.votes[j]) != label], self.selection.towards
+        label, order = int(explanation.logits[0].argmax()), explanation.order[0].tolist()
+        others, towards = (
+            [j for j in order if int(explanation.votes[j]) != label],
+            self.selection.towards,
+        )
         classes = self.selection.class_names()
-        wanted = [j for j in others if classes[int(found.votes[j])] == towards]
+        wanted = [j for j in others if classes[int(explanation.votes[j])] == towards]
         return next(iter([*wanted, *others, *order]))
 
     def _nearest(self, view: PrototypeView, k: int, vote: str) -> str:
@@ -271,18 +290,17 @@ class PrototypePanel(Panel[PrototypePanelParameters, PrototypeView]):
     def code(self) -> str:
         """The calls that give the result shown."""
         s, view = self.selection, self.result
-        if view is None or view.found is None:
+        if view is None or view.explanation is None:
             return "from workbench import models\n\nmodels.available()  # choose one of prototypes"
-        model, k = self.trainer.code(s.model), self._chosen(view.found)
+        *head, _ = self.code_head("from workbench import data, models, prototypes")
+        k = self._chosen(view.explanation)
         lines = [
-            "from workbench import data, models, prototypes",
-            "",
-            f"images = {s.code('dataset')}.images",
-            f"x = images[{view.index}:{view.index + 1}]",
-            f"model = {model}",
-            "found = prototypes.explain(model, x)",
+            *head,
+            f"model = {self.trainer.code(s.model)}",
+            f"x = images.images[{view.index}:{view.index + 1}]",
+            "explanation = prototypes.explain(model, x)",
             f"z = model.encode(x).lerp(model.prototypes[[{k}]], {self.params.share})",
-            "said = model.predict(model.decode(z).detach())",
+            "prediction = model.predict(model.decode(z).detach())",
         ]
         if view.near is not None:
             images = f"{s.code('training')}.images"
@@ -295,64 +313,52 @@ class PrototypePanel(Panel[PrototypePanelParameters, PrototypeView]):
 
     def controls(self) -> ipw.Widget:
         """How far to go to the prototype chosen."""
-        self.slider = ipw.FloatSlider(
-            description="change", value=self.params.share, min=0, max=1, step=0.05,
-            tooltip="Share of the way from the image's code to the prototype's",
-            style={"description_width": "5em"}, layout={"width": "36em"}, readout_format=".0%",
-            disabled=self.result is not None and self.result.found is None,
+        about = "Share of the way from the image's code to the prototype's"
+        self.slider = slider(
+            *(ipw.FloatSlider, "change", about), value=self.params.share, min=0, max=1, step=0.05,
+            readout_format=".0%",
         )  # fmt: skip
-        self.slider.observe(guarded(self, self._slid), "value")
+        self.listen(self.slider, self._slid)
         return self.slider
 
     def details(self) -> list[tuple[str, ipw.Widget]]:
         """A form to train a model of one's own."""
         self.form = Form(self.params, only=TRAINING)
-        self.form.observe(lambda v: self._set(**{name: getattr(v, name) for name in TRAINING}))
+        self.form.observe(guarded(self, self._form_changed))
+        train = guarded(self, self.start_training)
+        resume = guarded(self, lambda: self.start_training(resume=True))
         self.buttons = [
-            ipw.Button(description="Train", button_style="primary", tooltip="Train from new"),
-            ipw.Button(description="Resume", tooltip="Go on with the training cancelled"),
+            button("Train", "Train from new", train, button_style="primary"),
+            button("Resume", "Go on with the training cancelled", resume),
         ]
-        for button, resume in zip(self.buttons, (False, True), strict=True):
-            button.on_click(guarded(self, lambda _, r=resume: self.start_training(resume=r)))
-        self.buttons[1].disabled = not self.trainer.resumable
         # Progress shows here too: what is above may be out of sight.
         parts = [self.form.widget, ipw.HBox(self.buttons), self.progress]
         return [("Train your own", ipw.VBox(parts))]
 
     def shown(self, result: PrototypeView) -> None:
         """Offer to resume where there is something to go on with; no way without prototypes."""
-        if self._widget is not None:
-            self.slider.disabled = result.found is None
-            self.buttons[1].disabled = result.in_training or not self.trainer.resumable
+        self.slider.disabled = result.explanation is None
+        self.buttons[1].disabled = result.in_training or not self.trainer.resumable
 
-    def _set(self, **values: Any) -> None:
-        self.params = self.params.changed(**values)
+    def changed(self, before: PrototypePanelParameters) -> None:
+        """What is trained next was changed: nothing is started."""
 
-    def _redraw(self) -> None:
-        if self.result is not None:
-            self._show(self._current, self.result)
+    def _slid(self, share: float) -> None:
+        self.params = self.params.changed(share=share)
+        self.redraw()
 
-    def _slid(self, change: Any) -> None:
-        self._set(share=change["new"])
-        self._redraw()
-
-    def _picked(self, change: Any) -> None:
-        """A prototype or an offered model was clicked, or a key pressed on one."""
-        what, _, name = change["new"].get("name", "").partition(":")
-        if what == "model":
-            self.selection.model = name
-        elif what == "prototype" and not change["new"].get("key", "").startswith("Arrow"):
-            self._set(chosen=int(name))
-            self._redraw()
+    def picked(self, what: str, which: str, event: dict[str, Any]) -> None:
+        """A prototype was clicked, or a key pressed on one."""
+        if what == "prototype" and not event["key"].startswith("Arrow"):
+            self.params = self.params.changed(chosen=int(which))
+            self.redraw()
             if not self.in_training:
                 self.start()
 
     def followed(self, change: Any) -> None:
-        """The selection changed, here or in another panel; a training goes on meanwhile."""
-        if self._joining:
-            return
+        """The selection changed; a training goes on meanwhile."""
         if change["name"] in ("dataset", "model", "towards"):
-            self._set(chosen=-1)
+            self.params = self.params.changed(chosen=-1)
         elif self.in_training:
             return  # the next picture is of the new image
         self.start()

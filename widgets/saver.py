@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from functools import partial
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
@@ -14,7 +14,7 @@ from IPython.display import FileLink
 from workbench import reports
 from workbench.steps import Step
 
-from .form import alert, told
+from .blocks import alert, button, in_words, status
 from .job import Job
 from .selection import Selection
 
@@ -47,15 +47,17 @@ class Saver:
             description="notebook", tooltip="File name of the notebook", continuous_update=False
         )
         self.file.value = self._free()
-        save = ipw.Button(description="Save as notebook", tooltip="Write a notebook of this view")
-        save.on_click(lambda _: self._clicked(self.save))
-        run = ipw.Button(description="Report", tooltip="Save it, run it, and link to its page")
-        run.on_click(lambda _: self._clicked(self.start_report))
-        self.cancel = ipw.Button(description="Stop the report", layout={"display": "none"})
-        self.cancel.on_click(lambda _: self.job and self.job.cancel())
-        self.said, self.links = ipw.HTML(), ipw.Output()
-        buttons = ipw.HBox([self.file, save, run, self.cancel])
-        self.widget = ipw.VBox([buttons, self.said, self.links])
+        saves = partial(self._clicked, self.save)
+        runs = partial(self._clicked, self.start_report)
+        hidden, about = {"display": "none"}, "Stop; the notebook stays"
+        self.cancel = button("Stop the report", about, self._stopped, layout=hidden)
+        self.status, self.links = ipw.HTML(), ipw.Output()
+        buttons = [
+            button("Save as notebook", "Write a notebook of this view", saves),
+            button("Report", "Save it, run it, and link to its page", runs),
+        ]
+        line = ipw.HBox([self.file, *buttons, self.cancel])
+        self.widget = ipw.VBox([line, self.status, self.links])
 
     def save(self) -> Path:
         """Write the notebook; the next one gets another name.
@@ -72,7 +74,7 @@ class Saver:
             raise ValueError(f"notebook: {path} is there already; give another name")
         reports.write(path, nbformat.writes(as_notebook(self.shown)))
         self.file.value = self._free()
-        self.said.value = f'<p role="status">Saved {escape(str(path))}.</p>'
+        self.status.value = status(f"Saved {escape(str(path))}.")
         self._link(path)
         return path
 
@@ -82,23 +84,25 @@ class Saver:
         if self.job is not None:
             self.job.cancel()
         self.cancel.layout.display = None
-        self.job = Job(self._report(path), on_step=self._told, on_end=self._ended)
+        work = reports.execute.steps(path, output=Path("reports") / path.stem)
+        self.job = Job(work, on_step=self._tick, on_end=self._ended)
 
-    def _report(self, path: Path) -> Iterator[Step[Report]]:
-        yield from reports.execute.steps(path, output=Path("reports") / path.stem)
+    def _stopped(self) -> None:
+        if self.job is not None:
+            self.job.cancel()
 
-    def _told(self, step: Step[Report]) -> None:
+    def _tick(self, step: Step[Report]) -> None:
         share = f"{step.done} of {step.total}"
-        self.said.value = f'<p role="status">Report: {escape(step.message)} ({share})</p>'
+        self.status.value = status(f"Report: {escape(step.message)} ({share})")
 
     def _ended(self, job: Job) -> None:
         self.cancel.layout.display = "none"
         if job.error is not None:
-            self.said.value = alert(told(job.error))
+            self.status.value = alert(in_words(job.error))
         elif job.state == "cancelled" or job.last is None or job.last.value is None:
-            self.said.value = '<p role="status">The report was cancelled.</p>'
+            self.status.value = status("The report was cancelled.")
         else:
-            self.said.value = '<p role="status">The report is written.</p>'
+            self.status.value = status("The report is written.")
             self._link(job.last.value.html)
 
     def _link(self, path: Path) -> None:
@@ -112,7 +116,7 @@ class Saver:
         try:
             action()
         except (ValueError, OSError) as error:
-            self.said.value = alert(told(error))
+            self.status.value = alert(in_words(error))
 
     def _free(self) -> str:
         """The first of panel-1.ipynb, panel-2.ipynb, ... that is not there."""

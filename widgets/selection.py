@@ -84,10 +84,10 @@ class Selection(traitlets.HasTraits):
             ValueError: another shape than that of the images, an unknown class.
         """
         origin, image = self.origin, (drawing * 255).round() / 255  # as a PNG holds it
-        found = data.with_drawing(self.images(origin), image, meant)
-        self._datasets[found.name], self._origins[found.name] = found, origin
+        drawn = data.with_drawing(self.images(origin), image, meant)
+        self._datasets[drawn.name], self._origins[drawn.name] = drawn, origin
         with self.hold_trait_notifications():
-            self.dataset, self.index = found.name, len(found) - 1
+            self.dataset, self.index = drawn.name, len(drawn) - 1
             self.edition += 1
 
     @property
@@ -144,9 +144,9 @@ class Selection(traitlets.HasTraits):
 
     def state(self) -> dict[str, Any]:
         """What `Selection(**state)` needs to be the same again; plain values."""
-        found = {"dataset": self.origin, "model": self.model, "index": self.index}
-        found |= {name: getattr(self, name) for name in ("towards", "layer") if getattr(self, name)}
-        return found | (self._drawing() if self.origin != self.dataset else {})
+        state = {"dataset": self.origin, "model": self.model, "index": self.index}
+        state |= {name: getattr(self, name) for name in ("towards", "layer") if getattr(self, name)}
+        return state | (self._drawing() if self.origin != self.dataset else {})
 
     def _drawing(self) -> dict[str, str]:
         """The drawing as text, and the class it is of; empty where that is not known."""
@@ -196,8 +196,9 @@ class Selection(traitlets.HasTraits):
         name = self.origin
         if name not in self.trainings and name in data.available() and data.present(name, "train"):
             self.trainings[name] = data.load(name, "train")
-        found = self.trainings.get(name)
-        return found if found is not None and found.shape == self.as_it_is().shape else None
+        training = self.trainings.get(name)
+        fits = training is not None and training.shape == self.as_it_is().shape
+        return training if fits else None
 
     def classifier(self, name: str | None = None) -> Classifier:
         """The model looked at, or another by name; loaded once."""
@@ -262,19 +263,19 @@ class Selection(traitlets.HasTraits):
         drawn = name is None and what == "dataset" and self.origin != self.dataset
         name = name or (self.model if what == "model" else self.origin)
         if name in self._own:
-            found = f"my_{what}"
+            call = f"my_{what}"
         elif what == "model":
-            found = f"models.load({name!r})"
+            call = f"models.load({name!r})"
         else:
             options = ", 'train'" if what == "training" else ""
             options += "".join(f", {k}={v!r}" for k, v in self._cuts.get(name, {}).items())
-            found = f"data.load({name!r}{options})"
+            call = f"data.load({name!r}{options})"
         if what != "model" and self._differs(what, name):
-            found = f"models.matched({found}, {self.code('model')})"
+            call = f"models.matched({call}, {self.code('model')})"
         if drawn:
             drawing = self._drawing()
-            found = f"data.with_drawing({found}, {drawing['drawing']!r}, {drawing['meant']!r})"
-        return found
+            call = f"data.with_drawing({call}, {drawing['drawing']!r}, {drawing['meant']!r})"
+        return call
 
     def _differs(self, what: str, name: str) -> bool:
         """Whether the classes of a data set are not those of the model as they stand."""
