@@ -67,7 +67,8 @@ def put(target: str | Path, *, update: bool = False) -> dict[str, list[str]]:
         before = dict(json.loads(record.read_bytes()))
     except (FileNotFoundError, ValueError, TypeError):
         before = {}  # then what differs counts as changed
-    known, done = dict(before), {}  # known: sha256 of what was last put under each name
+    known = dict(before)  # sha256 of what was last put under each name
+    done: dict[str, list[str]] = {}
     for path in sorted(path for pattern in FILES for path in source.glob(pattern)):
         name, content = path.relative_to(source).as_posix(), path.read_bytes()
         state = _put(target, name, content, known, update)
