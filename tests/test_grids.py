@@ -108,6 +108,7 @@ def test_every_combination_is_a_row_and_a_failure_stops_none(made):
     assert "ValueError: bad is bad" in bad["error"]
     assert (fine["checks"], table.loc[HOSTILE[0], "checks"]) == ("2 of 2", "1 of 2")
     assert pd.isna(bad["checks"])
+    assert list(made.table)[:2] == ["run", "checks"]  # seen before one scrolls
     assert pd.isna(bad["double"])
     executed = made.page.parent / bad["run"] / "tiny.ipynb"
     assert executed.is_file()

@@ -19,6 +19,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 
 from workbench import reports
 from workbench.reports import ReportError
+from workbench.reports.contents import PLOTLY
 from workbench.reports.kernel import Client
 from workbench.reports.results import MIME, plain
 
@@ -573,6 +574,10 @@ HARMLESS = """\
 <p>see src=https://a.org in the text</p>"""
 
 
+HTML_IMAGES = f"""{HARMLESS.replace("<img", "<i")}<img alt="one" src="data:image/png;base64,AAAA">
+<img src='data:image/png;base64,BBBB' alt='a &lt;two&gt;'>"""
+
+
 @pytest.mark.parametrize("html", LOADING.splitlines())
 def test_a_page_that_would_load_from_the_network_is_refused(html):
     with pytest.raises(ValueError, match=r"a\.org.* from the network"):
@@ -596,6 +601,37 @@ def test_a_page_names_itself_and_drops_records_and_widget_state():
     assert "recorded a" not in html
     assert "Box()" in html
     assert "widgets" in notebook.metadata  # of the one it was given
+
+
+@pytest.mark.parametrize(
+    ("data", "alt"),
+    [
+        ({"text/html": HTML_IMAGES, "text/plain": "two of them"}, "two of them"),
+        ({"text/html": HTML_IMAGES, "text/plain": "Panel({'a': 1})"}, "one; a <two>"),
+        ({"text/html": HTML_IMAGES, "text/plain": "<HTML object>"}, "one; a <two>"),
+        ({"image/png": "AAAA\n", "text/plain": "<Figure size 1x1>"}, "Figure 1"),
+        ({PLOTLY: {"layout": {"title": {"text": "a<br>b &amp; c"}}}}, "a b & c"),
+        ({PLOTLY: {}}, "Figure 1"),
+    ],
+)
+def test_a_figure_is_known_by_its_words(data, alt):
+    (figure,) = reports.figures(shown(**data))
+    assert (figure.id, figure.cell, figure.alt) == ("figure-1", 1, alt)
+    assert "text/html" not in data or figure.pictures == [("one", "AAAA"), ("a <two>", "BBBB")]
+
+
+def test_a_picture_without_html_keeps_its_size_and_gets_words():
+    notebook = shown(**{"image/png": "AAAA\n", "text/plain": "<Figure>"})
+    notebook.cells[0].outputs[0].metadata["image/png"] = {"width": 30}
+    image = '<img alt="Figure 1" src="data:image/png;base64,AAAA" width="30"'
+    assert image in reports.to_html(notebook)
+
+
+def test_sections_are_headings_and_no_comments_in_code():
+    cells = ["before", "# C# ##\n\n```\n# no\n```", "text", "## a\n\n### b  ", "#no"]
+    found = reports.sections(new_notebook(cells=[new_markdown_cell(text) for text in cells]))
+    named = [(section["title"], section["cells"]) for section in found]
+    assert named == [("C#", [2, 3]), ("a", [4]), ("b", [4, 5])]
 
 
 def test_pictures_beside_the_notebook_are_embedded(tmp_path):

@@ -12,7 +12,7 @@ from typing import Any
 MIME = "application/vnd.workbench.checks+json"
 TAG = "checks"
 NOTE = "__check__"  # the name that an assert calls
-FAILS = '<li>✗ <strong style="color: #b03a00">Does not hold:</strong> {}</li>'  # 6:1 on white
+FAILS = '<br>✗ <strong style="color: #b03a00">Does not hold:</strong> {}'  # 6:1 on white
 # What a kernel runs before the first cell, and binds no name by.
 BEGIN = f"__import__({__name__!r}, fromlist=['Asserts']).Asserts(get_ipython(), {{!r}})"
 
@@ -73,6 +73,6 @@ class Asserts(ast.NodeTransformer):
             failing = [check["says"] for check in checks if not check["holds"]]
             head = f"{len(checks) - len(failing)} of {len(checks)} checks hold"
             listed = "".join(FAILS.format(escape(says)) for says in failing)
-            html = f"<p><strong>{head}.</strong></p>" + (f"<ul>{listed}</ul>" if listed else "")
+            html = f"<p><strong>{head}.</strong>{listed}</p>"
             plain = "\n".join([head, *(f"does not hold: {says}" for says in failing)])
             display({MIME: checks, "text/plain": plain, "text/html": html}, raw=True)

@@ -16,7 +16,8 @@ from nbformat import NotebookNode
 PLOTLY = "application/vnd.plotly.v1+json"
 DATA = "data:image/png;base64,"
 FENCED = re.compile(r"^(```|~~~).*?(?:^\1|\Z)", re.MULTILINE | re.DOTALL)
-HEADING = re.compile(r"^#{1,6}[ \t]+(.+?)[ \t#]*$", re.MULTILINE)
+REPR = re.compile(r"<|\w+\(")  # of an object, which says nothing of its picture
+HEADING = re.compile(r"^#{1,6}[ \t]+(.+?)(?:[ \t]+#+)?[ \t]*$", re.MULTILINE)
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,7 +77,7 @@ def _alt(output: NotebookNode, pictures: list[tuple[str, str]]) -> str:
     if PLOTLY not in output.data:
         plain = output.data.get("text/plain", "")
         alts = dict.fromkeys(alt for alt, _ in pictures if alt)
-        return "; ".join(alts)[:200] if plain.startswith("<") or not plain else plain
+        return plain if plain and not REPR.match(plain) else "; ".join(alts)[:200]
     layout = output.data[PLOTLY].get("layout", {})
     meta = layout.get("meta")
     alt = meta.get("alt") if isinstance(meta, dict) else None

@@ -78,8 +78,8 @@ class Job:
 class Grid:
     """What a grid left: the index `page`, the CSV beside it, `parquet` where pyarrow is there.
 
-    table: one row a run: its folder, parameters, recorded numbers, how many of its checks hold
-    ("11 of 12"), seconds and error.
+    table: one row a run: its folder, how many of its checks hold ("11 of 12"), parameters,
+    recorded numbers, seconds and error.
     """
 
     page: Path
@@ -334,8 +334,8 @@ def _summarise(jobs: list[Job], errors: Mapping[Path, str]) -> Grid:
     as_json = partial(json.dumps, default=lambda number: number.item())
     for name in table.select_dtypes("object"):  # lists, and values of several types
         table[name] = table[name].map(as_json, na_action="ignore").astype("string")
-    last = [name for name in ("checks", "seconds", "error") if name in table]
-    table = table[[*(name for name in table if name not in last), *last]]
+    first, last = [name for name in ("run", "checks") if name in table], ["seconds", "error"]
+    table = table[[*first, *(n for n in table if n not in (*first, *last)), *last]]
     write(folder / "results.csv", table.to_csv(index=False))
     parquet, part = folder / "results.parquet", folder / ".results.parquet.part"
     parquet.unlink(missing_ok=True)

@@ -111,8 +111,10 @@ def _figure(figure: Figure) -> str:
     """A figure as HTML: of a chart with alternative text and caption."""
     data, alt = figure.output.data, escape(figure.alt)
     if PLOTLY not in data:
-        images = "".join(f'<img alt="{escape(a)}" src="{DATA}{b}">' for a, b in figure.pictures)
-        return f'<span id="{figure.id}"></span>{data.get("text/html", images)}'
+        known = figure.output.get("metadata", {}).get("image/png", {})
+        size = "".join(f' {side}="{known[side]}"' for side in ("width", "height") if side in known)
+        image = f'<img alt="{alt}"{size} src="{DATA}{figure.pictures[0][1]}">'
+        return f'<span id="{figure.id}"></span>{data.get("text/html", image)}'
     drawing = plotly.io.to_html(
         data[PLOTLY],
         config={"displaylogo": False},
