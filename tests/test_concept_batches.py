@@ -47,23 +47,3 @@ def test_an_autoencoder_and_its_splice_take_large_images_a_few_at_a_time(model, 
     fit = concepts.fit_sae(model, x, "relu", latents=8, k=2, epochs=1)
     concepts.splice(model, x, fit)
     assert max(passes) == SIZE
-
-
-@pytest.mark.parametrize("method", ["gradient-x-input", "occlusion", "sobol"])
-def test_attributions_and_their_test_take_large_images_a_few_at_a_time(model, passes, x, method):
-    found = concepts.extract(model, x, "relu", n_concepts=3, method="pca", n_crops=12)
-    importance = concepts.importance(found, model, x[:7], 0, method=method)
-    concepts.faithfulness(found, model, x[:7], importance)
-    assert max(passes) == SIZE
-
-
-def test_what_is_found_does_not_depend_on_the_passes(model, x, monkeypatch):
-    def results():
-        found = concepts.extract(model, x, "relu", n_concepts=3, method="pca", n_crops=12)
-        one = concepts.importance(found, model, x[:7], 0, method="occlusion")
-        return one.scores, concepts.faithfulness(found, model, x[:7], one).deletion
-
-    few = results()
-    monkeypatch.setattr(batching, "VALUES", 2**21)
-    for a, b in zip(few, results(), strict=True):
-        assert torch.allclose(a, b, atol=1e-5)

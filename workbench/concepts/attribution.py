@@ -16,13 +16,13 @@ from torch import Tensor
 
 from workbench import checks
 from workbench.concepts.extraction import Concepts
-from workbench.models import Classifier, batch_size
+from workbench.models import Classifier
 from workbench.steps import Step, work
 
 if TYPE_CHECKING:
     import pandas as pd
 
-ROWS = 2048  # codes that go through the rest of the network at once, at most
+ROWS = 2048  # codes that go through the rest of the network at once
 N_PATH = 32  # points of the path of integrated gradients
 N_MASKS = 32  # of each of the two designs of the Sobol indices
 
@@ -91,8 +91,7 @@ def importance(
     target, r = target.to(model.device), len(concepts)
     generator = torch.Generator().manual_seed(seed)
     variants = {"sobol": N_MASKS * (r + 1), "occlusion": r + 1, "integrated-gradients": N_PATH}
-    rows = ROWS if method == "random" else batch_size(model.input_shape, ROWS)
-    chunk = max(1, rows // variants.get(method, 1))
+    chunk = max(1, ROWS // variants.get(method, 1))
     parts: list[Tensor] = []
     for batch, classes in zip(x.split(chunk), target.split(chunk), strict=True):
         codes = concepts.encode(model, batch)
@@ -142,11 +141,10 @@ def faithfulness(
         raise ValueError(f"importance: expected values of shape {wanted}, got {shape}")
     # The rank of each concept is the inverse permutation of the order by importance.
     rank = importance.scores.argsort(1, descending=True).argsort(1).to(x.device)
-    removed = (
-        torch.arange(len(concepts) + 1, device=x.device)[:, None, None] > rank
-    )  # (r + 1, N, r)
+    counts = torch.arange(len(concepts) + 1, device=x.device)
+    removed = counts[:, None, None] > rank  # (r + 1, N, r)
     curves: dict[str, list[Tensor]] = {"deletion": [], "insertion": []}
-    chunk = max(1, batch_size(model.input_shape, ROWS) // len(removed))
+    chunk = max(1, ROWS // len(removed))
     target = importance.target.to(x.device)
     for i in range(0, len(x), chunk):
         rows = slice(i, i + chunk)
@@ -162,10 +160,8 @@ def _score(concepts: Concepts, model: Classifier, x: Tensor, target: Tensor) -> 
     """The target's logit of V variants of the codes of B images."""
 
     def score(codes: Tensor) -> Tensor:
-        v, size = len(codes), batch_size(model.input_shape, ROWS)
-        images = torch.arange(len(x), device=x.device).repeat(v).split(size)
-        parts = zip(images, codes.flatten(0, 1).split(size), strict=True)
-        logits = torch.cat([concepts.logits(model, x[i], part) for i, part in parts])
+        v = len(codes)
+        logits = concepts.logits(model, x.repeat(v, 1, 1, 1), codes.flatten(0, 1))
         return logits.gather(1, target.repeat(v)[:, None]).view(v, len(x))
 
     return score
