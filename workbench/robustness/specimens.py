@@ -161,7 +161,8 @@ class Tampered(PGD):
         """The steps of PGD, each result tampered with."""
         for step in super().steps(model, *args, **kwargs):
             assert step.value is not None
-            yield replace(step, value=self.tamper(model, step.value))
+            value = self.tamper(model, step.value)
+            yield Step(step.done, step.total, step.message, value)
 
 
 class BlackImages(Tampered):
