@@ -93,8 +93,8 @@ def many(bench: Bench) -> tuple[float, int]:
 def drawing(dataset: str) -> dict[str, float]:
     """Pictures a second that the model's panel shows while one draws, in a JupyterLab."""
     import nbformat
+    from browsers import lab, run_all
     from playwright.sync_api import sync_playwright
-    from test_browser import lab, run_all
 
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as p:
         root = Path(folder)

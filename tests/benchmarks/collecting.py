@@ -62,7 +62,7 @@ def main() -> None:
         pairs = [(seconds(whole, *inputs), seconds(bare, *inputs)) for _ in range(rounds)]
         ours, alone = (statistics.median(column) for column in zip(*pairs, strict=True))
         times[n] = ours
-        print(f"{n:6,} images: {ours:6.2f} s of one core, search alone {alone:6.2f} s: {ours / alone:.3f}")
+        print(f"{n:6,} images: {ours:6.2f} s, search alone {alone:6.2f} s: {ours / alone:.3f}")
     print(f"ten times the images: {times[40_000] / times[4_000]:.2f} times the time")
 
 

@@ -59,8 +59,8 @@ def in_process(dataset: str) -> list[float]:
 def in_browser(dataset: str) -> list[float]:
     """Milliseconds from a click to the new image in the page; every second one switches."""
     import nbformat
+    from browsers import lab, run_all
     from playwright.sync_api import sync_playwright
-    from test_browser import lab, run_all
 
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as p:
         root = Path(folder)

@@ -237,9 +237,7 @@ def parse(content: bytes) -> tuple[Any, int]:
     try:
         import onnx
     except ImportError as error:
-        raise ImportError(
-            "reading ONNX files needs the onnx package: pip install dnn-workbench[onnx]"
-        ) from error
+        raise ImportError("reading ONNX files needs the onnx package: pip install onnx") from error
     try:
         model = onnx.load_model_from_string(content)
     except Exception as error:  # protobuf has its own kinds
