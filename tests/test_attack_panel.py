@@ -57,10 +57,10 @@ def test_another_attack_brings_its_own_form(panel):
 
 
 def test_settings_stay_when_the_form_beside_them_changes(panel):
-    panel.attack_form.controls["eps"].value = 0.3
+    panel.attack_form.controls["eps"].value = 0.2
     panel.form.controls["target"].value = "8"
     settle(panel)
-    assert panel.state()["eps"] == panel.attack.eps == 0.3
+    assert panel.state()["eps"] == panel.attack.eps == 0.2
     assert AttackPanel.from_state(panel.state()).attack == panel.attack
 
 
