@@ -43,6 +43,7 @@ def given(monkeypatch) -> dict:
 
     class Done:
         html = Path("page.html")
+        checks = (reports.Check("b is c", False, 9, "Check"),)
 
     seen: dict = {}
 
@@ -159,6 +160,7 @@ def test_report_takes_parameters_as_two_words(given, tmp_path):
         "cell_timeout": 5,
     }
     assert result.stdout.strip() == "page.html"
+    assert result.stderr == "does not hold: b is c (cell 9, Check)\n"
 
 
 def test_a_parameter_given_in_words_wins_over_the_file(given, tmp_path):

@@ -701,14 +701,7 @@ def test_figures_of_concepts(found, resnet, shapes):
     grid = figures.concept_grid(found, [2, 0], n=3)
     assert grid.html.count("<img ") == grid.html.count('<img alt="crop ') == 6
     assert "fire each of 2 concepts" in grid.alt
-    one, two = (
-        concepts.importance(found, resnet, shapes.images[:9], 1, method=m)
-        for m in ("occlusion", "sobol")
-    )
-    single, both = figures.importance_bars(one), figures.importance_bars([one, two])
-    assert np.allclose(single.data[0].y, one.scores.mean(0))
-    assert [np.abs(bar.y).max() for bar in both.data] == pytest.approx([1, 1])
-    assert "occlusion" in both.layout.meta["alt"]
+    one = concepts.importance(found, resnet, shapes.images[:9], 1, method="occlusion")
     graph = figures.cluster_graph(concepts.strategies(one, 2))
     assert sum(len(trace.x) for trace in graph.data) == 9
     assert sorted(i for trace in graph.data for i in trace.customdata) == list(range(9))

@@ -186,7 +186,7 @@ def test_parameters_count_all_of_them():
 
 def test_another_source_or_release_is_another_key(monkeypatch):
     plain = key(PGD())
-    monkeypatch.setattr(keys, "source", lambda: "edited")
+    monkeypatch.setattr(keys, "source_hash", lambda: "edited")
     assert key(PGD()) != plain
 
 
@@ -206,7 +206,7 @@ def test_a_key_is_the_same_in_another_process(monkeypatch):
     code = """
         from workbench import attacks
         from workbench.robustness import keys
-        keys.LOADED, keys.source = "", str
+        keys.LOADED, keys.source_hash = "", str
         level = 0.25
         class Mine:
             names = {"b", "a", "c"}

@@ -193,7 +193,12 @@ def report(
     if grid or workers or dask or resume:
         run_grid(notebook, values(grid or ()), output, workers, dask, given, resume, limits)
         return
-    typer.echo(reports.execute(notebook, given, output, **limits).html)
+    made = reports.execute(notebook, given, output, **limits)
+    for check in made.checks:
+        if not check.holds:
+            place = f"cell {check.cell}, {check.section}"
+            typer.echo(f"does not hold: {check.says} ({place})", err=True)
+    typer.echo(made.html)
 
 
 Masters = Annotated[

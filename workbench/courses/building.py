@@ -22,7 +22,7 @@ from nbformat import NotebookNode
 import workbench
 from workbench import reports
 from workbench.courses.exercises import nbgrader, problems, student
-from workbench.reports.contents import DATA, PLOTLY
+from workbench.reports import DATA, PLOTLY
 from workbench.steps import Step, run, work
 
 PLAN = "README.md"  # beside the notebooks: the course plan

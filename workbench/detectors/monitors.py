@@ -17,8 +17,7 @@ import torch
 from workbench import checks
 from workbench.data import ImageDataset
 from workbench.models import Classifier, batch_size, measurable, ready
-from workbench.patterns.mining import check_model, mine
-from workbench.patterns.recording import BATCH, pattern_layers, rectifiers, watched
+from workbench.patterns import check_model, mine, pattern_layers, rectifiers, watched
 from workbench.steps import Step, work
 
 if TYPE_CHECKING:
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
 
 Kind = Literal["pattern", "hamming", "box"]
 KEPT = 2000  # states of a class that are remembered
+BATCH = 500  # images a pass, where they are small
 Distance = Callable[[torch.Tensor], torch.Tensor]
 
 

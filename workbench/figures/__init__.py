@@ -17,7 +17,6 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "cluster_graph",
             "concept_grid",
             "concept_rows",
-            "importance_bars",
             "logit_table",
         ],
         "curve": ["confidence_curve", "robustness_curve"],

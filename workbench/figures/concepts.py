@@ -45,27 +45,6 @@ def concept_grid(
     return captioned("".join(rows), alt, title)
 
 
-def importance_bars(
-    importances: Importance | Sequence[Importance], *, title: str | None = None
-) -> go.Figure:
-    """Mean importance of each concept by one method, or by several as shares of the largest."""
-    methods = [importances] if isinstance(importances, Importance) else list(importances)
-    figure, ranked = go.Figure(), []
-    for i, importance in enumerate(methods):
-        mean = importance.scores.mean(0)
-        largest = float(mean.abs().max().clamp(min=1e-12)) if len(methods) > 1 else 1.0
-        best = mean.argsort(descending=True)[:3].tolist()
-        values = (mean / largest).tolist()
-        leading = ", ".join(f"concept {k} {float(mean[k]):.3g}" for k in best)
-        ranked.append(f"{importance.method}: {leading}")
-        names = [str(k) for k in range(len(values))]
-        figure.add_bar(x=names, y=values, name=importance.method, marker_color=class_colour(i))
-    unit = "mean importance" if len(methods) == 1 else "mean importance / largest"
-    axes = {"xaxis": {"title_text": "concept", "type": "category"}, "yaxis_title_text": unit}
-    alt = f"importance of {len(values)} concepts; most important by {'; '.join(ranked)}"
-    return styled(figure, alt, title, **axes, height=360, margin_t=80)
-
-
 def cluster_graph(strategies: Strategies, *, title: str | None = None) -> go.Figure:
     """The images of a class in the plane, each cluster named by its dominant concept."""
     figure, described = go.Figure(), []

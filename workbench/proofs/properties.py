@@ -9,7 +9,7 @@ import torch
 
 from workbench import checks
 from workbench.models import Classifier
-from workbench.patterns.mining import Pattern, check_model
+from workbench.patterns import Pattern, check_model
 
 Verdict = Literal["verified", "falsified", "unknown"]
 TOLERANCE = 1e-6  # of the box and the outputs, when a counterexample is checked
@@ -73,7 +73,7 @@ class Property:
 
     def holds_against(self, model: Classifier, x: torch.Tensor) -> torch.Tensor:
         """Which images `(N, C, H, W)` are counterexamples on the real network, bool `(N,)`."""
-        from workbench.patterns.recording import watched
+        from workbench.patterns import watched
 
         x = x.to(torch.float32)
         inside = ((x >= self.lower - TOLERANCE) & (x <= self.upper + TOLERANCE)).flatten(1).all(1)

@@ -6,7 +6,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
         "cards": ["Card", "card"],
-        "contents": ["Figure", "figures", "sections"],
+        "contents": ["DATA", "PLOTLY", "Figure", "figures", "sections"],
         "grids": ["Grid", "cluster", "grid", "processes"],
         "inputs": ["Parameter", "coerce", "load_parameters", "parameters"],
         "kernel": ["ReportError"],

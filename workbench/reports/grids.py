@@ -38,7 +38,7 @@ from workbench.reports import grid_page, inputs
 from workbench.reports.kernel import ReportError
 from workbench.reports.needs import STORE, digest, ensure, hashed, labels
 from workbench.reports.runner import execute, write
-from workbench.robustness.keys import source as source_hash
+from workbench.robustness import source_hash
 from workbench.steps import Step, run, work
 
 LARGEST = 100_000  # runs of a grid

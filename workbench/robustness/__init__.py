@@ -10,6 +10,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "evaluation": ["Evaluation", "evaluate"],
         "indicators": ["INDICATORS", "Indicator"],
         "intervals": ["wilson"],
+        "keys": ["source_hash"],
         "auditing": ["Audit", "audit"],
     },
 )

@@ -73,7 +73,7 @@ def key(*values: Any) -> str:
     """
     walk = Walk()
     try:
-        walk.add((sys.version, [version(name) for name in USED], LOADED, source(), values))
+        walk.add((sys.version, [version(name) for name in USED], LOADED, source_hash(), values))
     except Undecided:
         raise
     except Exception as error:  # whatever something foreign raises when it is looked at
@@ -81,7 +81,7 @@ def key(*values: Any) -> str:
     return walk.digest.hexdigest()
 
 
-def source() -> str:
+def source_hash() -> str:
     """A hash of the workbench's own files as they are now."""
     digest = hashlib.sha256(workbench.__version__.encode())
     folder = Path(workbench.__file__).parent
@@ -91,7 +91,7 @@ def source() -> str:
     return digest.hexdigest()
 
 
-LOADED = source()  # a file that is edited without being loaded again is another key
+LOADED = source_hash()  # a file that is edited without being loaded again is another key
 
 
 @cache
