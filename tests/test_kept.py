@@ -201,7 +201,7 @@ def test_a_surrogate_that_was_trained_again_is_another_attack(monkeypatch):
 
 
 def test_a_key_is_the_same_in_another_process(monkeypatch):
-    for name in ("LOADED", "source"):  # put back after the code below, which sets both
+    for name in ("LOADED", "source_hash"):  # put back after the code below, which sets both
         monkeypatch.setattr(keys, name, getattr(keys, name))
     code = """
         from workbench import attacks
