@@ -208,6 +208,33 @@ def test_a_click_returns_at_once_and_cancel_leaves_it_usable(kind, monkeypatch):
     assert all(summary[name] == other[name] for name in summary if name != "seconds")
 
 
+# What a panel has found while its work is still under way.
+PARTS = {
+    AttackPanel: lambda v: v.result is not None and v.result.queries["backwards"].max() > 2,
+    EvaluationPanel: lambda v: v.evaluation is not None,
+    LevelSetPanel: lambda v: v.traversal is not None and 0 < v.traversal.moments[-1] < 20,
+}
+
+
+@pytest.mark.parametrize("kind", PARTS, ids=lambda kind: kind.__name__)
+def test_cancel_keeps_what_was_found(kind, monkeypatch):
+    panel, plain = made(kind), kind.steps
+    assert panel.widget is not None
+
+    def cancelled(self):
+        for step in plain(self):
+            yield step
+            if PARTS[kind](step.value):
+                self.cancel()
+
+    monkeypatch.setattr(kind, "steps", cancelled)
+    panel.start()
+    assert panel.wait(60)
+    assert panel.job.state == "cancelled"
+    assert "Cancelled" in panel.message.value
+    assert PARTS[kind](panel.result)
+
+
 @EACH
 def test_what_is_superseded_is_shown_no_more(kind, monkeypatch):
     panel = made(kind)
