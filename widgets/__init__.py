@@ -2,6 +2,8 @@
 
 import lazy_loader
 
+from workbench.renamed import renamed
+
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
@@ -22,3 +24,4 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "proof_panel": ["ProofPanel"],
     },
 )
+__getattr__ = renamed(__name__, __getattr__)

@@ -247,6 +247,7 @@ def gallery(
         typer.echo(courses.gallery(masters, output, pool))
 
 
+@app.command("claim", hidden=True)  # its name in the release before
 @app.command()
 def card(
     model: Annotated[str, typer.Argument(help="A model, such as mnist/cnn.")],

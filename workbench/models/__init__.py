@@ -5,6 +5,8 @@ Everything loads when first used, so listing the models needs no torch.
 
 import lazy_loader
 
+from workbench.renamed import renamed
+
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submodules=["architectures", "checkpoints", "onnx", "state_dicts"],
@@ -22,3 +24,4 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "zoo": ["available", "card", "load"],
     },
 )
+__getattr__ = renamed(__name__, __getattr__)

@@ -2,6 +2,8 @@
 
 import lazy_loader
 
+from workbench.renamed import renamed
+
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
@@ -15,3 +17,4 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "runner": ["Check", "Report", "execute", "write"],
     },
 )
+__getattr__ = renamed(__name__, __getattr__)
