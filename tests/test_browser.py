@@ -67,6 +67,14 @@ SHORT = {  # notebooks of the tests' own
     ],
 }
 
+CLOSE = """
+import gc, ipywidgets
+from workbench.widgets import Job
+for job in [thing for thing in gc.get_objects() if type(thing) is Job]:
+    job.cancel()
+ipywidgets.Widget.close_all()
+print('all closed')
+""".strip()
 pytestmark = MARKS
 
 
@@ -81,9 +89,9 @@ def notebooks(server, lab_folder):
 
 @pytest.fixture(autouse=True)
 def closed(page):
-    """Close the widgets at the end: the next page of the kernel would bring them back."""
+    """End the work and close the widgets: the next page of the kernel would bring them back."""
     yield
-    run_code(page, "import ipywidgets\nipywidgets.Widget.close_all()\nprint('all closed')")
+    run_code(page, CLOSE)
     page.locator(".jp-OutputArea-output:has-text('all closed')").wait_for()
 
 

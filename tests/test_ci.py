@@ -1,5 +1,6 @@
 """What CI does: both results count, and no browser test is skipped unseen."""
 
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -53,3 +54,10 @@ def test_ci_runs_tests_and_linters_and_both_count(fails, tmp_path):
     assert calls[0].startswith("apt-get update")
     assert done.returncode == (fails in ("test", "lint"))
     assert "chromium is not here and was not installed" in done.stderr
+
+
+@pytest.mark.xdist_group("here")
+def test_a_group_stays_in_one_process(request):
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        pytest.skip("needs several processes")
+    assert request.node.nodeid.endswith("@here")
