@@ -1,7 +1,6 @@
 import base64
 import json
 import re
-import shutil
 import subprocess
 import sys
 import threading
@@ -223,7 +222,7 @@ def change_version(home, monkeypatch):
 
 
 def change_source(home, monkeypatch):
-    monkeypatch.setattr("workbench.reports.grids.source_hash", lambda: "edited")
+    monkeypatch.setattr("workbench.robustness.source_hash", lambda: "edited")
 
 
 def change_module(home, monkeypatch):
@@ -659,36 +658,26 @@ def test_failed_runs_make_the_command_fail(fake, tmp_path, monkeypatch):
 
 
 @pytest.mark.browser
-def test_the_table_sorts_by_key_and_asks_nothing_of_the_network(tmp_path):
-    sync = pytest.importorskip("playwright.sync_api")
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
-    if chromium is None:
-        pytest.skip("needs chromium")
+def test_the_table_sorts_by_key_and_asks_nothing_of_the_network(page, tmp_path):
     eps = pd.array([10, None, 9, 1.5])
     table = pd.DataFrame({"run": [*"abcd"], "eps": eps, "error": ["", "", "boom", ""]})
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "p.png").write_bytes(base64.b64decode(PIXEL))
     page_path = tmp_path / "index.html"
     page_path.write_text(grid_page.to_html(table, tmp_path, "n.html", "p.png"))
-    requests, errors = [], []
-    with sync.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        page = browser.new_page()
-        page.on("request", lambda request: requests.append(request.url))
-        page.on("pageerror", lambda error: errors.append(str(error)))
-        page.on("console", lambda message: errors.append(message.text))
-        page.goto(page_path.as_uri())
-        rows = "[...document.querySelectorAll('tbody th')].map(h => h.textContent[0]).join('')"
-        orders = []
-        page.get_by_role("button", name="eps").focus()
-        for _ in range(2):
-            page.keyboard.press("Enter")
-            orders.append(page.evaluate(rows))
-        said = page.get_by_role("status").text_content()
-        pictured = page.evaluate("document.querySelector('img').naturalWidth")
-        browser.close()
+    words = []
+    page.on("console", lambda message: words.append(message.text))
+    page.goto(page_path.as_uri())
+    rows = "[...document.querySelectorAll('tbody th')].map(h => h.textContent[0]).join('')"
+    orders = []
+    page.get_by_role("button", name="eps").focus()
+    for _ in range(2):
+        page.keyboard.press("Enter")
+        orders.append(page.evaluate(rows))
+    said = page.get_by_role("status").text_content()
+    pictured = page.evaluate("document.querySelector('img').naturalWidth")
     assert orders == ["dcab", "acdb"]  # what is missing comes last
     assert said == "Sorted by eps, descending."
     assert pictured == 60
-    assert errors == []
-    assert all(url.startswith("file:") for url in requests)
+    assert words == page.problems == []
+    assert all(url.startswith("file:") for url in page.requested)

@@ -106,6 +106,14 @@ def ran(kind):
     return panel
 
 
+def held(kind, monkeypatch):
+    """A panel of the table whose work is held by the gate."""
+    panel, gate = made(kind), Gate(kind.steps)
+    assert panel.widget is not None
+    monkeypatch.setattr(kind, "steps", partialmethod(lambda self: gate.steps(self)))
+    return panel, gate
+
+
 def without_time(html):
     """A picture in which no time is told."""
     return re.sub(r"\d+\.\d s<", "s<", html)
@@ -187,10 +195,7 @@ def test_showing_it_takes_a_first_look_and_follows_the_selection(kind):
 
 @EACH
 def test_a_click_returns_at_once_and_cancel_leaves_it_usable(kind, monkeypatch):
-    panel = made(kind)
-    assert panel.widget is not None
-    gate = Gate(kind.steps)
-    monkeypatch.setattr(kind, "steps", partialmethod(lambda self: gate.steps(self)))
+    panel, gate = held(kind, monkeypatch)
     click = threading.Thread(target=panel.start, name="subshell-1")
     click.start()
     click.join(60)
@@ -237,10 +242,7 @@ def test_cancel_keeps_what_was_found(kind, monkeypatch):
 
 @EACH
 def test_what_is_superseded_is_shown_no_more(kind, monkeypatch):
-    panel = made(kind)
-    assert panel.widget is not None
-    gate = Gate(kind.steps)
-    monkeypatch.setattr(kind, "steps", partialmethod(lambda self: gate.steps(self)))
+    panel, gate = held(kind, monkeypatch)
     panel.start()
     first = panel.job
     assert gate.reached()

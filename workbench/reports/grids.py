@@ -34,11 +34,11 @@ import pandas as pd
 from filelock import FileLock, Timeout
 
 import workbench
+from workbench import robustness
 from workbench.reports import grid_page, inputs
 from workbench.reports.kernel import ReportError
 from workbench.reports.needs import STORE, digest, ensure, hashed, labels
 from workbench.reports.runner import execute, write
-from workbench.robustness import source_hash
 from workbench.steps import Step, run, work
 
 LARGEST = 100_000  # runs of a grid
@@ -141,7 +141,10 @@ def grid(
     modules = sorted(source.parent.glob("*.py"))  # which it may import
     cells = [c.source for c in inputs.read_notebook(source).cells if c.cell_type == "code"]
     written = [text for cell in cells for text in inputs.texts(cell)]
-    code = [source_hash(), *(hashlib.sha256(p.read_bytes()).hexdigest() for p in modules)]
+    code = [
+        robustness.source_hash(),
+        *(hashlib.sha256(p.read_bytes()).hexdigest() for p in modules),
+    ]
     known, sha256 = cache(partial(labels, source.parent)), cache(partial(digest, source.parent))
     jobs = []
     for given in chosen:
