@@ -70,6 +70,14 @@ def test_help_lists_every_command_and_loads_nothing_heavy():
     assert not {"torch", "pandas", "plotly", "papermill", "sklearn"} & set(loaded.split())
 
 
+def test_reading_notebooks_compiles_no_grammars():
+    code = (
+        "import sys, workbench, nbformat\n"
+        "assert {'jsonschema', 'lark'} & set(sys.modules) == {'jsonschema'}"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 def test_lab_opens_the_first_notebook_on_localhost_with_its_token(executed):
     port = reserved_port()
     result = workbench("lab", "--port", str(port), "--no-browser")

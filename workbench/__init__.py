@@ -3,7 +3,13 @@
 Sub-packages load when first used, so `import workbench` is quick and torch-free.
 """
 
+import sys
+
 import lazy_loader
+
+# jsonschema, which comes with nbformat, and so with plotly and papermill, would compile 38
+# grammars for a check of addresses that nothing here asks for: a second for every kernel.
+sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]
 
 __version__ = "0.1.0"
 
