@@ -73,11 +73,11 @@ def test_bars_left_of_zero_take_away(found):
 def test_uncertainty_bars_tell_all_five(prob):
     found = prototypes.uncertainty(prob, data.load("digits").images[:9])
     picture = figures.uncertainty_bars(found, 8)
-    widths = [int(w) for w in re.findall(r'style="width:(\d+)px;height', picture.html)]
+    shares = [float(w) for w in re.findall(r'style="width:([\d.]+)%;height', picture.html)]
     mosts = [math.log(10)] * 3 + [1, 1]
-    for name, width, most in zip(found.MEASURES, widths, mosts, strict=True):
+    for name, share, most in zip(found.MEASURES, shares, mosts, strict=True):
         value = float(getattr(found, name)[8])
-        assert width == pytest.approx(160 * value / most, abs=1)
+        assert share == pytest.approx(100 * value / most, abs=0.1)
         assert f"{name} {value:.2f}" in picture.alt
     assert picture.html.count("<th ") == 5
 

@@ -9,10 +9,9 @@ from typing import Any
 import ipywidgets as ipw
 import torch
 
-from workbench.figures import img_tag
+from workbench.figures import images, img_tag
 
 HEIGHT = 120  # pixels on the screen for an image, whatever its own size
-CELL = 'style="text-align:left;padding:2px 12px 2px 0"'
 
 
 def figure(image: torch.Tensor, alt: str, caption: str = "", height: int = HEIGHT) -> str:
@@ -41,15 +40,8 @@ def column(*blocks: str, width: str = "26em") -> str:
 
 def table(caption: str, rows: Iterable[Sequence[str]], head: Sequence[str] = ()) -> str:
     """Rows of HTML cells, the first of which says what its row is about."""
-    heads = "".join(f'<th scope="col" {CELL}>{cell}</th>' for cell in head)
-    lines = [f"<tr>{heads}</tr>"] if head else []
-    for name, *cells in rows:
-        rest = "".join(f"<td {CELL}>{cell}</td>" for cell in cells)
-        lines.append(f'<tr><th scope="row" {CELL}>{name}</th>{rest}</tr>')
-    return (
-        '<table style="font-size:13px;border-collapse:collapse"><caption style="text-align:left">'
-        f"{caption}</caption>{''.join(lines)}</table>"
-    )
+    bold = [(f"<b>{name}</b>", *cells) for name, *cells in rows]
+    return images.table(bold, [f"<b>{name}</b>" for name in head], caption)
 
 
 def pickable(name: str, block: str, tag: str = "span") -> str:

@@ -2,49 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import anywidget
 import traitlets
 
 ARROWS = {"ArrowLeft": (-1, 0), "ArrowRight": (1, 0), "ArrowUp": (0, 1), "ArrowDown": (0, -1)}
-
-SCRIPT = """
-export default {
-  render({ model, el }) {
-    const draw = () => {
-      const held = el.contains(document.activeElement) && document.activeElement.dataset.pick;
-      el.innerHTML = model.get("value");
-      if (held) el.querySelector(`[data-pick="${CSS.escape(held)}"]`)?.focus();
-      // The handles of ipywidgets' sliders have no name that a screen reader could say.
-      for (const handle of document.querySelectorAll(".noUi-handle:not([aria-label])")) {
-        const label = handle.closest(".widget-slider")?.querySelector("label");
-        if (label) handle.setAttribute("aria-label", label.textContent);
-      }
-    };
-    const tell = (node, what) => {
-      model.set("picked", { name: node.dataset.pick, ...what, turn: Date.now() });
-      model.save_changes();
-    };
-    el.addEventListener("click", (event) => {
-      const node = event.target.closest("[data-pick]");
-      if (!node) return;
-      const box = node.getBoundingClientRect();
-      const x = (event.clientX - box.left) / box.width;
-      const y = (event.clientY - box.top) / box.height;
-      tell(node, { key: "", x, y });
-    });
-    el.addEventListener("keydown", (event) => {
-      const node = event.target.closest("[data-pick]");
-      const keys = ["Enter", " ", "ArrowLeft", "ArrowRight", "ArrowUp", "ArrowDown"];
-      if (!node || !keys.includes(event.key)) return;
-      event.preventDefault();
-      event.stopPropagation();
-      tell(node, { key: event.key, x: 0.5, y: 0.5 });
-    });
-    model.on("change:value", draw);
-    draw();
-  },
-};
-"""
 
 
 class PickView(anywidget.AnyWidget):
@@ -54,6 +17,6 @@ class PickView(anywidget.AnyWidget):
     upper left; `key` is empty for a click, else "Enter", " " or an arrow.
     """
 
-    _esm = SCRIPT
+    _esm = Path(__file__).with_name("pick_view.js")
     value = traitlets.Unicode().tag(sync=True)
     picked = traitlets.Dict().tag(sync=True)

@@ -58,6 +58,13 @@ app = typer.Typer(
 course = typer.Typer(cls=Commands, help="Start a course.", no_args_is_help=True)
 app.add_typer(course, name="course")
 
+Port = Annotated[int, typer.Option(min=1, max=65535, help="Port on 127.0.0.1.")]
+Browser = Annotated[bool, typer.Option(help="Open a browser window.")]
+Masters = Annotated[
+    list[Path] | None, typer.Argument(metavar="[NOTEBOOK]...", help="By default, the whole suite.")
+]
+Workers = Annotated[int, typer.Option(min=1, help="Notebooks that run at a time.")]
+
 
 @app.command()
 def lab(
@@ -65,8 +72,8 @@ def lab(
         Path | None,
         typer.Argument(help="Copies of the notebooks; an installed bench: ./dnn-workbench."),
     ] = None,
-    port: Annotated[int, typer.Option(min=1, max=65535, help="Port on 127.0.0.1.")] = 8888,
-    browser: Annotated[bool, typer.Option(help="Open a browser window.")] = True,
+    port: Port = 8888,
+    browser: Browser = True,
     update: Annotated[
         bool, typer.Option("--update", help="Bring what is newer into FOLDER; see below.")
     ] = False,
@@ -84,8 +91,8 @@ def lab(
 def serve(
     dataset: Annotated[str | None, typer.Option(help="Images: a name, or folder:PATH.")] = None,
     model: Annotated[str | None, typer.Option(help="A model that takes them.")] = None,
-    port: Annotated[int, typer.Option(min=1, max=65535, help="Port on 127.0.0.1.")] = 8866,
-    browser: Annotated[bool, typer.Option(help="Open a browser window.")] = True,
+    port: Port = 8866,
+    browser: Browser = True,
 ) -> None:
     """Serve the bench as a page of its own; what one saves there comes into this folder."""
     from workbench import servers
@@ -191,7 +198,8 @@ def report(
     given = {**given, **assignments(parameter or ())}
     limits = {"timeout": timeout, "cell_timeout": cell_timeout}
     if grid or workers or dask or resume:
-        run_grid(notebook, values(grid or ()), output, workers, dask, given, resume, limits)
+        options = {"parameters": given, "resume": resume, **limits}
+        run_grid(notebook, values(grid or ()), output, workers, dask, options)
         return
     made = reports.execute(notebook, given, output, **limits)
     for check in made.checks:
@@ -199,12 +207,6 @@ def report(
             place = f"cell {check.cell}, {check.section}"
             typer.echo(f"does not hold: {check.says} ({place})", err=True)
     typer.echo(made.html)
-
-
-Masters = Annotated[
-    list[Path] | None, typer.Argument(metavar="[NOTEBOOK]...", help="By default, the whole suite.")
-]
-Workers = Annotated[int, typer.Option(min=1, help="Notebooks that run at a time.")]
 
 
 @app.command()
@@ -370,11 +372,9 @@ def run_grid(
     output: Path | None,
     workers: int | None,
     dask: str | None,
-    given: dict[str, Any],
-    resume: bool,
-    limits: dict[str, Any],
+    options: dict[str, Any],
 ) -> None:
-    """Run a grid; raise a RuntimeError at the end where a run failed."""
+    """Run a grid with options of `reports.grid`; a RuntimeError at the end if a run failed."""
     from functools import partial
 
     from workbench import reports
@@ -383,8 +383,7 @@ def run_grid(
         raise ValueError("expected --workers or --dask, got both: a cluster has its own workers")
     executor = partial(reports.cluster, dask) if dask else None
     executor = partial(reports.processes, workers) if workers else executor
-    options = {"parameters": given, "executor": executor, "resume": resume, **limits}
-    made = reports.grid(notebook, grid, output, **options)
+    made = reports.grid(notebook, grid, output, executor=executor, **options)
     typer.echo(made.page)
     if not made.parquet:
         typer.echo("no results.parquet: pip install 'dnn-workbench[cluster]' for it", err=True)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from pydantic import Field
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from workbench import checks, steps
@@ -24,6 +24,7 @@ from workbench.steps import Step
 if TYPE_CHECKING:
     import pandas as pd
 
+Maps = Iterator[tuple[int, int, Tensor]]
 DEEP = 6  # more linear layers than these are no head of a convolutional network
 
 
@@ -35,8 +36,8 @@ class Saliency:
     against it where negative. target: int64 `(N,)`, the class explained.
     """
 
-    values: torch.Tensor
-    target: torch.Tensor
+    values: Tensor
+    target: Tensor
     method: str
     signed: bool
 
@@ -51,26 +52,23 @@ class Saliency:
 
         width = self.values.shape[2]
         peak = self.values.abs().flatten(1).argmax(1)
-        return pd.DataFrame(
-            {
-                "target": self.target.tolist(),
-                "sum": self.values.sum((1, 2)).tolist(),
-                "peak_row": (peak // width).tolist(),
-                "peak_column": (peak % width).tolist(),
-            }
-        )
+        columns = {"target": self.target, "sum": self.values.sum((1, 2))}
+        columns |= {"peak_row": peak // width, "peak_column": peak % width}
+        return pd.DataFrame({name: column.tolist() for name, column in columns.items()})
 
 
 class Method(Parameters):
     """A way to explain a prediction by its pixels.
 
     copies: how often an image is in a pass; one whose gradient is taken counts four times.
+    signed: whether negative values mean something.
     """
 
     copies: ClassVar[int] = 4
+    signed: ClassVar[bool] = True
 
     def steps(
-        self, model: Classifier, x: torch.Tensor, target: torch.Tensor | None = None
+        self, model: Classifier, x: Tensor, target: Tensor | None = None
     ) -> Iterator[Step[Saliency]]:
         """Explain `target` (int64 `(N,)`; the predicted classes by default) on images `x`.
 
@@ -80,8 +78,7 @@ class Method(Parameters):
         """
         x = checks.images(x, model.input_shape).to(model.device)
         ready(model)
-        reason = self.unfit(model)
-        if reason:
+        if reason := self.unfit(model):
             raise ValueError(f"{type(self).__name__}: {reason}")
         if target is None:
             target = model.predict(x).label
@@ -98,16 +95,9 @@ class Method(Parameters):
                 done, total = i * total + done, len(parts) * total
                 yield Step(done, total, f"{self.about(model)} {done}/{total}", value)
 
-    def __call__(
-        self, model: Classifier, x: torch.Tensor, target: torch.Tensor | None = None
-    ) -> Saliency:
+    def __call__(self, model: Classifier, x: Tensor, target: Tensor | None = None) -> Saliency:
         """Run `steps` to the end."""
         return steps.run(self.steps(model, x, target))
-
-    @property
-    def signed(self) -> bool:
-        """Whether negative values mean something."""
-        return True
 
     def unfit(self, model: Classifier) -> str:
         """Why the method does not fit the model; empty if it does."""
@@ -117,9 +107,7 @@ class Method(Parameters):
         """What it is doing, in words."""
         return type(self).__name__
 
-    def maps(
-        self, model: Classifier, x: torch.Tensor, target: torch.Tensor
-    ) -> Iterator[tuple[int, int, torch.Tensor]]:
+    def maps(self, model: Classifier, x: Tensor, target: Tensor) -> Maps:
         """Done, total, and the maps `(N, H, W)` so far; a step is a pass."""
         raise NotImplementedError
 
@@ -127,14 +115,9 @@ class Method(Parameters):
 class Gradient(Method):
     """The size of the gradient of the class score (Simonyan et al., 2014)."""
 
-    @property
-    def signed(self) -> bool:
-        """The size has no sign."""
-        return False
+    signed = False  # the size has no sign
 
-    def maps(
-        self, model: Classifier, x: torch.Tensor, target: torch.Tensor
-    ) -> Iterator[tuple[int, int, torch.Tensor]]:
+    def maps(self, model: Classifier, x: Tensor, target: Tensor) -> Maps:
         """One gradient."""
         from captum.attr import Saliency as CaptumSaliency
 
@@ -151,9 +134,7 @@ class IntegratedGradients(Method):
     copies: ClassVar[int] = 8  # of which the gradients are taken together
     n_steps: int = Field(32, ge=8, le=512, description="gradients taken on the way")
 
-    def maps(
-        self, model: Classifier, x: torch.Tensor, target: torch.Tensor
-    ) -> Iterator[tuple[int, int, torch.Tensor]]:
+    def maps(self, model: Classifier, x: Tensor, target: Tensor) -> Maps:
         """The way is cut into pieces, whose integrals add up: one piece a step."""
         from captum.attr import IntegratedGradients as CaptumIntegratedGradients
 
@@ -161,10 +142,8 @@ class IntegratedGradients(Method):
         pieces = self.n_steps // 8
         total = torch.zeros_like(x)
         for i in range(pieces):
-            start, end = x * (i / pieces), x * ((i + 1) / pieces)
-            total += method.attribute(
-                end.requires_grad_(), baselines=start, target=target, n_steps=8
-            ).detach()
+            start, end = x * (i / pieces), (x * ((i + 1) / pieces)).requires_grad_()
+            total += method.attribute(end, start, target, n_steps=8).detach()
             yield i + 1, pieces, total.sum(1)
 
 
@@ -197,9 +176,7 @@ class Occlusion(Method):
         window, stride = self.sides(model)
         return f"Occlusion, window {window}, stride {stride}:"
 
-    def maps(
-        self, model: Classifier, x: torch.Tensor, target: torch.Tensor
-    ) -> Iterator[tuple[int, int, torch.Tensor]]:
+    def maps(self, model: Classifier, x: Tensor, target: Tensor) -> Maps:
         """At most a row of windows a step, from above; where they overlap, their mean."""
         (window, stride), (_, height, width) = self.sides(model), model.input_shape
         tops, lefts = ([*range(0, n - window, stride), n - window] for n in (height, width))
@@ -226,12 +203,8 @@ class Occlusion(Method):
 class GradCAM(Method):
     """Where the last convolution supports the class (Selvaraju et al., 2017)."""
 
+    signed = False  # only support is shown
     layer: str = Field("", description="convolution to look at; the last that runs when empty")
-
-    @property
-    def signed(self) -> bool:
-        """Only support is shown."""
-        return False
 
     def unfit(self, model: Classifier) -> str:
         """There must be a convolution with some spatial extent."""
@@ -239,14 +212,12 @@ class GradCAM(Method):
             return reason
         return "" if self.layer or convolutions(model) else f"{model.card.name} has no convolution"
 
-    def maps(
-        self, model: Classifier, x: torch.Tensor, target: torch.Tensor
-    ) -> Iterator[tuple[int, int, torch.Tensor]]:
+    def maps(self, model: Classifier, x: Tensor, target: Tensor) -> Maps:
         """One gradient; the coarse map is enlarged to the image."""
         name = self.layer or last_convolution(model)
         maps = torch.zeros(0)
 
-        def keep(output: torch.Tensor) -> torch.Tensor:
+        def keep(output: Tensor) -> Tensor:
             nonlocal maps
             if output.ndim != 4 or output[0, 0].numel() < 2:
                 names = ", ".join(convolutions(model)[-4:]) or "none"

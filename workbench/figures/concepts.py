@@ -10,9 +10,9 @@ import torch
 
 from workbench import checks
 from workbench.concepts import Concepts, Importance, Strategies
-from workbench.figures.images import Picture, captioned, img_tag
+from workbench.figures.images import Picture, captioned, choice, img_tag, table
 from workbench.figures.inputs import count
-from workbench.figures.palettes import CLASSES, class_colour
+from workbench.figures.palettes import class_colour
 from workbench.figures.prototypes import signed_bar
 from workbench.figures.template import styled
 
@@ -34,15 +34,18 @@ def concept_grid(
     indices = range(len(concepts)) if which is None else which
     rows = []
     for k in indices:
-        crops = concepts.strongest(k, checks.positive("n", n))
-        tags = "".join(
-            img_tag(crop, f"crop {i} of concept {k}", height) for i, crop in enumerate(crops, 1)
-        )
+        tags = _crops(concepts, k, checks.positive("n", n), height)
         label = f'<span style="width:80px">concept {escape(str(k))}</span>'
         style = "display:flex;gap:6px;align-items:center;margin-bottom:6px"
         rows.append(f'<div style="{style}">{label}{tags}</div>')
     alt = f"crops of {concepts.layer} that fire each of {count(len(rows), 'concept')} most"
     return captioned("".join(rows), alt, title)
+
+
+def _crops(concepts: Concepts, k: int, n: int, height: int) -> str:
+    """The crops with the strongest code of a concept."""
+    crops = enumerate(concepts.strongest(k, n), 1)
+    return "".join(img_tag(crop, f"crop {i} of concept {k}", height) for i, crop in crops)
 
 
 def cluster_graph(strategies: Strategies, *, title: str | None = None) -> go.Figure:
@@ -90,33 +93,20 @@ def concept_rows(
     rows, described = [], []
     for k in mean.argsort(descending=True).tolist():
         factor = (factors or {}).get(k, 1.0)
-        words = (
-            f"concept {k}, importance {float(mean[k]):+.2f}, on this image {strength[k]:.0%} of "
-            "its strongest crop"
-        ) + (f", times {factor:g}" if factor != 1 else "")
+        share = f"{strength[k]:.0%}"
+        words = f"concept {k}, importance {float(mean[k]):+.2f}, on this image {share} of "
+        words += "its strongest crop" + f", times {factor:g}" * (factor != 1)
         described.append(words)
-        attributes = (
-            f'data-pick="concept:{k}" tabindex="0" role="button" aria-label="{escape(words)}" '
-            f'aria-pressed="{str(k == chosen).lower()}" '
-        ) * pick
-        edge = f"3px solid {CLASSES[0]}" if k == chosen else "3px solid transparent"
-        style = (
-            f"display:flex;gap:6px;align-items:center;border:{edge};padding:2px 4px;"
-            f"cursor:{'pointer' if pick else 'auto'}"
-        )
-        crops = "".join(
-            img_tag(crop, f"crop {i} of concept {k}", height)
-            for i, crop in enumerate(concepts.strongest(k, n), 1)
-        )
-        strength_here = f"{strength[k]:.0%} here" + (f", × {factor:g}" if factor != 1 else "")
-        rows.append(
-            f'<div {attributes}style="{style}"><b style="width:24px">{k}</b>'
-            f'<div style="width:92px">{signed_bar(float(mean[k]), largest)}</div>'
-            f'<div style="width:84px">{strength_here}</div>{crops}</div>'
-        )
-    alt = f"{count(len(rows), 'concept')} of {concepts.layer}, the most important first"
-    picture = captioned(f'<div style="font-size:12px">{"".join(rows)}</div>', escape(alt), None)
-    return Picture(picture.html, f"{alt}: {'; '.join(described)}")
+        block = (
+            f'<b style="width:24px">{k}</b>'
+            f'<div style="width:92px">{signed_bar(float(mean[k]), largest)}</div><div style="width:'
+            f'84px">{share} here{f", × {factor:g}" * (factor != 1)}</div>'
+        ) + _crops(concepts, k, n, height)
+        style = "display:flex;gap:6px;align-items:center;padding:2px 4px"
+        rows.append(choice(block, f"concept:{k}", words, style, chosen=k == chosen, pick=pick))
+    body = f'<div style="font-size:12px">{"".join(rows)}</div>'
+    caption = f"{count(len(rows), 'concept')} of {concepts.layer}, the most important first"
+    return captioned(body, caption, alt=f"{caption}: {'; '.join(described)}")
 
 
 def logit_table(
@@ -134,20 +124,14 @@ def logit_table(
     largest = float(change.abs().max().clamp(min=1e-12))
     head = ("class", "logit") + ((what, "change") if steered is not None else ())
     rows, listed = [], []
-    cell = 'style="text-align:left;padding:1px 12px 1px 0;font-weight:normal"'
     for k in best:
         cells = [f"{float(logits[k]):.2f}"]
         if steered is not None:
             cells += [f"{float(after[k]):.2f}", signed_bar(float(change[k]), largest)]
         name = f"<b>{escape(classes[k])}</b>" if k == int(after.argmax()) else escape(classes[k])
-        tds = "".join(f"<td {cell}>{c}</td>" for c in cells)
-        rows.append(f'<tr><th scope="row" {cell}>{name}</th>{tds}</tr>')
+        rows.append([name, *cells])
         listed.append(f"{classes[k]} {float(logits[k]):.2f} to {float(after[k]):.2f}")
-    heads = "".join(f'<th scope="col" {cell}>{escape(h)}</th>' for h in head)
-    table = f'<table style="border-collapse:collapse"><tr>{heads}</tr>{"".join(rows)}</table>'
     label = classes[int(after.argmax())]
+    caption = f"predicted {label}, {float(after.softmax(0).max()):.1%}"
     alt = f"predicted {label}; logits: {', '.join(listed)}"
-    picture = captioned(
-        table, escape(f"predicted {label}, {float(after.softmax(0).max()):.1%}"), None
-    )
-    return Picture(picture.html, alt)
+    return captioned(table(rows, [escape(name) for name in head]), caption, alt=alt)

@@ -45,9 +45,7 @@ def robustness_curve(curve: pd.DataFrame) -> Picture:
     """
     if curve.empty:
         raise ValueError("curve: expected at least one point, got none")
-    lines: dict[str, list[Point]] = {}
-    bars: dict[str, list[tuple[float, float, float]]] = {}
-    described = []
+    lines, bars, described = {}, {}, []
     for name, points in curve.groupby("attack", sort=False):
         known = points[points["failed"] == 0]
         lines[str(name)] = list(zip(known["eps"], known["robust_accuracy"], strict=True))
@@ -77,15 +75,13 @@ def line_chart(
         points = " ".join("{:.1f},{:.1f}".format(*at(*end)) for end in ends)
         return f'<polyline points="{points}" fill="none" {style}/>'
 
-    parts = []
+    def text(x: float, y: float, words: str, anchor: str = "start") -> str:
+        return f'<text x="{x}" y="{y}" text-anchor="{anchor}" {TEXT}>{escape(words)}</text>'
+
+    parts = [text(at(x, 0)[0], HEIGHT + 20, f"{x:.3g}", "middle") for x in ticks]
     for y in (0, 1):
         parts.append(stroke([(0, y), (x_max, y)], 'stroke="#999"'))
-        parts.append(f'<text x="{ROOM - 14}" y="{at(0, y)[1] + 4}" {TEXT}>{y}</text>')
-    for x in ticks:
-        place = at(x, 0)[0]
-        parts.append(
-            f'<text x="{place}" y="{HEIGHT + 20}" text-anchor="middle" {TEXT}>{x:.3g}</text>'
-        )
+        parts.append(text(ROOM - 14, at(0, y)[1] + 4, str(y)))
     if mark is not None:
         parts.append(stroke([(mark, 0), (mark, 1)], 'stroke="#999"'))
     for i, (name, points) in enumerate(lines.items()):
@@ -94,12 +90,9 @@ def line_chart(
         parts.append(stroke(points, f'{colour} {dash} stroke-width="2"'))
         for x, low, high in (bars or {}).get(name, ()):
             parts.append(stroke([(x, low), (x, high)], f'{colour} opacity="0.6"'))
-        y = 12 + 16 * i
-        left = ROOM + WIDTH + 16
-        parts.append(
-            f'<line x1="{left}" x2="{left + 24}" y1="{y}" y2="{y}" {colour} {dash} '
-            f'stroke-width="2"/><text x="{left + 30}" y="{y + 4}" {TEXT}>{escape(name)}</text>'
-        )
+        y, left = 12 + 16 * i, ROOM + WIDTH + 16
+        parts.append(f'<path d="M{left} {y}h24" {colour} {dash} stroke-width="2"/>')
+        parts.append(text(left + 30, y + 4, name))
     tall = max(HEIGHT + 26, 16 * len(lines) + 8)
     svg = (
         f'<svg role="img" aria-label="{escape(alt, quote=True)}" width="{WIDTH + 200}" '

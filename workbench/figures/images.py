@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from html import escape
 from io import BytesIO
@@ -159,13 +159,45 @@ def _tag(pixels: np.ndarray, alt: str, height: int, style: str = OUTLINE) -> str
     return f'<img alt="{escape(alt)}" src="{png_data(pixels)}" style="{style}">'
 
 
-def captioned(body: str, alt: str, title: str | None) -> Picture:
-    """`body` below its alt text, which everybody may read."""
-    caption = f"<strong>{escape(title)}</strong>: {alt}" if title else alt
+def captioned(body: str, caption: str, title: str | None = None, alt: str = "") -> Picture:
+    """`body` below its caption, which everybody may read. alt: where it says more than that."""
+    shown = (f"<strong>{escape(title)}</strong>: " if title else "") + escape(caption)
     return Picture(
         '<figure style="margin:8px 0;font-family:system-ui,sans-serif;font-size:13px">'
-        f'<figcaption style="margin-bottom:8px">{caption}</figcaption>{body}</figure>',
-        alt,
+        f'<figcaption style="margin-bottom:8px">{shown}</figcaption>{body}</figure>',
+        alt or caption,
+    )
+
+
+def choice(block: str, name: str, words: str, style: str, *, chosen: bool, pick: bool) -> str:
+    """A block, in a frame where it is chosen; with `pick` it can be picked and have the focus."""
+    about = (
+        f'data-pick="{name}" tabindex="0" role="button" aria-label="{escape(words)}" '
+        f'aria-pressed="{str(chosen).lower()}" '
+    ) * pick
+    edge = f"3px solid {CLASSES[0] if chosen else 'transparent'}"
+    cursor = "pointer" if pick else "auto"
+    return f'<div {about}style="border:{edge};cursor:{cursor};{style}">{block}</div>'
+
+
+def table(rows: Iterable[Sequence[str]], head: Sequence[str] = (), caption: str = "") -> str:
+    """Rows of HTML cells, the first of which says what its row is about."""
+    cell = 'style="text-align:left;padding:2px 12px 2px 0;font-weight:normal"'
+    heads = "".join(f'<th scope="col" {cell}>{name}</th>' for name in head)
+    lines = [f"<tr>{heads}</tr>"] if head else []
+    for name, *cells in rows:
+        rest = "".join(f"<td {cell}>{each}</td>" for each in cells)
+        lines.append(f'<tr><th scope="row" {cell}>{name}</th>{rest}</tr>')
+    above = f'<caption style="caption-side:top;text-align:left">{caption}</caption>' * bool(caption)
+    style = "border-collapse:collapse;font:13px system-ui,sans-serif"
+    return f'<table style="{style}">{above}{"".join(lines)}</table>'
+
+
+def bar(share: float) -> str:
+    """A bar for a share in [0, 1], on a track that keeps every bar on the same scale."""
+    return (
+        '<div style="width:160px;background:rgba(128,128,128,0.2)">'
+        f'<div style="width:{100 * share:.1f}%;height:12px;background:{CLASSES[0]}"></div></div>'
     )
 
 

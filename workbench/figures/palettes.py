@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 
@@ -33,6 +35,11 @@ def class_colour(k: int) -> str:
     return CLASSES[checks.positive("k", k, least=0) % len(CLASSES)]
 
 
+def rgb(colours: Sequence[str]) -> np.ndarray:
+    """Colours "#rrggbb" as levels in 0..255: `(K, 3)`."""
+    return np.array([list(bytes.fromhex(colour[1:])) for colour in colours])
+
+
 def colourise(
     values: torch.Tensor | np.ndarray,
     scale: str = "sequential",
@@ -46,7 +53,7 @@ def colourise(
     """
     array = numbers("values", values, 2)
     low, high = scale_limits(array, scale, limits)
-    anchors = np.array([list(bytes.fromhex(colour[1:])) for colour in SCALES[scale]])
+    anchors = rgb(SCALES[scale])
     at = np.linspace(low, high, len(anchors))
     channels = [np.interp(array, at, anchors[:, c]) for c in range(3)]
     return np.rint(np.stack(channels, axis=-1)).astype(np.uint8)

@@ -7,7 +7,8 @@ from html import escape
 import numpy as np
 import torch
 
-from workbench.figures.images import Picture, captioned, img_tag
+from workbench.figures.images import Picture, captioned, img_tag, table
+from workbench.figures.palettes import rgb
 from workbench.patterns import PatternQuality, Patterns
 
 PITCH = 9  # pixels from cell to cell, one of them a gap
@@ -34,7 +35,6 @@ GLYPHS = {
     "on, free": [*["gggggggg"] * 2, *["ggddddgg"] * 4, *["gggggggg"] * 2],
     "off, free": ["gggggggg"] * 8,
 }  # fmt: skip
-CELL = 'style="text-align:left;padding:1px 12px 1px 0;font-weight:normal"'
 
 
 def states(on: torch.Tensor, phase: torch.Tensor) -> torch.Tensor:
@@ -78,8 +78,7 @@ def pattern_strip(
     attributes += f'aria-label="{escape(alt)}; arrow keys go from {unit} to {unit}" '
     style = f"display:inline-block;line-height:0;cursor:{'crosshair' if pick else 'auto'}"
     tag = img_tag(pixels, alt, pixels.shape[1])
-    picture = captioned(f'<div {attributes * pick}style="{style}">{tag}</div>', escape(alt), None)
-    return Picture(picture.html, alt)
+    return captioned(f'<div {attributes * pick}style="{style}">{tag}</div>', alt)
 
 
 def columns(n: int) -> int:
@@ -106,17 +105,14 @@ def pattern_table(
     with the least of their pattern broken, and the one predicted.
     """
     heads = ("class", "broken", "of", "recall", "precision")
-    head = "".join(f'<th scope="col" {CELL}>{name}</th>' for name in heads)
     rows, described, sizes = [], [], patterns.sizes.tolist()
     for k in listed(patterns, broken, label):
         name, mined = patterns.classes[k], bool(patterns.total[k])
         shares = [percent(float(v[k])) for v in (quality.recall, quality.precision)]
         values = [str(int(broken[k])) if mined else "no pattern", str(sizes[k]), *shares]
         heading = f"<b>{escape(name)}</b> ◀ predicted" if k == label else escape(name)
-        tds = "".join(f"<td {CELL}>{value}</td>" for value in values)
-        rows.append(f'<tr><th scope="row" {CELL}>{heading}</th>{tds}</tr>')
+        rows.append([heading, *values])
         described.append(f"{name} {values[0]}")
-    table = f'<table style="border-collapse:collapse"><tr>{head}</tr>{"".join(rows)}</table>'
     alt = f"neurons broken of each class's pattern: {', '.join(described)}"
     summary = quality.summary()
     words = (
@@ -126,7 +122,7 @@ def pattern_table(
     )
     if len(rows) < len(patterns.classes):
         words += f"; {len(rows)} of {len(patterns.classes):,} classes: the least broken"
-    return Picture(captioned(table, escape(words), None).html, f"{words}; {alt}")
+    return captioned(table(rows, heads), words, alt=f"{words}; {alt}")
 
 
 def listed(patterns: Patterns, broken: torch.Tensor, label: int) -> list[int]:
@@ -147,8 +143,8 @@ def cells(state: torch.Tensor, wide: int) -> torch.Tensor:
     tall = -(-len(state) // wide)
     glyphs = np.array([[list(row) for row in glyph] for glyph in GLYPHS.values()])
     values = np.ones((len(glyphs) + 1, PITCH, PITCH, 3), np.float32)  # the last: no neuron
-    for letter, colour in COLOURS.items():
-        values[:-1, 1:, 1:][glyphs == letter] = [c / 255 for c in bytes.fromhex(colour[1:])]
+    for letter, colour in zip(COLOURS, rgb(tuple(COLOURS.values())), strict=True):
+        values[:-1, 1:, 1:][glyphs == letter] = colour / 255
     index = np.full(tall * wide, len(glyphs))
     index[: len(state)] = state.numpy()
     grid = values[index].reshape(tall, wide, PITCH, PITCH, 3).transpose(0, 2, 1, 3, 4)

@@ -12,7 +12,7 @@ import torch
 from workbench import checks
 from workbench.figures.images import Picture, png_data
 from workbench.figures.inputs import percent
-from workbench.figures.palettes import CLASSES, colourise
+from workbench.figures.palettes import CLASSES, colourise, rgb
 
 if TYPE_CHECKING:
     from workbench.levelsets import Plane, Regions
@@ -26,6 +26,7 @@ COLOURS = {
     "region": "Colour: only to tell neighbours apart.",
 }
 DASHES = ("", "5 3", "2 3")
+LINE = 'fill="none" stroke="#000"'
 
 
 def plane_map(
@@ -43,10 +44,9 @@ def plane_map(
     whose contours are drawn. lines: polygons `(V, 2)`, such as linear regions. pick: makes the
     picture clickable under this name, where something listens. All in plane coordinates.
     """
-    colours = np.array([list(bytes.fromhex(colour[1:])) for colour in CLASSES], float)
     predicted = plane.predicted.cpu().numpy()
     confidence = plane.confidence.cpu().numpy()[..., None]
-    pixels = 255 + confidence * 0.8 * (colours[predicted % len(colours)] - 255)
+    pixels = 255 + confidence * 0.8 * (rgb(CLASSES)[predicted % len(CLASSES)] - 255)
     outside = ~plane.inside.cpu().numpy()[..., None]
     pixels = np.where(outside, OUT * pixels + (1 - OUT) * 128, pixels)
     picture = png_data(np.flipud(np.rint(pixels)).astype(np.uint8))
@@ -54,15 +54,13 @@ def plane_map(
     shares = ", ".join(f"{name} on {percent(s)}" for name, s in summary["shares"].items())
     alt = f"plane: {shares}; {percent(summary['inside'])} of it inside [0, 1]"
     frame = Frame(plane.slice.window)
-    parts = [
-        frame.polygon(line, 'fill="none" stroke="#000" stroke-opacity="0.35"') for line in lines
-    ]
+    parts = [frame.polygon(line, f'{LINE} stroke-opacity="0.35"') for line in lines]
     for i, level in enumerate(levels):
-        style = f'fill="none" stroke="#000" stroke-width="1.5" stroke-dasharray="{DASHES[i % 3]}"'
+        style = f'{LINE} stroke-width="1.5" stroke-dasharray="{DASHES[i % 3]}"'
         parts += [frame.line(contour.numpy(), style) for contour in plane.contours(level)]
     if path is not None and len(path) > 1:
-        parts.append(frame.line(path.cpu().numpy(), 'fill="none" stroke="#fff" stroke-width="4"'))
-        parts.append(frame.line(path.cpu().numpy(), 'fill="none" stroke="#000" stroke-width="2"'))
+        for style in ('fill="none" stroke="#fff" stroke-width="4"', f'{LINE} stroke-width="2"'):
+            parts.append(frame.line(path.cpu().numpy(), style))
     n = len(predicted)
     for name in summary["shares"]:
         rows, columns = np.nonzero(predicted == plane.classes.index(name))
@@ -73,12 +71,10 @@ def plane_map(
         parts.append(text(name, at, 'font-size="16" font-weight="bold"'))
     for name, point in (marks or {}).items():
         x, y = frame.at(point)
-        parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" fill="#fff" stroke="#000"/>')
-        parts.append(text(name, (x, y - 8), 'font-size="12"'))
-    confidences = [f"{p:g}" for p in levels]
+        parts += [frame.dot(point), text(name, (x, y - 8), 'font-size="12"')]
     caption = "paler is less sure; grey is outside [0, 1]"
-    if confidences:
-        caption += f"; lines: {escape(summary['label'])} at {', '.join(confidences)}"
+    if levels:
+        caption += f"; lines: {escape(summary['label'])} at {', '.join(f'{p:g}' for p in levels)}"
     return Picture(boxed(picture, parts, alt, caption, pick), alt)
 
 
@@ -92,6 +88,11 @@ class Frame:
         """Pixels right and down."""
         x = (float(point[0]) - self.left) / (self.right - self.left) * SIDE
         return x, (self.top - float(point[1])) / (self.top - self.bottom) * SIDE
+
+    def dot(self, point: Sequence[float] | torch.Tensor) -> str:
+        """A point with a mark."""
+        x, y = self.at(point)
+        return f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" fill="#fff" stroke="#000"/>'
 
     def _points(self, line: np.ndarray) -> str:
         return " ".join("{:.1f},{:.1f}".format(*self.at(point)) for point in line)
@@ -146,7 +147,7 @@ def region_map(regions: Regions, window: Window, colour: str = "class", home: in
         shades = colourise(regions.gradient[None])[0]
     else:
         places = regions.label if colour == "class" else np.arange(len(regions))
-        hues = np.array([list(bytes.fromhex(c[1:])) for c in CLASSES])[places % len(CLASSES)]
+        hues = rgb(CLASSES)[places % len(CLASSES)]
         hues[(places < 0) if colour == "class" else []] = 255
         shades = 255 - (255 - hues) * (0.7 if colour == "class" else 0.5)
     parts = []
@@ -158,10 +159,8 @@ def region_map(regions: Regions, window: Window, colour: str = "class", home: in
             f"gradient {row.gradient:.3g}; {neurons(regions, i, home)}"
         )
         parts.append(frame.polygon(polygon, fill, tooltip))
-    line = 'fill="none" stroke="#000" stroke-width="2.5"'
-    parts += [frame.line(segment, line) for segment in regions.boundary]
-    x, y = frame.at((0.0, 0.0))
-    parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" fill="#fff" stroke="#000"/>')
+    parts += [frame.line(each, f'{LINE} stroke-width="2.5"') for each in regions.boundary]
+    parts.append(frame.dot((0.0, 0.0)))
     summary = regions.summary()
     names = sorted(set(table["predicted"]) - {""})
     alt = (

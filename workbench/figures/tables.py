@@ -4,47 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from html import escape
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 
 from workbench import checks
 from workbench.figures import inputs
-from workbench.figures.images import Picture
+from workbench.figures.images import Picture, bar, table
 from workbench.figures.inputs import count, percent
-from workbench.figures.palettes import CLASSES
-
-
-class Answer(NamedTuple):
-    """A model's answer, checked: `p` in [0, 1], the classes to show, and what to say of it."""
-
-    p: np.ndarray
-    names: list[str]
-    label: int | None
-    chosen: int
-    order: list[int]
-    verdict: str
-    alt: str
-
-
-def answer(
-    probabilities: Any, classes: Sequence[str], label: Any, predicted: Any, top: int
-) -> Answer:
-    """The `top` most likely classes, most likely first, then the chosen and the true one."""
-    p = inputs.probabilities(probabilities)
-    names = inputs.class_names(classes, len(p))
-    label = inputs.class_index("label", label, len(p))
-    chosen = inputs.class_index("predicted", predicted, len(p))
-    chosen = int(p.argmax()) if chosen is None else chosen
-    first = np.argsort(-p, kind="stable")[: checks.positive("top", top)].tolist()
-    order = list(dict.fromkeys([*first, chosen] if label is None else [*first, chosen, label]))
-    verdict = f"Predicted {names[chosen]} with confidence {percent(p[chosen])}"
-    if label is not None:
-        verdict += ", which is right" if chosen == label else f", but it is {names[label]}"
-    listed = ", ".join(f"{names[k]} {percent(p[k])}" for k in order)
-    alt = f"{verdict}; of {count(len(p), 'class')}: {listed}"
-    return Answer(p, names, label, chosen, order, verdict, alt)
 
 
 def confidence_table(
@@ -60,35 +28,25 @@ def confidence_table(
     probabilities: `(K,)`, summing to 1. classes: K names. label: the true class, if known.
     predicted: the model's answer, where that is not the most likely class.
     """
-    shown = answer(probabilities, classes, label, predicted, top)
-    rows = "".join(
-        _row(shown.names[k], shown.p[k], k == shown.chosen, k == shown.label) for k in shown.order
-    )
-    head = '<th scope="col" style="text-align:left;padding:2px 12px 2px 0">'
-    table = (
-        '<table style="border-collapse:collapse;font-family:system-ui,sans-serif;font-size:13px">'
-        '<caption style="caption-side:top;text-align:left;padding:4px 0">'
-        f"{escape(shown.verdict)}</caption>"
-        f"<thead><tr>{head}class</th>{head}confidence</th><td></td></tr></thead>"
-        f"<tbody>{rows}</tbody></table>"
-    )
-    return Picture(table, shown.alt)
-
-
-def _row(name: str, share: float, chosen: bool, true: bool) -> str:
-    marks = [word for word, yes in (("◀ predicted", chosen), ("✓ true", true)) if yes]
-    cell = 'style="text-align:left;padding:2px 12px 2px 0'
-    # The empty track keeps every bar on the same scale, 0 to 100%.
-    bar = (
-        '<div style="width:160px;background:rgba(128,128,128,0.2)">'
-        f'<div style="width:{100 * share:.1f}%;height:12px;background:{CLASSES[0]}"></div></div>'
-    )
-    return (
-        f'<tr><th scope="row" {cell};font-weight:{"bold" if marks else "normal"}">{escape(name)}'
-        f'</th><td {cell}"><div style="display:flex;gap:8px;align-items:center">{bar}'
-        f"{escape(percent(share))}</div></td>"
-        f'<td {cell};white-space:nowrap">{" ".join(marks)}</td></tr>'
-    )
+    p = inputs.probabilities(probabilities)
+    names = inputs.class_names(classes, len(p))
+    label = inputs.class_index("label", label, len(p))
+    answer = inputs.class_index("predicted", predicted, len(p))
+    answer = int(p.argmax()) if answer is None else answer
+    first = np.argsort(-p, kind="stable")[: checks.positive("top", top)].tolist()
+    order = dict.fromkeys([*first, answer, *([] if label is None else [label])])
+    verdict = f"Predicted {names[answer]} with confidence {percent(p[answer])}"
+    if label is not None:
+        verdict += ", which is right" if answer == label else f", but it is {names[label]}"
+    rows = []
+    for k in order:
+        marks = ["◀ predicted"] * (k == answer) + ["✓ true"] * (k == label)
+        name = f"<b>{escape(names[k])}</b>" if marks else escape(names[k])
+        share = f'<div style="display:flex;gap:8px;align-items:center">{bar(p[k])}'
+        rows.append([name, f"{share}{escape(percent(p[k]))}</div>", " ".join(marks)])
+    listed = ", ".join(f"{names[k]} {percent(p[k])}" for k in order)
+    html = table(rows, ("<b>class</b>", "<b>confidence</b>"), escape(verdict))
+    return Picture(html, f"{verdict}; of {count(len(p), 'class')}: {listed}")
 
 
 LEVELS = {  # mark and colour: told apart by shape and word too

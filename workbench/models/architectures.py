@@ -142,13 +142,30 @@ class TransformerBlock(nn.Module):
 
 
 class VisionTransformer(nn.Module):
-    """Patches as tokens (Dosovitskiy et al., 2021); the mean token is classified."""
+    """A tiny vision transformer, of patches as tokens (Dosovitskiy et al., 2021).
+
+    The mean token is classified.
+
+    Raises:
+        ValueError: `patch` does not divide the image, or `heads` the width.
+    """
 
     def __init__(
-        self, input_shape: Shape, n_classes: int, patch: int, width: int, depth: int, heads: int
+        self,
+        input_shape: Shape,
+        n_classes: int,
+        *,
+        patch: int = 4,
+        width: int = 64,
+        depth: int = 4,
+        heads: int = 4,
     ) -> None:
         super().__init__()
         c, h, w = input_shape
+        if h % patch or w % patch:
+            raise ValueError(f"patch: expected a divisor of {h}x{w}, got {patch}")
+        if width % heads:
+            raise ValueError(f"heads: expected a divisor of the width {width}, got {heads}")
         tokens = (h // patch) * (w // patch)
         self.patches = nn.Conv2d(c, width, patch, stride=patch)
         self.position = nn.Parameter(torch.zeros(1, tokens, width))
@@ -162,27 +179,7 @@ class VisionTransformer(nn.Module):
         return self.fc(self.norm(self.blocks(tokens)).mean(1))
 
 
-def vit(
-    input_shape: Shape,
-    n_classes: int,
-    *,
-    patch: int = 4,
-    width: int = 64,
-    depth: int = 4,
-    heads: int = 4,
-) -> nn.Module:
-    """A tiny vision transformer.
-
-    Raises:
-        ValueError: `patch` does not divide the image, or `heads` the width.
-    """
-    _, h, w = input_shape
-    if h % patch or w % patch:
-        raise ValueError(f"patch: expected a divisor of {h}x{w}, got {patch}")
-    if width % heads:
-        raise ValueError(f"heads: expected a divisor of the width {width}, got {heads}")
-    return VisionTransformer(input_shape, n_classes, patch, width, depth, heads)
-
+vit = VisionTransformer
 
 # A name in place of a function is imported when it is first built.
 ARCHITECTURES: dict[str, Callable[..., nn.Module] | str] = {
