@@ -91,7 +91,7 @@ def button(name: str, tooltip: str, action: Callable[..., Any], **options: Any) 
 
 
 def slider(kind: type[ipw.Widget], name: str, tooltip: str, **options: Any) -> ipw.Widget:
-    """A slider as wide as the picker, of the kind of widget given."""
+    """A control of the kind of widget given, as wide as the picker."""
     common = {"style": {"description_width": "5em"}, "layout": {"width": "36em"}}
     return kind(description=name, tooltip=tooltip, **{**common, **options})
 

@@ -61,7 +61,9 @@ class Form:
         self._quiet = True
         try:
             for name, control in self.controls.items():
-                control.value = shown(control, getattr(values, name))
+                value, is_text = getattr(values, name), isinstance(control, ipw.Text)
+                several = isinstance(value, tuple) and is_text  # in a text field, with commas
+                control.value = ", ".join(map(str, value)) if several else value
         finally:
             self._quiet = False
         self.message.value = ""
@@ -107,47 +109,31 @@ def make_control(
         "tooltip": field.description or "",
         "style": STYLE,
         "layout": LAYOUT,
-        "continuous_update": False,
     }
+    typed = {**common, "continuous_update": False}
     if choices is None and get_origin(field.annotation) is Literal:
         choices = get_args(field.annotation)
     if choices is not None and listed:
-        common.pop("continuous_update")
         return ipw.SelectMultiple(options=pairs(choices), rows=min(8, len(choices)), **common)
     if choices is not None and searched(pairs(choices)):
         names, empty = searchable(choices)
-        return ipw.Combobox(options=names, placeholder=empty, ensure_option=True, **common)
+        return ipw.Combobox(options=names, placeholder=empty, ensure_option=True, **typed)
     if choices is not None:
-        common.pop("continuous_update")
         return ipw.Dropdown(options=pairs(choices), **common)
     if field.annotation is bool:
-        common.pop("continuous_update")
         return ipw.Checkbox(indent=False, **common)
     low, high = bounds(field)
     if field.annotation is int:
-        if low is not None and high is not None and high - low <= FEW:
-            return ipw.IntSlider(min=int(low), max=int(high), **common)
-        return ipw.BoundedIntText(
-            min=int(low if low is not None else -(2**31)),
-            max=int(high if high is not None else 2**31),
-            **common,
-        )
-    if field.annotation is float:
-        if low is not None and high is not None:
-            if extra.get("log"):
-                limits = {"min": math.log10(low), "max": math.log10(high)}
-                return ipw.FloatLogSlider(base=10, readout_format=".2g", **limits, **common)
-            step = extra.get("step", (high - low) / 100)
-            return ipw.FloatSlider(min=low, max=high, step=step, readout_format=".3g", **common)
-        return ipw.FloatText(**common)
-    return ipw.Text(**common)
-
-
-def shown(control: ipw.Widget, value: Any) -> Any:
-    """A value as a control holds it: several of them, in a text field, with commas."""
-    if isinstance(value, tuple) and isinstance(control, ipw.Text):
-        return ", ".join(str(v) for v in value)
-    return value
+        least, most = int(-(2**31) if low is None else low), int(2**31 if high is None else high)
+        kind = ipw.IntSlider if most - least <= FEW else ipw.BoundedIntText
+        return kind(min=least, max=most, **typed)
+    if field.annotation is float and low is not None and high is not None:
+        if extra.get("log"):
+            limits = {"min": math.log10(low), "max": math.log10(high)}
+            return ipw.FloatLogSlider(base=10, readout_format=".2g", **limits, **typed)
+        step = extra.get("step", (high - low) / 100)
+        return ipw.FloatSlider(min=low, max=high, step=step, readout_format=".3g", **typed)
+    return ipw.FloatText(**typed) if field.annotation is float else ipw.Text(**typed)
 
 
 def pairs(choices: Sequence[Any]) -> list[tuple[str, Any]]:

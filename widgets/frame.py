@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from html import escape
-from typing import Any, ClassVar, Generic, Protocol, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 import ipywidgets as ipw
 
@@ -221,15 +221,8 @@ class Frame(Generic[R]):
                 self.message.value = status("Cancelled; this is what was done so far.")
 
 
-class Shown(Protocol):
-    """What has a selection, and a place for messages."""
-
-    selection: Selection
-    message: ipw.HTML
-
-
-def guarded(panel: Shown, action: Callable[..., None]) -> Callable[..., None]:
-    """A callback that waits its turn and shows its errors in the panel.
+def guarded(panel: Any, action: Callable[..., None]) -> Callable[..., None]:
+    """A callback that waits its turn and shows its errors in the `message` of a panel.
 
     Its turn: a job that is just drawing finishes first, so that neither undoes the other.
     """

@@ -60,8 +60,10 @@ class Panel(Frame[R], Generic[P, R]):
         **parameters: Any,
     ) -> None:
         super().__init__(selection or Selection(dataset, model, index))
-        own = {name: self._named(value) for name, value in parameters.items()}
-        self.params = cast("P", self.Params(**own))
+        for name, value in parameters.items():
+            if isinstance(value, Classifier):  # given in place of its name
+                parameters[name] = self.selection.add(value)
+        self.params = cast("P", self.Params(**parameters))
         self.picker: Picker | None = None
         self._shares_picker = False  # with panels beside it; then another brings it into line
         self._widget: ipw.Widget | None = None
@@ -70,10 +72,6 @@ class Panel(Frame[R], Generic[P, R]):
         if checked:
             self.check(self.params)
         self.selection.observe(guarded(self, self._follow), list(self.follows))
-
-    def _named(self, value: Any) -> Any:
-        """The name of a classifier given in place of one."""
-        return self.selection.add(value) if isinstance(value, Classifier) else value
 
     # What a panel writes itself, beside what a frame asks for.
 

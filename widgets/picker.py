@@ -10,6 +10,7 @@ import numpy as np
 
 from workbench.models import ModelCard
 
+from .blocks import button, slider
 from .form import choose_from
 from .selection import Selection
 
@@ -27,23 +28,19 @@ class Picker:
         self.selection = selection
         self.order = np.arange(len(selection.images()))
         self._syncing = False
-        self.data = ipw.Dropdown(description="data", **shared("data set"))
-        self.model = ipw.Dropdown(description="model", **shared("model"))
-        self.place = ipw.BoundedIntText(
-            min=1, max=1, description="place", **shared("place in the images stepped through")
-        )
+        self.data = slider(ipw.Dropdown, "data", "The data set")
+        self.model = slider(ipw.Dropdown, "model", "The model")
+        about = "The place in the images stepped through"
+        self.place = slider(ipw.BoundedIntText, "place", about, min=1, max=1)
         self.count = ipw.HTML()
-        back = ipw.Button(description="◀ previous", tooltip="Previous image")
-        forth = ipw.Button(description="next ▶", tooltip="Next image")
+        back = button("◀ previous", "Previous image", guard(lambda: self.step(-1)))
+        forth = button("next ▶", "Next image", guard(lambda: self.step(+1)))
         self.sync()
-        back.on_click(guard(lambda _: self.step(-1)))
-        forth.on_click(guard(lambda _: self.step(+1)))
         self.data.observe(guard(self._data_picked), "value")
         self.model.observe(guard(self._model_picked), "value")
         self.place.observe(guard(self._place_typed), "value")
-        self.widget = ipw.VBox(
-            [self.data, self.model, self.place, ipw.HBox([back, forth, self.count])]
-        )
+        steps = ipw.HBox([back, forth, self.count])
+        self.widget = ipw.VBox([self.data, self.model, self.place, steps])
 
     def sync(self) -> None:
         """Bring the controls into line with the selection."""
@@ -107,12 +104,3 @@ def position(order: np.ndarray, index: int) -> int:
     """Where `index` stands in `order`; 0 where it does not."""
     places = np.flatnonzero(order == index)
     return int(places[0]) if len(places) else 0
-
-
-def shared(what: str) -> dict[str, Any]:
-    """Layout and tooltip that the pickers have in common."""
-    return {
-        "layout": {"width": "36em"},
-        "style": {"description_width": "5em"},
-        "tooltip": f"The {what}",
-    }

@@ -43,10 +43,9 @@ class Saver:
     def __init__(self, shown: Saved) -> None:
         self.shown = shown
         self.job: Job | None = None
-        self.file = ipw.Text(
-            description="notebook", tooltip="File name of the notebook", continuous_update=False
-        )
-        self.file.value = self._free()
+        about = "File name of the notebook"
+        self.file = ipw.Text(self._free(), description="notebook", tooltip=about)
+        self.file.continuous_update = False
         saves = partial(self._clicked, self.save)
         runs = partial(self._clicked, self.start_report)
         hidden, about = {"display": "none"}, "Stop; the notebook stays"
@@ -81,8 +80,7 @@ class Saver:
     def start_report(self) -> None:
         """Save the notebook and run it into a report, in a thread; then link to the page."""
         path = self.save()
-        if self.job is not None:
-            self.job.cancel()
+        self._stopped()
         self.cancel.layout.display = None
         work = reports.execute.steps(path, output=Path("reports") / path.stem)
         self.job = Job(work, on_step=self._tick, on_end=self._ended)
@@ -106,11 +104,9 @@ class Saver:
             self._link(job.last.value.html)
 
     def _link(self, path: Path) -> None:
-        near = path.absolute()
-        here = Path.cwd()
-        self.links.append_display_data(
-            FileLink(str(near.relative_to(here) if near.is_relative_to(here) else near))
-        )
+        near, here = path.absolute(), Path.cwd()
+        shown = near.relative_to(here) if near.is_relative_to(here) else near
+        self.links.append_display_data(FileLink(str(shown)))
 
     def _clicked(self, action: Any) -> None:
         try:

@@ -109,29 +109,25 @@ class Selection(traitlets.HasTraits):
         """
         if isinstance(thing, str):
             if thing.startswith("folder:"):
-                self._datasets[thing] = self._folder(thing, shape)
+                if shape is not None:  # in the middle of each picture, as much as a model takes
+                    self._cuts[thing] = {"size": shape[1:], "fit": "crop", "channels": shape[0]}
+                self._datasets[thing] = data.load(thing, **self._cuts.get(thing, {}))
             elif ":" in thing:
                 self._models[thing] = models.load(thing)
             return thing
         if isinstance(thing, ImageDataset):
-            self._datasets[thing.name] = thing
-            self._own.add(thing.name)
-            return thing.name
-        if isinstance(thing, Classifier):
-            self._models[thing.card.name] = thing
-            self._own.add(thing.card.name)
-            return thing.card.name
-        raise TypeError(
-            "expected a name, an ImageDataset or a Classifier (models.wrap makes one of an "
-            f"nn.Module), got {type(thing).__name__}"
-        )
-
-    def _folder(self, name: str, shape: tuple[int, int, int] | None) -> ImageDataset:
-        """The pictures of a folder; in the middle of each, as much as the model takes."""
-        if shape is None:
-            return data.load(name)
-        self._cuts[name] = {"size": shape[1:], "fit": "crop", "channels": shape[0]}
-        return data.load(name, **self._cuts[name])
+            name = thing.name
+            self._datasets[name] = thing
+        elif isinstance(thing, Classifier):
+            name = thing.card.name
+            self._models[name] = thing
+        else:
+            raise TypeError(
+                "expected a name, an ImageDataset or a Classifier (models.wrap makes one of an "
+                f"nn.Module), got {type(thing).__name__}"
+            )
+        self._own.add(name)
+        return name
 
     def is_own(self, name: str) -> bool:
         """Whether a data set or a model was given as an object: its name loads nothing."""
@@ -226,7 +222,12 @@ class Selection(traitlets.HasTraits):
         Raises:
             ValueError: there is none.
         """
-        shape, n_classes = self._facts(dataset)
+        if dataset in self._datasets:
+            images = self._datasets[dataset]
+            shape, n_classes = images.shape, len(images.classes)
+        else:
+            info = data.info(dataset)
+            shape, n_classes = info.shape, len(info.classes)
         names = list(dict.fromkeys([*self._models, *models.available()]))
         cards = {name: self.card(name) for name in names}
         fit = [name for name, card in cards.items() if card.input_shape == shape]
@@ -243,13 +244,6 @@ class Selection(traitlets.HasTraits):
 
         # A stable sort, so that one's own models come first among equals.
         return sorted(fit, key=rank)
-
-    def _facts(self, dataset: str) -> tuple[tuple[int, ...], int]:
-        if dataset in self._datasets:
-            images = self._datasets[dataset]
-            return images.shape, len(images.classes)
-        info = data.info(dataset)
-        return tuple(info.shape), len(info.classes)
 
     def class_names(self) -> list[str]:
         """The classes of the model looked at."""
@@ -270,14 +264,11 @@ class Selection(traitlets.HasTraits):
             options = ", 'train'" if what == "training" else ""
             options += "".join(f", {k}={v!r}" for k, v in self._cuts.get(name, {}).items())
             call = f"data.load({name!r}{options})"
-        if what != "model" and self._differs(what, name):
-            call = f"models.matched({call}, {self.code('model')})"
+        if what != "model":
+            own = self.own_training() if what == "training" else self.as_it_is(name)
+            if own is not None and own.classes != tuple(self.class_names()):
+                call = f"models.matched({call}, {self.code('model')})"
         if drawn:
             drawing = self._drawing()
             call = f"data.with_drawing({call}, {drawing['drawing']!r}, {drawing['meant']!r})"
         return call
-
-    def _differs(self, what: str, name: str) -> bool:
-        """Whether the classes of a data set are not those of the model as they stand."""
-        own = self.own_training() if what == "training" else self.as_it_is(name)
-        return own is not None and own.classes != tuple(self.class_names())
