@@ -54,15 +54,10 @@ def images(
         return x
     low, high = (float(v) for v in torch.aminmax(x.detach()))
     if not (low >= -ROUNDING and high <= 1 + ROUNDING):  # also true for NaN
-        of_bytes = low >= 0 and 1 < high <= 255
-        advice = (
-            "divide by 255"
-            if of_bytes
-            else "normalisation belongs inside the model (models.wrap(..., mean=, std=))"
-        )
-        raise ValueError(
-            f"{name}: expected values in [0, 1], got [{low:.4g}, {high:.4g}]; {advice}"
-        )
+        advice = "normalisation belongs inside the model (models.wrap(..., mean=, std=))"
+        advice = "divide by 255" if low >= 0 and 1 < high <= 255 else advice
+        got = f"[{low:.4g}, {high:.4g}]"
+        raise ValueError(f"{name}: expected values in [0, 1], got {got}; {advice}")
     return x.clamp(0, 1) if low < 0 or high > 1 else x
 
 
@@ -94,10 +89,8 @@ def labels(
         return
     low, high = int(y.min()), int(y.max())
     if low < -int(unknown) or high >= n_classes:
-        or_none = ", or -1 where the class is not known" if unknown else ""
-        raise ValueError(
-            f"{name}: expected values in 0..{n_classes - 1}{or_none}, got {low}..{high}"
-        )
+        expected = f"0..{n_classes - 1}" + ", or -1 where the class is not known" * unknown
+        raise ValueError(f"{name}: expected values in {expected}, got {low}..{high}")
 
 
 def class_names(classes: Any, n: int | None = None) -> tuple[str, ...]:

@@ -30,13 +30,8 @@ class Finding:
 def check() -> list[Finding]:
     """Look at everything. Nothing is downloaded, changed or raised."""
     python = f"{platform.python_version()} on {platform.system()} {platform.machine()}"
-    return [
-        Finding("python", f"{python}, {sys.prefix}"),
-        *packages(),
-        device(),
-        *data_sets(),
-        *models(),
-    ]
+    first = Finding("python", f"{python}, {sys.prefix}")
+    return [first, *packages(), device(), *data_sets(), *models()]
 
 
 def as_text(findings: list[Finding]) -> str:
@@ -45,8 +40,7 @@ def as_text(findings: list[Finding]) -> str:
     lines = []
     for finding in findings:
         lines.append(f"{finding.state:<8} {finding.topic:<{wide}}  {finding.found}".rstrip())
-        if finding.advice:
-            lines.append(f"{'':<8} {'':<{wide}}  -> {finding.advice}")
+        lines += [f"{'':<8} {'':<{wide}}  -> {finding.advice}"] * bool(finding.advice)
     problems = sum(finding.state == PROBLEM for finding in findings)
     summary = f"{problems} to mend: see the lines with ->" if problems else "The bench is in order."
     return "\n".join([*lines, "", summary])
@@ -94,11 +88,9 @@ def device() -> Finding:
         advice = "rm -r .venv, then: make lab"
         return Finding("device", f"torch cannot be imported: {error}", PROBLEM, advice)
     devices = [f"cpu ({torch.get_num_threads()} of {os.cpu_count()} processors)"]
-    if torch.cuda.is_available():
-        names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-        devices += [f"cuda:{i} ({name})" for i, name in enumerate(names)]
-    if torch.backends.mps.is_available():
-        devices.append("mps")
+    cuda = range(torch.cuda.device_count() if torch.cuda.is_available() else 0)
+    devices += [f"cuda:{i} ({torch.cuda.get_device_name(i)})" for i in cuda]
+    devices += ["mps"] * torch.backends.mps.is_available()
     return Finding("device", ", ".join(devices))
 
 
@@ -109,12 +101,11 @@ def data_sets() -> Iterator[Finding]:
     folder = data.folder()
     yield data_folder(folder)
     for name in data.available():
-        state = data_state(name)
-        if state in ("embedded", "present"):
-            yield Finding(f"data {name}", state)
-        else:
-            advice = f"what is missing is downloaded on first use, or put it in {folder / name}"
-            yield Finding(f"data {name}", f"{state}; {advice}", NOTE)
+        state, mark = data_state(name), OK
+        if state not in ("embedded", "present"):
+            state += f"; what is missing is downloaded on first use, or put it in {folder / name}"
+            mark = NOTE
+        yield Finding(f"data {name}", state, mark)
 
 
 def data_state(name: str) -> str:

@@ -78,8 +78,7 @@ CIFAR_BATCHES = (*(f"data_batch_{k}.bin" for k in range(1, 6)), "test_batch.bin"
 
 def folder() -> Path:
     """The data folder: `WORKBENCH_DATA` where it is set, else this system's cache folder."""
-    named = os.environ.get(VARIABLE)
-    if named:
+    if named := os.environ.get(VARIABLE):
         return Path(named).expanduser()
     import pooch
 
@@ -121,13 +120,9 @@ def load_cifar10(split: str, limit: int | None) -> ImageDataset:
         ValueError: a damaged batch.
     """
     found = _ensure("cifar10", split)
-    missing = [file for file in _files("cifar10", split) if file not in found]
-    if missing:
-        warnings.warn(
-            f"cifar10: the training set in {_home('cifar10')} is partial: {', '.join(missing)} "
-            "not there",
-            stacklevel=3,
-        )
+    if missing := [file for file in _files("cifar10", split) if file not in found]:
+        partial = f"the training set in {_home('cifar10')} is partial: {', '.join(missing)}"
+        warnings.warn(f"cifar10: {partial} not there", stacklevel=3)
     batches = [readers.read_cifar10(path, limit) for path in found.values()]
     images, labels = (np.concatenate(arrays)[:limit] for arrays in zip(*batches, strict=True))
     return ImageDataset.from_arrays(images, labels, OBJECTS, name="cifar10", split=split)

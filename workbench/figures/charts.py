@@ -59,7 +59,9 @@ def confusion_matrix(
         hovertemplate="%{customdata[1]} as %{customdata[0]}: %{customdata[2]}<extra></extra>",
     )
     last = len(names) - 0.5
-    axis = {**(_ticks(names) if few else {}), "showgrid": False, "constrain": "domain"}
+    axis: dict[str, Any] = {"showgrid": False, "constrain": "domain"}
+    if few:  # by position, so that equal or number-like names stay apart
+        axis |= {"tickvals": list(range(len(names))), "ticktext": shown}
     side = min(max(36 * len(names), 240), 720)
     return styled(
         go.Figure(heat),
@@ -115,19 +117,9 @@ def reliability(
         return empty_figure("no predictions were binned", title)
     confidence, accuracy, n = bins["confidence"], bins["accuracy"], bins["count"].astype(int)
     line = {"color": "#777777", "dash": "dash"}
-    figure = go.Figure(
-        [
-            go.Scatter(x=[0, 1], y=[0, 1], name="perfectly calibrated", mode="lines", line=line),
-            go.Scatter(
-                x=confidence,
-                y=accuracy,
-                name="model, with image counts",
-                mode="lines+markers+text",
-                text=n,
-            ),
-        ]
-    )
-    figure.update_traces(textposition="bottom right")
+    ideal = go.Scatter(x=[0, 1], y=[0, 1], name="perfectly calibrated", mode="lines", line=line)
+    measured = go.Scatter(x=confidence, y=accuracy, text=n, name="model, with image counts")
+    measured.update(mode="lines+markers+text", textposition="bottom right")
     heading = title or "Reliability"
     alt = f"reliability of {count(int(n.sum()), 'image')} in {count(len(bins), 'bin')}"
     if ece is not None:
@@ -138,7 +130,7 @@ def reliability(
         for c, a, k in zip(confidence, accuracy, n, strict=True)
     ]
     return styled(
-        figure,
+        go.Figure([ideal, measured]),
         f"{alt}: {'; '.join(described)}",
         heading,
         xaxis={"title_text": "confidence", "range": [-0.02, 1.15]},
@@ -147,11 +139,6 @@ def reliability(
         width=480,
         margin_t=80,
     )
-
-
-def _ticks(names: list[str]) -> dict[str, Any]:
-    """An axis of names by position, so that equal or number-like names stay apart."""
-    return {"tickvals": list(range(len(names))), "ticktext": [plain(name) for name in names]}
 
 
 def _confusions_in_words(names: list[str], counts: np.ndarray, most: int = 5) -> str:

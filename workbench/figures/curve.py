@@ -18,9 +18,7 @@ DASHES = ("", "6 3", "2 2", "8 3 2 3")  # so that lines differ by more than thei
 Point = tuple[float, float]
 
 
-def confidence_curve(
-    lines: Mapping[str, Sequence[float]], *, x_name: str = "step", mark: int | None = None
-) -> Picture:
+def confidence_curve(lines: Mapping[str, Sequence[float]], *, mark: int | None = None) -> Picture:
     """Lines of values in [0, 1] over the steps 0, 1, ...; `mark` draws a line at one step.
 
     Raises:
@@ -31,7 +29,7 @@ def confidence_curve(
         raise ValueError(f"lines: expected lines of one length, got lengths {sorted(lengths)}")
     last = max(1, lengths.pop() - 1)
     described = [f"{n} from {v[0]:.2f} to {v[-1]:.2f}" for n, v in lines.items() if len(v)]
-    alt = f"over {last} {x_name}s: {'; '.join(described)}"
+    alt = f"over {last} steps: {'; '.join(described)}"
     return line_chart(
         {n: list(enumerate(v)) for n, v in lines.items()}, last, alt, mark=mark, ticks=(0, last)
     )
