@@ -1,6 +1,8 @@
 """Classifiers, wrapping and weights files."""
 
 import json
+import subprocess
+import sys
 import threading
 
 import numpy as np
@@ -480,3 +482,12 @@ def test_layers_are_those_of_its_own_pass_while_another_thread_asks():
     finally:
         stop.set()
         other.join()
+
+
+def test_no_model_loads_the_compiler_of_torch():
+    code = (
+        "import sys; from workbench import models\n"
+        "for name in models.available(): models.load(name)\n"
+        "assert not {'torch._dynamo', 'sympy'} & set(sys.modules), 'seconds for each kernel'"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

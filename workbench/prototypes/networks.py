@@ -108,8 +108,9 @@ class PrototypeNetwork(nn.Module):
         self.head = nn.Linear(prototypes, n_classes, bias=False)
         # Each prototype speaks for one class from the start. From the paper's random start
         # one or two of ten classes end with no prototype of their own.
-        own = F.one_hot(torch.arange(prototypes) % n_classes, n_classes).T
-        self.head.weight = nn.Parameter(0.5 - own.float())
+        # Lists, since sums of tensors on meta, where weights are to be read, load torch's compiler.
+        start = [[0.5 - (j % n_classes == k) for j in range(prototypes)] for k in range(n_classes)]
+        self.head.weight = nn.Parameter(torch.tensor(start))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Logits of images as the encoder takes them."""

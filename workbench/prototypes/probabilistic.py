@@ -32,7 +32,10 @@ class GaussianPrototypes(nn.Module):
 
     def __init__(self, n_classes: int, size: int) -> None:
         super().__init__()
-        self.vectors = nn.Parameter(torch.randn(n_classes, size))
+        vectors = torch.empty(n_classes, size)
+        if not vectors.is_meta:  # where weights are to be read, and this loads torch's compiler
+            vectors.normal_()
+        self.vectors = nn.Parameter(vectors)
         self.scale = nn.Parameter(torch.full((n_classes, size), -1.5))
 
     @property
@@ -78,7 +81,8 @@ class ProbPrototypeNetwork(nn.Module):
         self.auto = Autoencoder(input_shape, width, code, rectified=False)
         self.prototypes = GaussianPrototypes(n_classes, self.auto.size)
         self.head = nn.Linear(n_classes, n_classes, bias=False)
-        self.head.weight = nn.Parameter(-0.5 * torch.eye(n_classes))
+        start = [[-0.5 * (j == k) for j in range(n_classes)] for k in range(n_classes)]
+        self.head.weight = nn.Parameter(torch.tensor(start))  # as a list: see PrototypeNetwork
         # Where the training images of each class lie: what is far is told by comparison.
         self.register_buffer("levels", torch.zeros(n_classes, LEVELS))
 
