@@ -121,9 +121,7 @@ class Bench:
         for what, name, known in (("view", view, PANELS), ("layout", layout, ("tabs", "grid"))):
             if name not in known:
                 raise checks.unknown(what, name, known)
-        self.panels = {
-            name: made(kind, selection, given.get(name)) for name, kind in PANELS.items()
-        }
+        self.panels = {n: made(kind, selection, given.get(n)) for n, kind in PANELS.items()}
         shown = self.panels["model"]
         shown.check(shown.params)  # the model takes the images, and there is such an index
         self.view, self.layout, self.auto = view, layout, auto
@@ -217,10 +215,8 @@ class Bench:
             left = ipw.VBox([picker.widget, ipw.HBox([self.draw, self.brush, self.meant])])
             top = ipw.HBox([left, self.easel], layout={"flex_flow": "row wrap"})
             self.saver = Saver(self)
-            self.below = ipw.Accordion(
-                [self.code_view, self.saver.widget],
-                titles=["Copy the bench as code", "Save as notebook or report"],
-            )
+            titles = ["Copy the bench as code", "Save as notebook or report"]
+            self.below = ipw.Accordion([self.code_view, self.saver.widget], titles=titles)
             self.below.observe(guarded(self, lambda _: self._show_code()), "selected_index")
             self._widget = ipw.VBox([top, self.message, panels, self.below])
             self._sync()
@@ -276,9 +272,8 @@ class Bench:
         known = self.selection.state()
         changes: dict[str, dict[str, Any]] = {}
         for name, panel in self.panels.items():
-            fields = panel.Params.model_fields
-            own = {k: v for k, v in panel.state().items() if k not in known or k in fields}
-            if own:
+            others = known.keys() - panel.Params.model_fields
+            if own := {k: v for k, v in panel.state().items() if k not in others}:
                 changes[name] = json.loads(json.dumps(own))
         return {**known, "view": self.view, "layout": self.layout, "panels": changes}
 
@@ -331,10 +326,8 @@ def read(panels: dict[str, dict[str, Any]] | str) -> dict[str, dict[str, Any]]:
     except json.JSONDecodeError as error:
         raise ValueError(f"panels: expected JSON, got {str(panels)[:60]!r}: {error}") from None
     if not isinstance(given, dict) or not all(isinstance(v, dict) for v in given.values()):
-        raise ValueError(
-            'panels: expected parameters by panel, such as {"attack": {"eps": 0.1}}, got '
-            f"{str(panels)[:60]!r}"
-        )
+        example, got = '{"attack": {"eps": 0.1}}', f"{str(panels)[:60]!r}"
+        raise ValueError(f"panels: expected parameters by panel, such as {example}, got {got}")
     for name in given:
         if name not in PANELS:
             raise checks.unknown("panel", name, PANELS)

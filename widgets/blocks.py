@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from html import escape
 from typing import Any
 
@@ -17,10 +18,8 @@ HEIGHT = 120  # pixels on the screen for an image, whatever its own size
 def figure(image: torch.Tensor, alt: str, caption: str = "", height: int = HEIGHT) -> str:
     """An image `(C, H, W)` with its caption: HTML, or else the alt text."""
     tag = img_tag(image.cpu(), alt, height=height)
-    return (
-        f'<figure style="margin:0;max-width:16em">{tag}'
-        f"<figcaption>{caption or escape(alt)}</figcaption></figure>"
-    )
+    words = f"<figcaption>{caption or escape(alt)}</figcaption>"
+    return f'<figure style="margin:0;max-width:16em">{tag}{words}</figure>'
 
 
 def row(*blocks: str) -> str:
@@ -94,6 +93,16 @@ def slider(kind: type[ipw.Widget], name: str, tooltip: str, **options: Any) -> i
     """A control of the kind of widget given, as wide as the picker."""
     common = {"style": {"description_width": "5em"}, "layout": {"width": "36em"}}
     return kind(description=name, tooltip=tooltip, **{**common, **options})
+
+
+@contextmanager
+def quiet(owner: Any) -> Iterator[None]:
+    """While `owner` itself sets controls, its `quiet` is true: they call nobody."""
+    before, owner.quiet = owner.quiet, True
+    try:
+        yield
+    finally:
+        owner.quiet = before
 
 
 def bundle(widget: ipw.Widget, static: str, text: str) -> dict[str, Any]:

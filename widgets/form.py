@@ -11,7 +11,7 @@ from pydantic.fields import FieldInfo
 
 from workbench.params import Parameters
 
-from .blocks import alert
+from .blocks import alert, quiet
 
 STYLE = {"description_width": "6em"}
 LAYOUT = {"width": "28em"}
@@ -36,7 +36,7 @@ class Form:
         self.kind = type(values)
         self._values = values
         self._listeners: list[Callable[[Parameters], None]] = []
-        self._quiet = False
+        self.quiet = False
         self.message = ipw.HTML()
         self.controls: dict[str, ipw.Widget] = {}
         for name in only or self.kind.model_fields:
@@ -58,20 +58,16 @@ class Form:
     def set(self, values: Parameters) -> None:
         """Show other values; listeners are not called."""
         self._values = values
-        self._quiet = True
-        try:
+        with quiet(self):
             for name, control in self.controls.items():
                 value, is_text = getattr(values, name), isinstance(control, ipw.Text)
                 several = isinstance(value, tuple) and is_text  # in a text field, with commas
                 control.value = ", ".join(map(str, value)) if several else value
-        finally:
-            self._quiet = False
         self.message.value = ""
 
     def choose_from(self, name: str, choices: Sequence[Any], value: Any) -> None:
         """Give a control other choices and choose `value`; listeners are not called."""
-        self._quiet = True
-        try:
+        with quiet(self):
             control = self.controls[name]
             if isinstance(control, ipw.Combobox) != searched(pairs(choices)):
                 control.unobserve_all("value")
@@ -80,11 +76,9 @@ class Form:
                 self.controls[name] = control
                 self.widget.children = [*self.controls.values(), self.message]
             choose_from(control, choices, value)
-        finally:
-            self._quiet = False
 
     def _changed(self, _: object) -> None:
-        if self._quiet:
+        if self.quiet:
             return
         read = {name: control.value for name, control in self.controls.items()}
         try:

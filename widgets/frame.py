@@ -13,7 +13,7 @@ import ipywidgets as ipw
 from workbench import steps
 from workbench.steps import Step
 
-from .blocks import alert, button, failure, in_words, status
+from .blocks import alert, button, failure, in_words, quiet, status
 from .job import Job
 from .pick_view import PickView
 from .selection import Selection
@@ -36,7 +36,7 @@ class Frame(Generic[R]):
         self.selection = selection
         self.result: R | None = None
         self.whole = False  # whether the work last begun is more than a first look
-        self.quiet = False  # while the panel itself sets controls: they call nobody
+        self.quiet = False  # while the panel itself sets controls
         self._job: Job | None = None
         self._current: object = None
         self._shown_of: tuple[Any, ...] = ()  # what the picture is of
@@ -168,12 +168,8 @@ class Frame(Generic[R]):
     @contextmanager
     def quietly(self) -> Iterator[None]:
         """Set controls, or the selection, and not be called by them."""
-        with self._lock:
-            before, self.quiet = self.quiet, True
-            try:
-                yield
-            finally:
-                self.quiet = before
+        with self._lock, quiet(self):
+            yield
 
     def _picked(self, event: dict[str, Any]) -> None:
         what, _, which = event.get("name", "").partition(":")

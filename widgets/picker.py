@@ -10,7 +10,7 @@ import numpy as np
 
 from workbench.models import ModelCard
 
-from .blocks import button, slider
+from .blocks import button, quiet, slider
 from .form import choose_from
 from .selection import Selection
 
@@ -27,7 +27,7 @@ class Picker:
     def __init__(self, selection: Selection, guard: Guard) -> None:
         self.selection = selection
         self.order = np.arange(len(selection.images()))
-        self._syncing = False
+        self.quiet = False
         self.data = slider(ipw.Dropdown, "data", "The data set")
         self.model = slider(ipw.Dropdown, "model", "The model")
         about = "The place in the images stepped through"
@@ -45,15 +45,12 @@ class Picker:
     def sync(self) -> None:
         """Bring the controls into line with the selection."""
         s = self.selection
-        self._syncing = True
-        try:
+        with quiet(self):
             choose_from(self.data, s.dataset_names(), s.dataset)
             choose_from(self.model, model_choices(s), s.model)
             self.place.max = max(1, len(self.order))
             self.place.value = position(self.order, s.index) + 1
             self.count.value = f"<span>of {len(self.order):,}</span>"
-        finally:
-            self._syncing = False
 
     def show(self, order: np.ndarray) -> None:
         """Step through these indices from now on."""
@@ -67,7 +64,7 @@ class Picker:
             self.selection.index = int(self.order[(here + by) % len(self.order)])
 
     def _data_picked(self, change: Any) -> None:
-        if self._syncing:
+        if self.quiet:
             return
         fit = self.selection.models_for(change["new"])
         with self.selection.hold_trait_notifications():
@@ -76,11 +73,11 @@ class Picker:
             self.selection.index = 0
 
     def _model_picked(self, change: Any) -> None:
-        if not self._syncing:
+        if not self.quiet:
             self.selection.model = change["new"]
 
     def _place_typed(self, change: Any) -> None:
-        if not self._syncing and len(self.order):
+        if not self.quiet and len(self.order):
             self.selection.index = int(self.order[change["new"] - 1])
 
 

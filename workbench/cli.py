@@ -194,8 +194,12 @@ def report(
     from workbench import reports, suite
 
     notebook = suite.find(notebook)
-    given = reports.load_parameters(parameters) if parameters else {}
-    given = {**given, **assignments(parameter or ())}
+    given = dict(reports.load_parameters(parameters)) if parameters else {}
+    for pair in parameter or ():
+        name, equals, value = pair.partition("=")
+        if not equals:
+            raise ValueError(f"-p takes a name and a value, as in -p eps 0.1; got only {pair!r}")
+        given[name] = value
     limits = {"timeout": timeout, "cell_timeout": cell_timeout}
     if grid or workers or dask or resume:
         options = {"parameters": given, "resume": resume, **limits}
@@ -331,22 +335,11 @@ def check_model(name: str) -> None:
     if card.dataset not in data.available():
         raise ValueError(f"model {name!r} names no data set of the bench, so it has no test images")
     counts = models.measure(model, data.load(card.dataset, "test"), eps=card.eps)
-    wrong = []
-    for key in ("test_correct", "test_total", "robust_correct", "robust_total"):
-        said, found = getattr(card, key), counts.get(key)
-        typer.echo(f"{key:15} card {said}, measured {found}")
-        if said != found:
-            wrong.append(key)
-    if wrong:
+    keys = ("test_correct", "test_total", "robust_correct", "robust_total")
+    for key in keys:
+        typer.echo(f"{key:15} card {getattr(card, key)}, measured {counts.get(key)}")
+    if wrong := [key for key in keys if getattr(card, key) != counts.get(key)]:
         raise RuntimeError(f"the card of {name} is not what was measured: {', '.join(wrong)}")
-
-
-def assignments(pairs: Sequence[str]) -> dict[str, str]:
-    """`["eps=0.1"]` as `{"eps": "0.1"}`; raises a ValueError for a name without a value."""
-    for pair in pairs:
-        if "=" not in pair:
-            raise ValueError(f"-p takes a name and a value, as in -p eps 0.1; got only {pair!r}")
-    return dict(pair.split("=", 1) for pair in pairs)
 
 
 def values(grids: Sequence[str]) -> dict[str, list[str]]:

@@ -42,10 +42,9 @@ class ImageDataset:
         object.__setattr__(self, "classes", checks.class_names(self.classes))
         object.__setattr__(self, "images", checks.images(self.images))
         checks.labels(self.labels, len(self.classes), len(self.images), unknown=True)
-        if self.factors is not None and len(self.factors) != len(self.images):
-            raise ValueError(
-                f"factors: expected {len(self.images)} rows, one an image, got {len(self.factors)}"
-            )
+        n = len(self.images)
+        if self.factors is not None and len(self.factors) != n:
+            raise ValueError(f"factors: expected {n} rows, one an image, got {len(self.factors)}")
 
     @classmethod
     def from_arrays(
@@ -116,10 +115,8 @@ class ImageDataset:
         if per_class:
             if not self.classes:
                 raise ValueError(f"per_class: {self.name} has no classes; leave it out")
-            pools = {
-                f"class {name!r}": (self.labels == k).nonzero().flatten()
-                for k, name in enumerate(self.classes)
-            }
+            own = [(self.labels == k).nonzero().flatten() for k in range(len(self.classes))]
+            pools = {f"class {n!r}": rows for n, rows in zip(self.classes, own, strict=True)}
         chosen = []
         for where, pool in pools.items():
             if n > len(pool):

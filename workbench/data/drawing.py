@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from dataclasses import replace
 from io import BytesIO
 from typing import TYPE_CHECKING
 
@@ -37,13 +38,12 @@ def with_drawing(
     if meant and meant not in images.classes:
         raise checks.unknown("meant", meant, images.classes)
     label = torch.tensor([images.classes.index(meant) if meant else -1])
-    return ImageDataset(
-        torch.cat([images.images[:KEPT], image[None]]),
-        torch.cat([images.labels[:KEPT], label]),
-        images.classes,
-        f"{images.name} and a drawing",
-        images.split,
-        named=images.named,
+    return replace(
+        images,
+        images=torch.cat([images.images[:KEPT], image[None]]),
+        labels=torch.cat([images.labels[:KEPT], label]),
+        name=f"{images.name} and a drawing",
+        factors=None,
     )
 
 

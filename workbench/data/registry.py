@@ -128,10 +128,8 @@ def load(name: str, split: str = "test", limit: int | None = None, **options: An
         ValueError: unknown name, split or option; a limit below 1; a damaged file.
         FileNotFoundError: files are missing and cannot be downloaded.
     """
-    if isinstance(name, str) and name.startswith(FOLDER):
-        loader: Callable[..., ImageDataset] = partial(folders.load, name.removeprefix(FOLDER))
-    else:
-        loader = info(name).loader
+    folder = str(name).removeprefix(FOLDER)
+    loader = info(name).loader if folder == str(name) else partial(folders.load, folder)
     _check_split(split)
     if limit is not None:
         checks.positive("limit", limit)

@@ -39,9 +39,10 @@ def soft_noise(x: np.ndarray, y: np.ndarray, a: np.ndarray, b: np.ndarray) -> np
     column, row = np.floor(x), np.floor(y)
     across, down = x - column, y - row
     nil = np.zeros_like(a)
-    top = noise(column, row, nil, nil) * (1 - across) + noise(column + 1, row, nil, nil) * across
-    row = row + 1
-    low = noise(column, row, nil, nil) * (1 - across) + noise(column + 1, row, nil, nil) * across
+    top, low = (
+        noise(column, r, nil, nil) * (1 - across) + noise(column + 1, r, nil, nil) * across
+        for r in (row, row + 1)
+    )
     return top * (1 - down) + low * down
 
 

@@ -69,7 +69,13 @@ def image_grid(
         raise ValueError("confidence: expected predicted as well, the classes it belongs to")
     if n == 0:
         return captioned("", "no images to show", title)
-    sure = _confidences(confidence, n)
+    sure: list[float | None] = [None] * n
+    if confidence is not None:
+        shares = numbers("confidence", confidence, 1)
+        if len(shares) != n or shares.min() < 0 or shares.max() > 1:
+            got = f"{len(shares)} in [{shares.min():.4g}, {shares.max():.4g}]"
+            raise ValueError(f"confidence: expected {n} values in [0, 1], one an image, got {got}")
+        sure = shares.tolist()
     wrong = [False] * n
     alt = count(n, "image")
     if labels is not None and predicted is not None:
@@ -211,17 +217,6 @@ def _names(
         index, sys.maxsize if classes is None else len(classes), n, name=name, unknown=True
     )
     return [None if k < 0 else str(k if classes is None else classes[k]) for k in index.tolist()]
-
-
-def _confidences(confidence: torch.Tensor | None, n: int) -> Sequence[float | None]:
-    """The confidence of each image, or None where there is none."""
-    if confidence is None:
-        return [None] * n
-    sure = numbers("confidence", confidence, 1)
-    if len(sure) != n or sure.min() < 0 or sure.max() > 1:
-        got = f"{len(sure)} in [{sure.min():.4g}, {sure.max():.4g}]"
-        raise ValueError(f"confidence: expected {n} values in [0, 1], one an image, got {got}")
-    return sure.tolist()
 
 
 def _caption(

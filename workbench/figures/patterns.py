@@ -63,17 +63,16 @@ def pattern_strip(
     """
     state, wide = states(on, phase), columns(len(on))
     pixels = cells(state[:MOST], wide)
+    counts = torch.bincount(state, minlength=len(GLYPHS)).tolist()
+    described = ", ".join(f"{n} {name}" for n, name in zip(counts, GLYPHS, strict=True) if n)
+    alt = f"{layer}, {len(on)} {unit}s: {described}"
+    alt += f"; the first {MOST:,} are drawn" * (len(on) > MOST)
+    alt += f"; {unit} {chosen} is looked at" * (chosen is not None)
     if chosen is not None and chosen < MOST:
         top, left = (PITCH * place for place in divmod(chosen, wide))
         frame = pixels[:, top : top + PITCH + 1, left : left + PITCH + 1]
         frame[:, [1, -2]] = frame[:, :, [1, -2]] = torch.tensor([[[0.94]], [[0.89]], [[0.26]]])
         frame[:, [0, -1]] = frame[:, :, [0, -1]] = 0
-    counts = torch.bincount(state, minlength=len(GLYPHS)).tolist()
-    described = ", ".join(f"{n} {name}" for n, name in zip(counts, GLYPHS, strict=True) if n)
-    alt = f"{layer}, {len(on)} {unit}s: {described}"
-    alt += f"; the first {MOST:,} are drawn" if len(on) > MOST else ""
-    if chosen is not None:
-        alt += f"; {unit} {chosen} is looked at"
     attributes = f'data-pick="layer:{escape(layer)}" tabindex="0" role="button" '
     attributes += f'aria-label="{escape(alt)}; arrow keys go from {unit} to {unit}" '
     style = f"display:inline-block;line-height:0;cursor:{'crosshair' if pick else 'auto'}"

@@ -141,11 +141,8 @@ def grid(
     modules = sorted(source.parent.glob("*.py"))  # which it may import
     cells = [c.source for c in inputs.read_notebook(source).cells if c.cell_type == "code"]
     written = [text for cell in cells for text in inputs.texts(cell)]
-    code = [
-        robustness.source_hash(),
-        *(hashlib.sha256(p.read_bytes()).hexdigest() for p in modules),
-    ]
     known, sha256 = cache(partial(labels, source.parent)), cache(partial(digest, source.parent))
+    code = [robustness.source_hash(), *(sha256(f"file:{path.name}") for path in modules)]
     jobs = []
     for given in chosen:
         names = [*written, *inputs.texts(repr(given))]
@@ -226,10 +223,10 @@ def _steps(jobs: list[Job], executor: Workers, resume: bool) -> Iterator[Step[Gr
     with lock:
         missing = [job for job in jobs if not (resume and _is_complete(job))]
         errors: dict[Path, str] = {}
-        total = len(missing) + 1
-        said = f"{len(jobs) - len(missing)} of {len(jobs)} runs are complete already"
+        total, complete = len(missing) + 1, len(jobs) - len(missing)
         with closing(_outcomes(missing, executor)) as outcomes:
-            yield Step(0, total, said if resume else "")
+            said = f"{complete} of {len(jobs)} runs are complete already"
+            yield Step(0, total, said * resume)
             for done, (job, outcome) in enumerate(outcomes, 1):
                 with _writing(folder):
                     _save(job, outcome)
@@ -312,9 +309,7 @@ def _save(job: Job, outcome: Outcome) -> None:
     for stale in (MARK, RESULTS, SHOWN, job.source.with_suffix(".html").name):
         (job.folder / stale).unlink(missing_ok=True)
     for name, packed in files.items():
-        part = job.folder / f".{name}.part"
-        part.write_bytes(zlib.decompress(packed))
-        os.replace(part, job.folder / name)
+        write(job.folder / name, zlib.decompress(packed))
     if not error:
         write(job.folder / MARK, job.key)
 
@@ -340,12 +335,10 @@ def _summarise(jobs: list[Job], errors: Mapping[Path, str]) -> Grid:
     first, last = [name for name in ("run", "checks") if name in table], ["seconds", "error"]
     table = table[[*first, *(n for n in table if n not in (*first, *last)), *last]]
     write(folder / "results.csv", table.to_csv(index=False))
-    parquet, part = folder / "results.parquet", folder / ".results.parquet.part"
+    parquet, has_parquet = folder / "results.parquet", find_spec("pyarrow") is not None
     parquet.unlink(missing_ok=True)
-    has_parquet = find_spec("pyarrow") is not None
     if has_parquet:
-        table.to_parquet(part)
-        os.replace(part, parquet)
+        write(parquet, table.to_parquet())
     page, report = folder / "index.html", jobs[0].source.with_suffix(".html").name
     write(page, grid_page.to_html(table, folder, report, SHOWN))
     return Grid(page, parquet if has_parquet else None, table)

@@ -175,7 +175,8 @@ def _declared(source: str) -> dict[str, Parameter]:
     except UNREADABLE as error:
         why = f"`{command[1]}` is for IPython: put it into another cell" if command else error
         raise ValueError(f"not plain Python: {why}") from None
-    helps = _comments(source)
+    tokens = tokenize.generate_tokens(io.StringIO(source).readline)
+    helps = {t.start[0]: t.string.lstrip("# ") for t in tokens if t.type == tokenize.COMMENT}
     found: dict[str, Parameter] = {}
     for node in lines:
         if isinstance(node, ast.ImportFrom) and node.module in ("typing", "__future__"):
@@ -195,14 +196,8 @@ def _declared(source: str) -> dict[str, Parameter]:
             raise ValueError(f"{name}: expected a literal value, got {got}") from None
         annotation = ast.unparse(node.annotation)
         default = _checked(name, annotation, value, text=False)
-        found[name] = Parameter(name, annotation, default, helps.get(node.end_lineno, ""))
+        found[name] = Parameter(name, annotation, default, helps.get(node.end_lineno or 0, ""))
     return found
-
-
-def _comments(source: str) -> dict[int | None, str]:
-    """The comment at the end of each line."""
-    tokens = tokenize.generate_tokens(io.StringIO(source).readline)
-    return {t.start[0]: t.string.lstrip("# ") for t in tokens if t.type == tokenize.COMMENT}
 
 
 def _literal(node: ast.expr) -> Any:

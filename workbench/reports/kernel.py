@@ -94,10 +94,14 @@ class Client(NotebookClient):
         """
         self.deadline = time.monotonic() + self.whole_timeout
         cells = list(self.nb.cells)
-        if not any(_runs(cell) for cell in cells):
+        code = (cell for cell in cells if cell.cell_type == "code" and cell.source.strip())
+        if all(PASSIVE & _tags(cell) for cell in code):
             raise self.error(None, "EmptyNotebook", "no code cell to run, apart from parameters")
         try:
-            self.start_new_kernel(env=_environment())
+            env = os.environ | {"TQDM_DISABLE": "1", "PLOTLY_RENDERER": "plotly_mimetype"}
+            if env.get("WORKBENCH_DATA"):  # perhaps relative to our folder; the kernel has another
+                env["WORKBENCH_DATA"] = os.path.abspath(os.path.expanduser(env["WORKBENCH_DATA"]))
+            self.start_new_kernel(env=env)
             self.start_new_kernel_client()
         except (RuntimeError, OSError) as error:
             raise self.error(None, "KernelError", f"no kernel started: {error}") from error
@@ -127,8 +131,7 @@ class Client(NotebookClient):
             where = f"cell {number} `{_first_line(cell)}`: "
         error = ReportError(
             f"{self.source.name}: {where}{ename}{evalue and ': '}{evalue.rstrip('.'):.500}"
-            f"{how and f' ({how})'}. "
-            f"The executed notebook is in {self.executed}."
+            f"{how and f' ({how})'}. The executed notebook is in {self.executed}."
         )
         error.cell, error.ename, error.evalue = number, ename, evalue
         error.notebook = self.executed
@@ -204,7 +207,11 @@ class Client(NotebookClient):
         except exceptions.CellExecutionError as error:
             raise self.error(index, error.ename, error.evalue) from None
         except exceptions.CellTimeoutError:
-            ename, evalue = "TimeoutError", self._limit_passed()
+            ename = "TimeoutError"
+            evalue = f"the cell ran past its limit of {self.cell_timeout:g} s (cell_timeout)"
+            if time.monotonic() >= self.deadline:
+                whole = f"{self.whole_timeout:g} s (timeout)"
+                evalue = f"the whole notebook ran past its limit of {whole}"
         except exceptions.DeadKernelError:
             ename, evalue = "DeadKernelError", "the kernel died (out of memory, perhaps)"
         except Exception as error:  # such as an output that no notebook can hold
@@ -212,11 +219,6 @@ class Client(NotebookClient):
         # So that the executed notebook shows why it ends here.
         cell.outputs.append(new_output("error", ename=ename, evalue=evalue, traceback=[evalue]))
         raise self.error(index, ename, evalue)
-
-    def _limit_passed(self) -> str:
-        if time.monotonic() >= self.deadline:
-            return f"the whole notebook ran past its limit of {self.whole_timeout:g} s (timeout)"
-        return f"the cell ran past its limit of {self.cell_timeout:g} s (cell_timeout)"
 
     def _check_silent_errors(self) -> None:
         """Raise what no cell raised: an error inside a widget, a callback or a thread."""
@@ -237,18 +239,5 @@ def _first_line(cell: NotebookNode) -> str:
     return cell.source.strip().partition("\n")[0][:80]
 
 
-def _runs(cell: NotebookNode) -> bool:
-    """Whether a cell is code that runs, and more than the parameters."""
-    return cell.cell_type == "code" and bool(cell.source.strip()) and not PASSIVE & _tags(cell)
-
-
 def _tags(cell: NotebookNode) -> set[str]:
     return set(cell.metadata.get("tags") or [])
-
-
-def _environment() -> dict[str, str]:
-    """The environment of a report's kernel."""
-    env = os.environ | {"TQDM_DISABLE": "1", "PLOTLY_RENDERER": "plotly_mimetype"}
-    if env.get("WORKBENCH_DATA"):  # may be relative to our folder; the kernel has another
-        env["WORKBENCH_DATA"] = os.path.abspath(os.path.expanduser(env["WORKBENCH_DATA"]))
-    return env

@@ -93,10 +93,8 @@ def execute(
     values = {name: parameter.default for name, parameter in declared.items()} | given
     folder = Path(output or Path("reports") / source.stem).absolute()
     if folder.resolve() == source.parent.resolve():
-        raise ValueError(
-            f"output: {folder} holds the notebook itself, which a report never overwrites; "
-            "give another folder"
-        )
+        why = "holds the notebook itself, which a report never overwrites; give another folder"
+        raise ValueError(f"output: {folder} {why}")
     folder.mkdir(parents=True, exist_ok=True)
     prepared = _prepared(source)
     for what in inputs.reassigned(prepared, declared):
@@ -184,11 +182,13 @@ def versions() -> dict[str, str]:
     return found
 
 
-def write(path: Path, text: str) -> None:
+def write(path: Path, content: str | bytes) -> None:
     """Write `path` whole or not at all."""
     arriving = path.with_name(f".{uuid.uuid4().hex}.part")
+    if isinstance(content, str):
+        content = content.encode("utf-8", errors="backslashreplace")
     try:
-        arriving.write_bytes(text.encode("utf-8", errors="backslashreplace"))
+        arriving.write_bytes(content)
         os.replace(arriving, path)
     finally:
         arriving.unlink(missing_ok=True)
