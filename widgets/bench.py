@@ -119,8 +119,7 @@ class Bench:
             selection.trainings[selection.origin] = training
         given = read(panels)
         for what, name, known in (("view", view, PANELS), ("layout", layout, ("tabs", "grid"))):
-            if name not in known:
-                raise checks.unknown(what, name, known)
+            checks.known(what, name, known)
         self.panels = {n: made(kind, selection, given.get(n)) for n, kind in PANELS.items()}
         shown = self.panels["model"]
         shown.check(shown.params)  # the model takes the images, and there is such an index
@@ -329,6 +328,5 @@ def read(panels: dict[str, dict[str, Any]] | str) -> dict[str, dict[str, Any]]:
         example, got = '{"attack": {"eps": 0.1}}', f"{str(panels)[:60]!r}"
         raise ValueError(f"panels: expected parameters by panel, such as {example}, got {got}")
     for name in given:
-        if name not in PANELS:
-            raise checks.unknown("panel", name, PANELS)
+        checks.known("panel", name, PANELS)
     return given

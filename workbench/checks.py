@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from difflib import get_close_matches
 from numbers import Integral
 from typing import TYPE_CHECKING, Any
@@ -16,11 +16,17 @@ ROUNDING = 1e-6  # -1e-8 below zero is floating-point rounding, not an error
 
 def unknown(kind: str, name: object, options: Iterable[str]) -> ValueError:
     """The error for a name that is not there: suggests the nearest, lists the rest."""
-    known = list(options)
-    near = get_close_matches(str(name), known, n=1, cutoff=0.5)
+    names = list(options)
+    near = get_close_matches(str(name), names, n=1, cutoff=0.5)
     hint = f" Did you mean {near[0]!r}?" if near else ""
-    listed = ", ".join(known[:20]) + (f", … ({len(known)} in all)" if len(known) > 20 else "")
+    listed = ", ".join(names[:20]) + f", … ({len(names)} in all)" * (len(names) > 20)
     return ValueError(f"unknown {kind} {name!r}.{hint} Known: {listed or 'none'}.")
+
+
+def known(kind: str, name: object, options: Collection[str]) -> None:
+    """Raise `unknown` where a name is none of the options."""
+    if name not in options:
+        raise unknown(kind, name, options)
 
 
 def images(

@@ -274,6 +274,5 @@ def method(name: str, **parameters: Any) -> Method:
     Raises:
         ValueError: no such method, or parameters out of bounds.
     """
-    if name not in METHODS:
-        raise checks.unknown("saliency method", name, METHODS)
+    checks.known("saliency method", name, METHODS)
     return METHODS[name](**parameters)

@@ -62,8 +62,7 @@ def load(
 
     if channels not in MODES:
         raise ValueError(f"channels: expected 1 (grey) or 3 (colour), got {channels!r}")
-    if fit not in FITS:
-        raise checks.unknown("fit", fit, FITS)
+    checks.known("fit", fit, FITS)
     sides = None if size is None else _sides(size)
     name, notes = f"folder:{path}", defaultdict[str, list[str]](list)
     place, classes, loose = _layout(name, _root(path), split)

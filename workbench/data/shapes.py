@@ -85,8 +85,7 @@ def morphs(a: str, b: str, n: int, seed: int = 0) -> ImageDataset:
         ValueError: an unknown class, the same class twice, or `n` below 1.
     """
     for name in (a, b):
-        if name not in CLASSES:
-            raise checks.unknown("class of shapes", name, CLASSES)
+        checks.known("class of shapes", name, CLASSES)
     if a == b:
         raise ValueError(f"b: expected a class other than a, got {b!r} twice")
     checks.positive("n", n)
@@ -106,8 +105,7 @@ def _chances(correlate: Mapping[str, float] | None, cue_conflict: bool) -> dict[
     """For each cue, the probability that it takes the class's own value."""
     chance = dict.fromkeys(CUES, 1 / len(CLASSES))
     for cue, value in (correlate or {}).items():
-        if cue not in CUES:
-            raise checks.unknown("cue to correlate", cue, CUES)
+        checks.known("cue to correlate", cue, CUES)
         if not 0 <= value <= 1:
             raise ValueError(f"correlate: expected a probability for {cue!r}, got {value!r}")
         chance[cue] = value

@@ -63,8 +63,7 @@ def scale_limits(
     values: np.ndarray, scale: str, limits: tuple[float, float] | None = None
 ) -> tuple[float, float]:
     """The values at the two ends of the scale, the first below the second."""
-    if scale not in SCALES:
-        raise checks.unknown("scale", scale, SCALES)
+    checks.known("scale", scale, SCALES)
     if limits is not None:
         low, high = limits
         ordered = low < high and np.isfinite([low, high]).all()

@@ -140,8 +140,7 @@ def region_map(regions: Regions, window: Window, colour: str = "class", home: in
     Raises:
         ValueError: another colour.
     """
-    if colour not in COLOURS:
-        raise checks.unknown("colour", colour, COLOURS)
+    checks.known("colour", colour, COLOURS)
     frame, table = Frame(window), regions.frame()
     if colour == "gradient":
         shades = colourise(regions.gradient[None])[0]

@@ -198,12 +198,10 @@ def build(name: str, input_shape: Shape, n_classes: int, **options: object) -> n
     Raises:
         ValueError: an unknown name or option.
     """
-    if name not in ARCHITECTURES:
-        raise checks.unknown("architecture", name, ARCHITECTURES)
+    checks.known("architecture", name, ARCHITECTURES)
     make = ARCHITECTURES[name]
     make = pkgutil.resolve_name(make) if isinstance(make, str) else make
     known = list(inspect.signature(make).parameters)[2:]
     for option in options:
-        if option not in known:
-            raise checks.unknown(f"option of {name}", option, known)
+        checks.known(f"option of {name}", option, known)
     return make(tuple(input_shape), n_classes, **options)

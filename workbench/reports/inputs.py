@@ -85,8 +85,7 @@ def coerce(declared: Mapping[str, Parameter], given: Mapping[str, object]) -> di
     """
     values = {}
     for name, value in given.items():
-        if name not in declared:
-            raise checks.unknown("parameter", name, declared)
+        checks.known("parameter", name, declared)
         values[name] = _checked(name, declared[name].annotation, value)
     return values
 
