@@ -127,8 +127,7 @@ class Frame(Generic[R]):
         work: other steps than the panel's own, such as a quick first look.
         """
         with self._lock:
-            if self._job is not None:
-                self._job.cancel()
+            self.cancel()
             token = self._current = object()
             self._job = Job(
                 self.steps() if work is None else work,

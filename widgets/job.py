@@ -75,19 +75,18 @@ class Job:
         self.on_end(self)
 
     def _exhaust(self) -> State:
-        shown = -self.interval
-        pending = False
+        shown, pending = -self.interval, False
+        end: State = "done"
         for step in self.steps:
             if self._stop.is_set():
                 self.steps.close()  # type: ignore[attr-defined]
-                if pending and self.last is not None:
-                    self.on_step(self.last)  # what was reached is kept
-                return "cancelled"
+                end = "cancelled"
+                break
             self.last = step
             pending = time.monotonic() - shown < self.interval
             if not pending:
                 self.on_step(step)
                 shown = time.monotonic()
         if pending and self.last is not None:
-            self.on_step(self.last)
-        return "done"
+            self.on_step(self.last)  # what was reached is kept
+        return end

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import torch
-
 from workbench.data import ImageDataset
 
 MOST = 24  # images offered to choose from
@@ -11,10 +9,9 @@ MOST = 24  # images offered to choose from
 
 def other_images(images: ImageDataset, index: int) -> list[int]:
     """The images of another class than one has; all others where its class is not known."""
-    label = images.labels[index]
-    others = (images.labels != label) if label >= 0 else torch.ones(len(images), dtype=torch.bool)
-    indices: list[int] = others.nonzero().flatten().tolist()
-    return [i for i in indices if i != index] or [i for i in range(len(images)) if i != index]
+    labels = images.labels.tolist()
+    others = [i for i in range(len(labels)) if i != index]
+    return [i for i in others if labels[i] != labels[index] or labels[index] < 0] or others
 
 
 def one_of_each(images: ImageDataset, index: int) -> list[int]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer import Argument, Option
 from typer.core import TyperCommand, TyperGroup
 
 UNDECIDED = 3  # the exit code of a proof that is neither
@@ -58,24 +59,23 @@ app = typer.Typer(
 course = typer.Typer(cls=Commands, help="Start a course.", no_args_is_help=True)
 app.add_typer(course, name="course")
 
-Port = Annotated[int, typer.Option(min=1, max=65535, help="Port on 127.0.0.1.")]
-Browser = Annotated[bool, typer.Option(help="Open a browser window.")]
+Port = Annotated[int, Option(min=1, max=65535, help="Port on 127.0.0.1.")]
+Browser = Annotated[bool, Option(help="Open a browser window.")]
 Masters = Annotated[
-    list[Path] | None, typer.Argument(metavar="[NOTEBOOK]...", help="By default, the whole suite.")
+    list[Path] | None, Argument(metavar="[NOTEBOOK]...", help="By default, the whole suite.")
 ]
-Workers = Annotated[int, typer.Option(min=1, help="Notebooks that run at a time.")]
+Workers = Annotated[int, Option(min=1, help="Notebooks that run at a time.")]
 
 
 @app.command()
 def lab(
     folder: Annotated[
-        Path | None,
-        typer.Argument(help="Copies of the notebooks; an installed bench: ./dnn-workbench."),
+        Path | None, Argument(help="Copies of the notebooks; an installed bench: ./dnn-workbench.")
     ] = None,
     port: Port = 8888,
     browser: Browser = True,
     update: Annotated[
-        bool, typer.Option("--update", help="Bring what is newer into FOLDER; see below.")
+        bool, Option("--update", help="Bring what is newer into FOLDER; see below.")
     ] = False,
 ) -> None:
     """Open JupyterLab on the first notebook: in FOLDER, or of a checkout as it is.
@@ -89,8 +89,8 @@ def lab(
 
 @app.command("app")
 def serve(
-    dataset: Annotated[str | None, typer.Option(help="Images: a name, or folder:PATH.")] = None,
-    model: Annotated[str | None, typer.Option(help="A model that takes them.")] = None,
+    dataset: Annotated[str | None, Option(help="Images: a name, or folder:PATH.")] = None,
+    model: Annotated[str | None, Option(help="A model that takes them.")] = None,
     port: Port = 8866,
     browser: Browser = True,
 ) -> None:
@@ -103,7 +103,7 @@ def serve(
 @app.command()
 def models(
     check: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Measure this model again on its data.")
+        str | None, Option(metavar="NAME", help="Measure this model again on its data.")
     ] = None,
 ) -> None:
     """List the models with their accuracies."""
@@ -141,9 +141,9 @@ def data() -> None:
 
 @app.command()
 def atlas(
-    text: Annotated[list[str] | None, typer.Argument(help="Words to look for.")] = None,
-    family: Annotated[str | None, typer.Option(help="One family, such as attacks.")] = None,
-    live: Annotated[bool, typer.Option("--live", help="Only what runs here.")] = False,
+    text: Annotated[list[str] | None, Argument(help="Words to look for.")] = None,
+    family: Annotated[str | None, Option(help="One family, such as attacks.")] = None,
+    live: Annotated[bool, Option("--live", help="Only what runs here.")] = False,
 ) -> None:
     """Search the literature behind the bench: what each paper does, and where it runs here."""
     import textwrap
@@ -161,34 +161,30 @@ def atlas(
 
 @app.command(cls=TwoWords)
 def report(
-    notebook: Annotated[Path, typer.Argument(help="A file, or the name of one of the suite.")],
+    notebook: Annotated[Path, Argument(help="A file, or the name of one of the suite.")],
     parameter: Annotated[
         list[str] | None,
-        typer.Option("-p", "--parameter", metavar="NAME VALUE", help="Set a parameter; repeats."),
+        Option("-p", "--parameter", metavar="NAME VALUE", help="Set a parameter; repeats."),
     ] = None,
     parameters: Annotated[
-        Path | None, typer.Option(help="Parameters from a .toml or .json file.")
+        Path | None, Option(help="Parameters from a .toml or .json file.")
     ] = None,
     output: Annotated[
-        Path | None, typer.Option(help="Folder for the report; by default reports/NOTEBOOK here.")
+        Path | None, Option(help="Folder for the report; by default reports/NOTEBOOK here.")
     ] = None,
-    timeout: Annotated[
-        float, typer.Option(metavar="S", help="Seconds for the whole notebook.")
-    ] = 600,
-    cell_timeout: Annotated[float, typer.Option(metavar="S", help="Seconds for one cell.")] = 120,
+    timeout: Annotated[float, Option(metavar="S", help="Seconds for the whole notebook.")] = 600,
+    cell_timeout: Annotated[float, Option(metavar="S", help="Seconds for one cell.")] = 120,
     grid: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME=V1,V2", help="A run for each value; repeats, and combines."),
+        Option(metavar="NAME=V1,V2", help="A run for each value; repeats, and combines."),
     ] = None,
     workers: Annotated[
-        int | None, typer.Option(min=1, help="Processes for --grid; by default one a core.")
+        int | None, Option(min=1, help="Processes for --grid; by default one a core.")
     ] = None,
     dask: Annotated[
-        str | None, typer.Option(metavar="ADDRESS", help="A Dask scheduler for --grid.")
+        str | None, Option(metavar="ADDRESS", help="A Dask scheduler for --grid.")
     ] = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Of --grid, do only what is missing.")
-    ] = False,
+    resume: Annotated[bool, Option("--resume", help="Of --grid, do only what is missing.")] = False,
 ) -> None:
     """Run a notebook into one HTML file, with results.json beside it; with --grid, many."""
     from workbench import reports, suite
@@ -216,9 +212,9 @@ def report(
 @app.command()
 def student(
     notebooks: Masters = None,
-    output: Annotated[Path, typer.Option(help="Folder for the sets.")] = Path("dist"),
+    output: Annotated[Path, Option(help="Folder for the sets.")] = Path("dist"),
     verify: Annotated[
-        bool, typer.Option("--verify", help="Run the students' copies, too: only checks may fail.")
+        bool, Option("--verify", help="Run the students' copies, too: only checks may fail.")
     ] = False,
     workers: Workers = 2,
 ) -> None:
@@ -232,7 +228,7 @@ def student(
 
 
 @course.command()
-def new(path: Annotated[Path, typer.Argument(help="A folder that is not there yet.")]) -> None:
+def new(path: Annotated[Path, Argument(help="A folder that is not there yet.")]) -> None:
     """Copy the students' notebooks and the course plan for a class."""
     from workbench import courses, suite
 
@@ -242,7 +238,7 @@ def new(path: Annotated[Path, typer.Argument(help="A folder that is not there ye
 @app.command()
 def gallery(
     notebooks: Masters = None,
-    output: Annotated[Path, typer.Option(help="Folder for the site.")] = Path("dist/gallery"),
+    output: Annotated[Path, Option(help="Folder for the site.")] = Path("dist/gallery"),
     workers: Workers = 2,
 ) -> None:
     """Run the notebooks into a web site that needs no server and no network."""
@@ -256,14 +252,12 @@ def gallery(
 @app.command("claim", hidden=True)  # its name in the release before
 @app.command()
 def card(
-    model: Annotated[str, typer.Argument(help="A model, such as mnist/cnn.")],
-    output: Annotated[Path | None, typer.Option(help="Folder; by default cards here.")] = None,
-    n: Annotated[int, typer.Option("-n", min=1, help="How many test images.")] = 200,
-    eps: Annotated[
-        float | None, typer.Option(help="L-infinity radius; by default the card's.")
-    ] = None,
-    seed: Annotated[int, typer.Option(help="Seed of the sample and the attacks.")] = 0,
-    report: Annotated[Path | None, typer.Option(help="A report's page, to link to.")] = None,
+    model: Annotated[str, Argument(help="A model, such as mnist/cnn.")],
+    output: Annotated[Path | None, Option(help="Folder; by default cards here.")] = None,
+    n: Annotated[int, Option("-n", min=1, help="How many test images.")] = 200,
+    eps: Annotated[float | None, Option(help="L-infinity radius; by default the card's.")] = None,
+    seed: Annotated[int, Option(help="Seed of the sample and the attacks.")] = 0,
+    report: Annotated[Path | None, Option(help="A report's page, to link to.")] = None,
 ) -> None:
     """Measure a model and write its card, as JSON and HTML."""
     from workbench import reports
@@ -275,9 +269,9 @@ def card(
 
 @app.command()
 def train(
-    name: Annotated[str, typer.Argument(help="A recipe, such as digits/cnn.")],
-    output: Annotated[Path | None, typer.Option(help="File for the weights.")] = None,
-    epochs: Annotated[int | None, typer.Option(min=1, help="Instead of the recipe's.")] = None,
+    name: Annotated[str, Argument(help="A recipe, such as digits/cnn.")],
+    output: Annotated[Path | None, Option(help="File for the weights.")] = None,
+    epochs: Annotated[int | None, Option(min=1, help="Instead of the recipe's.")] = None,
 ) -> None:
     """Train a model by its recipe; interrupted, the same command goes on from there."""
     from workbench import models
@@ -291,15 +285,15 @@ def train(
 
 @app.command()
 def prove(
-    file: Annotated[Path, typer.Argument(metavar="FILE.vnnlib", help="Perhaps packed, .gz.")],
-    model: Annotated[str, typer.Option(help="An ONNX file, or a model such as mnist/mlp.")],
-    time_limit: Annotated[float, typer.Option(metavar="S", help="Seconds for the answer.")] = 60,
+    file: Annotated[Path, Argument(metavar="FILE.vnnlib", help="Perhaps packed, .gz.")],
+    model: Annotated[str, Option(help="An ONNX file, or a model such as mnist/mlp.")],
+    time_limit: Annotated[float, Option(metavar="S", help="Seconds for the answer.")] = 60,
     method: Annotated[
-        str, typer.Option("--method", "--backend", help="branching, milp, marabou or z3.")
+        str, Option("--method", "--backend", help="branching, milp, marabou or z3.")
     ] = "branching",
-    seed: Annotated[int, typer.Option(help="Seed of the search for a counterexample.")] = 0,
+    seed: Annotated[int, Option(help="Seed of the search for a counterexample.")] = 0,
     witness: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write the result as VNN-COMP has it.")
+        Path | None, Option(metavar="FILE", help="Write the result as VNN-COMP has it.")
     ] = None,
 ) -> None:
     """Prove or refute a VNN-LIB property: verified, falsified (with a counterexample) or unknown.

@@ -13,12 +13,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
         "charts": ["confusion_matrix", "learning_curves", "reliability"],
-        "concepts": [
-            "cluster_graph",
-            "concept_grid",
-            "concept_rows",
-            "logit_table",
-        ],
+        "concepts": ["cluster_graph", "concept_grid", "concept_rows", "logit_table"],
         "curve": ["confidence_curve", "robustness_curve"],
         "images": ["Picture", "heat_overlay", "image_grid", "img_tag", "png"],
         "palettes": ["CLASSES", "DIVERGING", "SEQUENTIAL", "class_colour", "colourise"],

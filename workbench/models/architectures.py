@@ -34,11 +34,7 @@ def mlp(input_shape: Shape, n_classes: int, *, hidden: Sequence[int] = (256, 256
 
 
 def cnn(
-    input_shape: Shape,
-    n_classes: int,
-    *,
-    channels: Sequence[int] = (16, 32),
-    hidden: int = 100,
+    input_shape: Shape, n_classes: int, *, channels: Sequence[int] = (16, 32), hidden: int = 100
 ) -> nn.Module:
     """Two strided 4x4 convolutions, then two linear layers; no pooling, only ReLUs."""
     c, h, w = input_shape
