@@ -110,18 +110,24 @@ def factorise(
 
 def nonnegative_codes(activations: Tensor, bank: Tensor) -> Tensor:
     """The codes of at least 0 that leave least over: coordinate descent over the concepts."""
+    bank = bank.cpu().double()
+    gram = bank @ bank.T
+    used = gram.diagonal().nonzero().flatten().tolist()  # a concept may have died
     parts = []
     for a in activations.cpu().double().split(ROWS):
-        across, gram = bank @ a.T, bank @ bank.T
+        across = bank @ a.T
         codes = torch.zeros_like(across)
-        used = gram.diagonal().nonzero().flatten().tolist()  # a concept may have died
+        moving = torch.arange(len(a))  # most settle in a few sweeps; the others go on alone
         for _ in range(SWEEPS):
-            before = codes.clone()
+            before, target = codes[:, moving], across[:, moving]
+            after = before.clone()
             for k in used:
                 # The least of a square in one code, the others as they are: a Newton step.
-                step = (across[k] - gram[k] @ codes) / gram[k, k]
-                codes[k] = (codes[k] + step).clamp(min=0)
-            if (codes - before).abs().max() <= 1e-4 * codes.max():
+                step = (target[k] - gram[k] @ after) / gram[k, k]
+                after[k] = (after[k] + step).clamp(min=0)
+            codes[:, moving] = after
+            moving = moving[((after - before).abs() > 1e-4 * codes.max()).any(0)]
+            if not len(moving):
                 break
         parts.append(codes.T)
     return torch.cat(parts)
