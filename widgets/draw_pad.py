@@ -11,6 +11,7 @@ from typing import Any
 import anywidget
 import torch
 import traitlets
+from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
 from workbench import checks, data, figures
@@ -50,10 +51,7 @@ class DrawPad(anywidget.AnyWidget):
     value = traitlets.Any(read_only=True)
 
     def __init__(
-        self,
-        shape: Sequence[int] | None = None,
-        image: torch.Tensor | None = None,
-        centre: bool = True,
+        self, shape: Sequence[int] | None = None, image: Tensor | None = None, centre: bool = True
     ) -> None:
         shape = tuple(getattr(image, "shape", (1, 28, 28)) if shape is None else shape)
         whole = all(isinstance(n, int) and n > 0 for n in shape)
@@ -63,26 +61,26 @@ class DrawPad(anywidget.AnyWidget):
                 f"{shape}; data.info(name).shape is that of a data set"
             )
         self._centre = centre and shape[0] == 1
-        self._listeners: list[Callable[[torch.Tensor], object]] = []
+        self._listeners: list[Callable[[Tensor], object]] = []
         grain = math.ceil(FINE / min(shape[1:]))
         super().__init__(shape=shape, grain=grain, pixels=_levels(image, shape, grain))
 
     @property
-    def image(self) -> torch.Tensor:
+    def image(self) -> Tensor:
         """What lies on the pad, before centring: float32 `(C, H, W)` in [0, 1]."""
         return avg_pool2d(self._grid(), self.grain)
 
     @image.setter
-    def image(self, image: torch.Tensor | None) -> None:
+    def image(self, image: Tensor | None) -> None:
         self.pixels = _levels(image, self.shape, self.grain)
 
-    def _grid(self) -> torch.Tensor:
+    def _grid(self) -> Tensor:
         channels, height, width = self.shape
         levels = torch.frombuffer(bytearray(self.pixels), dtype=torch.uint8)
         grid = levels.reshape(height * self.grain, width * self.grain, channels)
         return grid.permute(2, 0, 1).float() / 255
 
-    def on_drawn(self, listener: Callable[[torch.Tensor], object]) -> None:
+    def on_drawn(self, listener: Callable[[Tensor], object]) -> None:
         """Call `listener(value)` when something was drawn, at most some 20 times a second.
 
         What is drawn while it works reaches it in one go afterwards. Its errors are shown.
@@ -130,7 +128,7 @@ class DrawPad(anywidget.AnyWidget):
         return bundle(self, self.to_html(), f"DrawPad({self.shape})")
 
 
-def _levels(image: torch.Tensor | None, shape: tuple[int, ...], grain: int) -> bytes:
+def _levels(image: Tensor | None, shape: tuple[int, ...], grain: int) -> bytes:
     """The bytes of the grid that shows a checked image; black without one."""
     image = torch.zeros(shape) if image is None else image
     got = tuple(getattr(image, "shape", ()))

@@ -9,7 +9,7 @@ from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    import torch
+    from torch import Tensor
 
 ROUNDING = 1e-6  # -1e-8 below zero is floating-point rounding, not an error
 
@@ -30,8 +30,8 @@ def known(kind: str, name: object, options: Collection[str]) -> None:
 
 
 def images(
-    x: torch.Tensor, input_shape: tuple[int, ...] | None = None, *, name: str = "images"
-) -> torch.Tensor:
+    x: Tensor, input_shape: tuple[int, ...] | None = None, *, name: str = "images"
+) -> Tensor:
     """Check `x` is float32 `(N, C, H, W)` in [0, 1] and return it.
 
     Rounding (at most 1e-6 outside) is clamped; anything else raises.
@@ -68,12 +68,7 @@ def images(
 
 
 def labels(
-    y: torch.Tensor,
-    n_classes: int,
-    n: int | None = None,
-    *,
-    name: str = "labels",
-    unknown: bool = False,
+    y: Tensor, n_classes: int, n: int | None = None, *, name: str = "labels", unknown: bool = False
 ) -> None:
     """Check `y` is int64 `(N,)` with values in [0, n_classes), or -1 too where `unknown`.
 

@@ -114,7 +114,7 @@ def present(name: str, split: str = "test") -> bool:
         ValueError: no such data set or split.
     """
     row = info(name)
-    _check_split(split)
+    checks.known("split", split, SPLITS)
     return row.embedded or remote.is_present(name, split)
 
 
@@ -130,14 +130,10 @@ def load(name: str, split: str = "test", limit: int | None = None, **options: An
     """
     folder = str(name).removeprefix(FOLDER)
     loader = info(name).loader if folder == str(name) else partial(folders.load, folder)
-    _check_split(split)
+    checks.known("split", split, SPLITS)
     if limit is not None:
         checks.positive("limit", limit)
     known = inspect.signature(loader).parameters
     for option in options:
         checks.known(f"option of load({name!r})", option, known)
     return loader(split=split, limit=limit, **options)
-
-
-def _check_split(split: str) -> None:
-    checks.known("split", split, SPLITS)
