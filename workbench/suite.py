@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from pathlib import Path
 
 import workbench
+from workbench.files import write
 
 START = "00_start_here.ipynb"
 MASTERS = "[0-9][0-9]_*.ipynb"
@@ -78,7 +78,7 @@ def put(target: str | Path, *, update: bool = False) -> dict[str, list[str]]:
                 known[newest], state = known[name], "beside"
         done.setdefault(state, []).append(name)
     if known != before:
-        _write(record, json.dumps(known, indent=1).encode())
+        write(record, json.dumps(known, indent=1))
     return done
 
 
@@ -95,16 +95,5 @@ def _put(target: Path, name: str, content: bytes, known: dict[str, str], update:
     known[name] = newest
     if here == newest:
         return "same"
-    _write(path, content)
+    write(path, content)
     return "replaced" if here else "new"
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
-    try:
-        part.write_bytes(content)
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)

@@ -16,9 +16,10 @@ import pandas as pd
 
 from workbench import checks, data, models, robustness
 from workbench.attacks import APGD, FGSM, PGD
+from workbench.files import write
 from workbench.reports.grid_page import PAGE, html_table
 from workbench.reports.needs import digest, labels
-from workbench.reports.runner import versions, write
+from workbench.reports.runner import versions
 from workbench.steps import Step, work
 
 ATTACKS = (FGSM(), PGD(), APGD(loss="margin"))  # the last is the one diagnosed
@@ -91,7 +92,6 @@ def card(
         "versions": versions(),
         "figures": figures,
     }
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{re.sub(r'[^A-Za-z0-9_]+', '-', model)[:80]}.json"
     write(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
     write(path.with_suffix(".html"), to_html(content))

@@ -35,10 +35,11 @@ from filelock import FileLock, Timeout
 
 import workbench
 from workbench import robustness
+from workbench.files import write
 from workbench.reports import grid_page, inputs
 from workbench.reports.kernel import ReportError
 from workbench.reports.needs import STORE, digest, ensure, hashed, labels
-from workbench.reports.runner import execute, write
+from workbench.reports.runner import execute
 from workbench.steps import Step, run, work
 
 LARGEST = 100_000  # runs of a grid

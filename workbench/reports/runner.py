@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import platform
 import time
-import uuid
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
@@ -19,6 +17,7 @@ import nbformat
 from papermill.parameterize import parameterize_notebook
 
 import workbench
+from workbench.files import write
 from workbench.reports import inputs
 from workbench.reports.contents import Figure, figures, sections
 from workbench.reports.kernel import Client
@@ -180,15 +179,3 @@ def versions() -> dict[str, str]:
         with suppress(metadata.PackageNotFoundError):
             found[package] = metadata.version(package)
     return found
-
-
-def write(path: Path, content: str | bytes) -> None:
-    """Write `path` whole or not at all."""
-    arriving = path.with_name(f".{uuid.uuid4().hex}.part")
-    if isinstance(content, str):
-        content = content.encode("utf-8", errors="backslashreplace")
-    try:
-        arriving.write_bytes(content)
-        os.replace(arriving, path)
-    finally:
-        arriving.unlink(missing_ok=True)

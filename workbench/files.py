@@ -1,0 +1,20 @@
+"""Files, written whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from pathlib import Path
+
+
+def write(path: Path, content: str | bytes) -> None:
+    """Write a file, in a folder that is made if need be: a reader sees all of it or nothing."""
+    if isinstance(content, str):
+        content = content.encode("utf-8", errors="backslashreplace")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    arriving = path.with_name(f".{uuid.uuid4().hex}.part")
+    try:
+        arriving.write_bytes(content)
+        os.replace(arriving, path)
+    finally:
+        arriving.unlink(missing_ok=True)
