@@ -414,19 +414,19 @@ def times(tmp_path):
 
 @pytest.mark.slow
 def test_a_killed_worker_loses_no_finished_result(counted, tmp_path):
-    values = {"name": ["a", "deadly", "b", "c"]}
+    values = {"name": ["a", "b", "deadly"]}
     fixed = {"folder": str(tmp_path / "times")}
     pool = partial(grids.processes, 2)
     made = grid(counted, values, tmp_path / "out", parameters=fixed, executor=pool)
     assert set(made.table["error"]) == {""}
     assert times(tmp_path)["deadly"] == 2
-    assert sum(times(tmp_path).values()) <= 6  # the neighbour too was under way, at most
+    assert sum(times(tmp_path).values()) <= 5  # the neighbour too was under way, at most
     assert [p for p in (tmp_path / "out").iterdir() if p.name.startswith(".run-")] == []
 
 
 @pytest.mark.slow
 def test_a_killed_parent_takes_its_workers_along_and_resume_does_the_rest(counted, tmp_path):
-    words = ["report", str(counted), "--grid", "name=a,b,c,d", "-p", "wait", "1"]
+    words = ["report", str(counted), "--grid", "name=a,b,c", "-p", "wait", "1"]
     words += ["-p", "folder", str(tmp_path / "times"), "--output", str(tmp_path / "out")]
     code = "from workbench.cli import app; app()"
     command = [sys.executable, "-c", code, *words, "--workers", "2"]
@@ -437,7 +437,7 @@ def test_a_killed_parent_takes_its_workers_along_and_resume_does_the_rest(counte
     parent.kill()
     parent.wait()
     complete = [path.parent.name for path in tmp_path.glob("out/*/complete.txt")]
-    assert 1 <= len(complete) < 4
+    assert 1 <= len(complete) < 3
     deadline = time.monotonic() + 20
     while members(parent.pid) and time.monotonic() < deadline:
         time.sleep(0.1)
@@ -446,7 +446,7 @@ def test_a_killed_parent_takes_its_workers_along_and_resume_does_the_rest(counte
     assert result.exit_code == 0, result.output
     table = pd.read_csv(tmp_path / "out" / "results.csv").set_index("run")
     assert (table.loc[complete, "times"] == 1).all()
-    assert len(table) == 4
+    assert len(table) == 3
 
 
 def members(session):
@@ -466,7 +466,7 @@ def members(session):
 def test_a_cluster_of_processes_gives_the_same_numbers(tmp_path):
     distributed = pytest.importorskip("distributed")
     notebook = written(tmp_path / "n.ipynb")
-    values = {"name": ["a", "b"], "eps": [0.1, 0.3]}
+    values = {"eps": [0.1, 0.3]}
     pool = grid(notebook, values, tmp_path / "pool", executor=partial(grids.processes, 2))
     options = {"n_workers": 2, "threads_per_worker": 1, "processes": True}
     with distributed.LocalCluster(**options, dashboard_address=None) as made:
