@@ -155,7 +155,7 @@ def test_training_is_the_same_with_another_default():
     images = data.load("digits", split="train")[:64]
     plan = models.Recipe(
         dataset="digits", architecture="mlp", epochs=1, elastic=2.0, flip=True, shift=1,
-        adversarial="pgd", eps=0.1, attack_steps=2,
+        treatments=("AdversarialTraining(eps=0.1, n_steps=2)",),
     )  # fmt: skip
     plain = models.fit(plan, images).model.state_dict()
     with float64():

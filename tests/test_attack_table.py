@@ -6,8 +6,8 @@ from importlib.metadata import EntryPoint
 
 import pytest
 
-from workbench import attacks
-from workbench.attacks import Attack, registry
+from workbench import attacks, registry
+from workbench.attacks import Attack
 
 
 def descendants(kind):
@@ -33,9 +33,10 @@ def offered(monkeypatch):
     """Offers an object as a package would, under the name that is given."""
 
     def offer(name, value):
-        entry = EntryPoint(name, value, registry.GROUP)
-        monkeypatch.setattr(registry, "entry_points", lambda group: [entry])
-        return registry.available.__wrapped__()
+        entry = EntryPoint(name, value, "workbench.attacks")
+        offers = {entry.group: [entry]}
+        monkeypatch.setattr(registry, "entry_points", lambda group: offers[group])
+        return attacks.registry.available.__wrapped__()
 
     return offer
 
@@ -48,5 +49,6 @@ def test_a_package_offers_an_attack_under_a_name_of_its_own(offered):
 
 @pytest.mark.parametrize("value", ["workbench.attacks.base:MinimumNorm", "pathlib:Path"])
 def test_what_is_no_attack_is_refused_by_name(offered, value):
-    with pytest.raises(TypeError, match=f"'Mine' of {value}: expected an Attack with a title"):
+    said = f"'Mine' of {value}: expected a subclass of Attack with a title"
+    with pytest.raises(TypeError, match=said):
         offered("Mine", value)

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from workbench import attacks, data, levelsets, models, prototypes
 from workbench.models import Recipe, architectures, checkpoints, fit
-from workbench.models.training import elastic
+from workbench.models.plain import elastic
 from workbench.prototypes import ProbPrototypeClassifier, PrototypeClassifier, explain
 from workbench.prototypes.networks import Autoencoder, PrototypeNetwork
 from workbench.prototypes.probabilistic import drawn_distances

@@ -12,10 +12,11 @@ from torch import nn
 from torch.nn import functional as F
 
 from workbench import data, models
-from workbench.concepts import filter_relevance, prune
-from workbench.concepts.pruning import CRITERIA, _norms, _scores
+from workbench.concepts import filter_relevance
 from workbench.data import ImageDataset
 from workbench.steps import run
+from workbench.treatments import prune
+from workbench.treatments.pruning import CRITERIA, _norms, _scores
 
 SHAPE = (1, 6, 6)
 

@@ -6,8 +6,10 @@ import torch
 from workbench import data, models
 from workbench.models import checkpoints
 from workbench.models.adversarial import pgd, survivors
+from workbench.models.learning import Hooks, fit
+from workbench.models.plain import augment, fresh, learning_rate
 from workbench.models.recipes import RECIPES, Recipe
-from workbench.models.training import augment, fit, learning_rate, train
+from workbench.models.training import train
 
 TINY = Recipe(
     dataset="digits", architecture="cnn", options={"channels": (4, 8), "hidden": 16}, epochs=3
@@ -42,9 +44,9 @@ def test_the_same_seed_gives_the_same_weights_and_leaves_the_global_generator(di
     assert torch.equal(torch.get_rng_state(), state)
 
 
-@pytest.mark.parametrize("adversarial", ["no", "fast"])
-def test_an_interrupted_training_goes_on_to_the_same_weights(digits, tmp_path, adversarial):
-    plan = Recipe(**{**TINY.model_dump(), "adversarial": adversarial, "eps": 0.1, "shift": 1})
+@pytest.mark.parametrize("treatments", [(), ("AdversarialTraining(n_steps=1)",)])
+def test_an_interrupted_training_goes_on_to_the_same_weights(digits, tmp_path, treatments):
+    plan = TINY.changed(treatments=treatments, shift=1)
     part = digits[:300]
     straight = weights(fit(plan, part).model)
     keep = tmp_path / "state.unfinished"
@@ -54,6 +56,79 @@ def test_an_interrupted_training_goes_on_to_the_same_weights(digits, tmp_path, a
     resumed = list(fit.steps(plan, part, keep=keep))
     assert resumed[0].done == per_epoch + 1
     assert torch.equal(weights(resumed[-1].value.model), straight)
+
+
+def by_the_book(plan, training, eps=None):
+    """Adam with one cycle on cross-entropy, written down once more, without any slot."""
+    model = fresh(plan, training, "by the book")
+    optimiser = torch.optim.AdamW(model.parameters(), plan.lr, weight_decay=plan.weight_decay)
+    steps = plan.epochs * -(-len(training) // plan.batch_size)
+    step = 0
+    for epoch in range(plan.epochs):
+        draw = torch.Generator().manual_seed(plan.seed * 100_003 + epoch)
+        for chosen in torch.randperm(len(training), generator=draw).split(plan.batch_size):
+            x, y = augment(training.images[chosen], plan, draw), training.labels[chosen]
+            if eps is not None:
+                now = eps * min(1, step / steps / 0.25)
+                x = pgd(model, x, y, eps=now, alpha=2.5 * now / 7, steps=7, generator=draw)
+            optimiser.param_groups[0]["lr"] = learning_rate(plan, step / steps)
+            loss, _ = model.train().objective(x, y, draw)
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+            model.eval()
+            step += 1
+    model.conclude(training)
+    return model
+
+
+@pytest.mark.parametrize("name", ["digits/cnn", "digits/cnn-robust", "digits/prob-prototypes"])
+def test_the_loop_gives_the_weights_of_the_book_to_the_bit(digits, name):
+    plan = RECIPES[name].changed(epochs=2)
+    eps = 0.1 if name.endswith("robust") else None
+    ours, book = fit(plan, digits[:500]).model, by_the_book(plan, digits[:500], eps)
+    both = zip(ours.state_dict().items(), book.state_dict().items(), strict=True)
+    assert all(a == b and torch.equal(x, y) for (a, x), (b, y) in both)
+
+
+class Counting(torch.optim.Optimizer):
+    """Momentum whose state holds a Python number, None and a list, as some optimisers have."""
+
+    def __init__(self, weights):
+        super().__init__(weights, {"lr": 0.1, "betas": (0.9, 0.99)})
+
+    @torch.no_grad()
+    def step(self):
+        for p in self.param_groups[0]["params"]:
+            state = self.state[p]
+            state["steps"] = state.get("steps", 0) + 1
+            state["path"] = [p.grad.clone(), None]
+            p -= self.param_groups[0]["lr"] / state["steps"] * p.grad
+
+
+class ByCounting(Hooks):
+    def optimiser(self, model, plan):
+        return Counting(model.parameters())
+
+    def after(self, run):
+        state = run.state(self)
+        state["mean"] = state.get("mean", 0.0) + next(run.model.parameters()).detach()
+
+    def __repr__(self):
+        return "ByCounting()"
+
+
+def test_optimisers_and_treatments_with_a_memory_are_resumed(digits, tmp_path):
+    part, keep = digits[:300], tmp_path / "state.unfinished"
+    straight = fit(TINY, part, treatments=[ByCounting()])
+    options = {"treatments": [ByCounting()], "keep": keep}
+    for _ in itertools.islice(fit.steps(TINY, part, **options), 5):
+        pass
+    resumed = list(fit.steps(TINY, part, **options))
+    assert resumed[0].done == 4  # in the second epoch
+    assert torch.equal(weights(resumed[-1].value.model), weights(straight.model))
+    spent = resumed[-1].value.ledger
+    assert (spent.images, spent.forwards, spent.backwards) == (900, 900, 900)
 
 
 def test_a_state_of_another_plan_is_not_taken_up(digits, tmp_path):

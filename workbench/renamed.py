@@ -7,17 +7,24 @@ from collections.abc import Callable
 from pkgutil import resolve_name
 from typing import Any
 
-CONCEPTS = """ConceptMetrics ConceptTest Concepts Dictionary Faithfulness Importance Pruning
+CONCEPTS = """ConceptMetrics ConceptTest Concepts Dictionary Faithfulness Importance
     Relevance SparseAutoencoder SparseFit Splice Strategies Surrogate activations concept_metrics
     factorise faithfulness filter_relevance fit_sae importance splice strategies surrogate tcav"""
 # By package: an old name, and where it is now.
 OLD = {
+    "workbench.concepts": {
+        "Pruning": "workbench.treatments:Pruning",
+        "prune": "workbench.treatments:prune",
+    },
     "workbench.courses": {"masters": "workbench.suite:notebooks"},
     "workbench.levelsets": {
         "plane_steps": "workbench.levelsets:plane.steps",
         "region_steps": "workbench.levelsets:regions.steps",
     },
-    "workbench.models": {"evaluate": "workbench.models:measure"},
+    "workbench.models": {
+        "TrainingResult": "workbench.models:Treated",
+        "evaluate": "workbench.models:measure",
+    },
     "workbench.patterns": {
         "mine_steps": "workbench.patterns:mine.steps",
         "monitor_steps": "workbench.detectors:monitor.steps",
@@ -41,9 +48,10 @@ OLD = {
         "concepts": "workbench.concepts:extract",
         "fit_sae_steps": "workbench.concepts:fit_sae.steps",
         "importance_steps": "workbench.concepts:importance.steps",
-        "prune_steps": "workbench.concepts:prune.steps",
+        "prune_steps": "workbench.treatments:prune.steps",
         "surrogate_steps": "workbench.concepts:surrogate.steps",
         **{name: f"workbench.concepts:{name}" for name in CONCEPTS.split()},
+        **{name: f"workbench.treatments:{name}" for name in ("Pruning", "prune")},
     },
     "workbench.reports": {
         "Claim": "workbench.reports:Card",

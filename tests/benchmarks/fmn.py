@@ -25,11 +25,17 @@ from torch.nn import functional as F
 from workbench import attacks, data, models
 from workbench.attacks.norms import NORMS, Norm, size
 from workbench.models import Classifier
+from workbench.models.learning import fit
+from workbench.models.plain import fresh
 from workbench.models.recipes import Recipe
-from workbench.models.training import fit, fresh
 
 PEERS_PYTHON = os.environ.get("PEERS_PYTHON")
-FGSM = Recipe(dataset="mnist", architecture="cnn", epochs=4, adversarial="fast", eps=0.3)
+FGSM = Recipe(
+    dataset="mnist",
+    architecture="cnn",
+    epochs=4,
+    treatments=("AdversarialTraining(eps=0.3, n_steps=1)",),
+)
 
 
 def certified(eps: float = 0.2, epochs: int = 5) -> Classifier:

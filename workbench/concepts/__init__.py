@@ -2,6 +2,8 @@
 
 import lazy_loader
 
+from workbench.renamed import renamed
+
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
@@ -9,10 +11,10 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "cav": ["ConceptTest", "tcav"],
         "dictionaries": ["Dictionary", "factorise"],
         "extraction": ["Concepts", "activations", "extract"],
-        "pruning": ["Pruning", "prune"],
         "quality": ["ConceptMetrics", "Strategies", "concept_metrics", "strategies"],
         "relevance": ["Relevance", "filter_relevance"],
         "sparse_autoencoder": ["SparseAutoencoder", "SparseFit", "Splice", "fit_sae", "splice"],
         "surrogates": ["Surrogate", "surrogate"],
     },
 )
+__getattr__ = renamed(__name__, __getattr__)

@@ -1,6 +1,6 @@
 """What each hidden unit gives to an answer: layer-wise relevance propagation, by captum.
 
-Bach et al. (2015). As a criterion for pruning: Yeom et al. (2021), see `pruning`.
+Bach et al. (2015). As a criterion for pruning: Yeom et al. (2021), see `treatments.prune`.
 """
 
 from __future__ import annotations

@@ -19,9 +19,11 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "hooks": ["audible", "edited", "heard", "outputs", "unheard"],
         "matching": ["matched", "measurable"],
         "recipes": ["RECIPES", "Recipe"],
-        "training": ["TrainingResult", "fit", "train"],
+        "learning": ["Treated", "fit"],
+        "training": ["train"],
+        "cost": ["Cost", "Latency", "Ledger", "cost", "latency"],
         "wrapping": ["private_copy", "wrap"],
-        "zoo": ["available", "card", "load"],
+        "zoo": ["available", "card", "keep", "load"],
     },
 )
 __getattr__ = renamed(__name__, __getattr__)

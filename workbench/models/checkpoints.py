@@ -6,12 +6,13 @@ import json
 import math
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from workbench.models.model_card import ModelCard
 
 if TYPE_CHECKING:
     import torch
+    from torch import nn
 
     from workbench.models.classifier import Classifier
 
@@ -87,9 +88,72 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
         raise ValueError(f"{path} is truncated, corrupt or no safetensors file ({error})") from None
 
 
-def save(model: Classifier, path: Path | str) -> None:
-    """Write the weights of `model` with its card in the header."""
-    write_tensors(Path(path), model.state_dict(), {"card": model.card.model_dump_json()})
+def write_values(path: Path, values: dict[str, Any], metadata: dict[str, str]) -> None:
+    """Write tensors and plain values, however they are nested, with further metadata.
+
+    Raises:
+        ValueError: something that is neither.
+    """
+    from workbench.models.structure import pack
+
+    tensors: dict[str, torch.Tensor] = {}
+    packed = {key: pack(value, tensors, key) for key, value in values.items()}
+    write_tensors(path, tensors, {**metadata, "values": json.dumps(packed)})
+
+
+def read_values(path: Path) -> dict[str, Any]:
+    """What `write_values` wrote.
+
+    Raises:
+        FileNotFoundError, ValueError: as `read_tensors`.
+    """
+    from workbench.models.structure import unpack
+
+    metadata, _ = read_header(path)
+    tensors = read_tensors(path)
+    return {k: unpack(v, tensors) for k, v in json.loads(metadata["values"]).items()}
+
+
+def save(model: Classifier, path: Path | str, **metadata: str) -> None:
+    """Write the weights of `model` with its card in the header, and further metadata.
+
+    Where the architecture that the card names does not make such a body (it was changed, or is
+    somebody's own), its structure is described there too.
+
+    Raises:
+        ValueError: a structure that cannot be described.
+    """
+    from workbench.models import structure
+
+    extra: dict[str, torch.Tensor] = {}
+    try:
+        as_named = structure.outline(named_body(model.card)) == structure.outline(model.body)
+    except ValueError:
+        as_named = False
+    if not as_named:
+        metadata["structure"] = json.dumps(structure.describe(model.body, extra))
+    tensors = {**model.state_dict(), **extra}
+    own = {key: t.clone() for key, t in tensors.items()}  # tied weights are written twice
+    write_tensors(Path(path), own, {"card": model.card.model_dump_json(), **metadata})
+
+
+def named_body(card: ModelCard) -> nn.Module:
+    """The body that a card's architecture makes, without memory for its weights.
+
+    Raises:
+        ValueError: none can be made by it.
+    """
+    import torch
+
+    from workbench.models import architectures
+
+    try:
+        with torch.device("meta"):
+            return architectures.build(
+                card.architecture, card.input_shape, len(card.classes), **card.options
+            )
+    except (TypeError, RuntimeError) as error:
+        raise ValueError(str(error)) from None
 
 
 def restore(path: Path | str) -> Classifier:
@@ -99,32 +163,34 @@ def restore(path: Path | str) -> Classifier:
         FileNotFoundError: no such file.
         ValueError: damaged, of another architecture than its card says, or NaN weights.
     """
-    import torch
-
-    from workbench.models import architectures
     from workbench.models.classifier import classifier_of, finite
+    from workbench.models.structure import build
 
     path = Path(path)
     card = read_card(path)
-    _, shapes = read_header(path)
+    metadata, shapes = read_header(path)
     stored = sum(math.prod(shape) for shape in shapes.values())
+    described, tensors = metadata.get("structure"), read_tensors(path)
+    extra = {key: tensors.pop(key) for key in [*tensors] if key.startswith("#")}
+    normalisation = [(v,) if n in shapes else None for n, v in (("mean", 0.0), ("std", 1.0))]
+
+    def made(device: str) -> Classifier:
+        body = build(json.loads(described), extra, device) if described else named_body(card)
+        return classifier_of(body, card, *normalisation)
+
     try:
         # Built without memory first, so that a lying card cannot ask for more than the file has.
-        with torch.device("meta"):
-            body = architectures.build(
-                card.architecture, card.input_shape, len(card.classes), **card.options
-            )
-        normalised = (0.0,) if "mean" in shapes else None
-        model = classifier_of(body, card, normalised, (1.0,) if "std" in shapes else None)
+        model = made("meta")
     except (ValueError, TypeError, RuntimeError) as error:
         raise ValueError(f"{path}: its card names no model that can be built ({error})") from None
     wanted = {key: tuple(tensor.shape) for key, tensor in model.state_dict().items()}
-    if wanted != shapes:
-        odd = sorted(set(wanted.items()) ^ set(shapes.items()))[:3]
+    if wanted != (held := {key: tuple(tensor.shape) for key, tensor in tensors.items()}):
+        odd = sorted(set(wanted.items()) ^ set(held.items()))[:3]
         raise ValueError(
             f"{path} holds {stored} numbers that do not fit the {card.architecture} its card "
             f"names; the first that differ: {odd}"
         )
-    model.load_state_dict(read_tensors(path), assign=True)
+    model = made("cpu") if described else model
+    model.load_state_dict(tensors, assign=not described)  # assigned, tied weights would part
     finite(model)
     return model.requires_grad_(True).eval()

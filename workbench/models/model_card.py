@@ -25,6 +25,7 @@ class ModelCard(Parameters):
     training: dict[str, Any] = Field(default_factory=dict)
     seed: int | None = None
     parameters: int = 0
+    bits: dict[str, int] = Field(default_factory=dict)  # of a number in a weight; 32 where unsaid
     test_correct: int | None = None
     test_total: int | None = None
     robust_correct: int | None = None

@@ -5,7 +5,7 @@ To add a model, add a row to `RECIPES` and run `workbench train NAME`.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import Field
 
@@ -26,23 +26,16 @@ class Recipe(Parameters):
     shift: int = Field(0, ge=0, le=8, description="random shifts by up to so many pixels")
     flip: bool = Field(False, description="mirror half of the images left to right")
     elastic: float = Field(0.0, ge=0, le=100, description="pixels of random bending, unsmoothed")
-    adversarial: Literal["no", "fast", "pgd"] = Field(
-        "no",
-        description="train on attacked images: 'fast' takes one step from a random start "
-        "(Wong et al. 2020), 'pgd' several (Madry et al. 2018)",
-    )
-    eps: float = Field(0.0, ge=0, le=1, description="L-infinity radius of the attacks")
-    attack_steps: int = Field(7, ge=1, le=100, description="steps of the 'pgd' training attack")
-    warmup: float = Field(0.25, ge=0, le=1, description="share of training in which eps grows")
+    treatments: tuple[str, ...] = Field((), description="what else changes the training, as calls")
     test_eps: float = Field(0.1, gt=0, le=1, description="radius for the card's robust accuracy")
     seed: int = Field(0, ge=0, description="seed of weights, order, shifts and attacks")
 
 
-def adversarially(recipe: Recipe, eps: float, **changes: Any) -> Recipe:
+def adversarially(recipe: Recipe, eps: float, steps: int = 7, **changes: Any) -> Recipe:
     """The same recipe, trained on images attacked inside radius `eps`."""
-    return Recipe(
-        **{**recipe.model_dump(), "adversarial": "pgd", "eps": eps, "test_eps": eps, **changes}
-    )
+    settings = f"eps={eps!r}" + (f", n_steps={steps}" if steps != 7 else "")
+    treatments = (*recipe.treatments, f"AdversarialTraining({settings})")
+    return recipe.changed(treatments=treatments, test_eps=eps, **changes)
 
 
 DIGITS = Recipe(
@@ -81,9 +74,9 @@ RECIPES: dict[str, Recipe] = {
     "mnist/cnn": MNIST,
     "mnist/cnn-robust": adversarially(MNIST, 0.3, epochs=24, shift=0),
     "fashion_mnist/cnn": FASHION,
-    "fashion_mnist/cnn-robust": adversarially(FASHION, 0.1, epochs=12, attack_steps=4),
+    "fashion_mnist/cnn-robust": adversarially(FASHION, 0.1, steps=4, epochs=12),
     "shapes/resnet": SHAPES,
-    "shapes/resnet-robust": adversarially(SHAPES, 8 / 255, epochs=12, attack_steps=4),
+    "shapes/resnet-robust": adversarially(SHAPES, 8 / 255, steps=4, epochs=12),
     "shapes/vit": SHAPES.model_copy(
         update={"architecture": "vit", "epochs": 25, "lr": 2e-3, "weight_decay": 0.05}
     ),

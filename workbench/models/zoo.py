@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any, cast
 
 from workbench import checks, data
@@ -15,6 +18,9 @@ if TYPE_CHECKING:
     from torch import nn
 
     from workbench.models.classifier import Classifier
+
+
+STAGES = "workbench.treatments.naming"  # who reads names with stages
 
 
 def files() -> dict[str, Path]:
@@ -37,6 +43,8 @@ def card(name: str) -> ModelCard:
     Raises:
         ValueError: no such model; the nearest name is suggested.
     """
+    if "|" in name:
+        return resolve_name(f"{STAGES}:card")(name)
     return checkpoints.read_card(find(name))
 
 
@@ -58,10 +66,33 @@ def find(name: str) -> Path:
     raise checks.unknown("model", name, known)
 
 
+def keep(model: Classifier, name: str, *, replace: bool = False) -> Path:
+    """Keep a model in the data folder, where `load(name)` finds it; returns its file.
+
+    name: `<what>/<which>`, as "mine/cnn". Of one's own module the structure is kept too, by the
+    names of its classes, which have to be there when it is loaded. replace: also where such a
+    model is kept already.
+
+    Raises:
+        ValueError: a name that is none or that is taken; a model whose structure cannot be kept.
+    """
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
+        raise ValueError(f"name: expected two words with a slash, as in mine/cnn, got {name!r}")
+    known = files().get(name)
+    if known is not None and (known.is_relative_to(checkpoints.SHIPPED) or not replace):
+        hint = "" if known.is_relative_to(checkpoints.SHIPPED) else ", or replace=True"
+        raise ValueError(f"name: {name} is there already ({known}); take another{hint}")
+    path = data.folder() / "models" / f"{name}.safetensors"
+    model.card = model.card.model_copy(update={"name": name})
+    checkpoints.save(model, path)
+    return path
+
+
 def load(name: str, *, device: str | None = None, **options: Any) -> Classifier:
     """A model by name, in eval mode.
 
-    name: `<dataset>/<architecture>[-<training>]` (see `available()`), or
+    name: `<dataset>/<architecture>[-<training>]` (see `available()`), one of these with stages
+    that treat it (`"digits/cnn | Prune(share=0.5)"`, made and kept when first asked for), or
     `file:PATH` (weights that the workbench wrote), `hf:NAME_OR_PATH`, `timm:NAME`,
     `onnx:PATH`, `state_dict:PATH` (of several models in a file, `state_dict:PATH#KEY`).
     options: for the last four, what `wrap` takes; `state_dict:` needs `architecture`, a name
@@ -74,7 +105,10 @@ def load(name: str, *, device: str | None = None, **options: Any) -> Classifier:
         ImportError: the extra that the adapter needs is not installed.
     """
     scheme, _, rest = name.partition(":")
-    if rest and scheme in ADAPTERS:
+    if "|" in name:
+        no_options(name, options)
+        model = resolve_name(f"{STAGES}:load")(name)
+    elif rest and scheme in ADAPTERS:
         accepted(f"{scheme}:", ADAPTERS[scheme], options)
         model = ADAPTERS[scheme](rest, **options)
     elif scheme in ADAPTERS:
@@ -82,10 +116,19 @@ def load(name: str, *, device: str | None = None, **options: Any) -> Classifier:
     elif rest:
         raise checks.unknown("kind of model", scheme, ADAPTERS)
     else:
-        if options:
-            raise TypeError(f"load({name!r}) takes no options, got {sorted(options)}")
+        no_options(name, options)
         model = checkpoints.restore(find(name))
     return model if device is None else model.to(device)
+
+
+def no_options(name: str, options: dict[str, Any]) -> None:
+    """Check that there are none.
+
+    Raises:
+        TypeError: there are.
+    """
+    if options:
+        raise TypeError(f"load({name!r}) takes no options, got {sorted(options)}")
 
 
 def accepted(name: str, adapter: Callable[..., Any], options: dict[str, Any]) -> None:
@@ -105,11 +148,6 @@ def accepted(name: str, adapter: Callable[..., Any], options: dict[str, Any]) ->
             raise TypeError(str(checks.unknown(f"option of {name}", key, dict.fromkeys(known))))
 
 
-def from_file(path: str) -> Classifier:
-    """Weights that the workbench wrote."""
-    return checkpoints.restore(path)
-
-
 def from_onnx(path: str, *, input_shape: tuple[int, ...] | None = None, **options: Any):
     """An ONNX graph; `input_shape` turns images into what a flat graph takes."""
     from workbench.models import onnx
@@ -126,31 +164,19 @@ def from_onnx(path: str, *, input_shape: tuple[int, ...] | None = None, **option
     return wrap(module, **{"name": f"onnx:{path}", **options}, input_shape=shape)
 
 
-def from_huggingface(name: str, **options: Any) -> Classifier:
-    """An image classifier of the transformers library."""
+def from_library(library: str, name: str, **options: Any) -> Classifier:
+    """An image classifier of transformers ("hf") or timm, with the facts it came with."""
     from workbench.models import foreign
-
-    return wrap_foreign(foreign.huggingface(name), f"hf:{name}", options)
-
-
-def from_timm(name: str, **options: Any) -> Classifier:
-    """An image classifier of the timm library."""
-    from workbench.models import foreign
-
-    return wrap_foreign(foreign.timm(name), f"timm:{name}", options)
-
-
-def wrap_foreign(found: Any, name: str, options: dict[str, Any]) -> Classifier:
-    """Wrap a foreign model with the facts it came with; `options` override them."""
     from workbench.models.wrapping import wrap
 
+    found = foreign.huggingface(name) if library == "hf" else foreign.timm(name)
     facts = {
         "classes": found.classes if found.named else len(found.classes),
         "input_shape": found.input_shape,
         "mean": found.mean,
         "std": found.std,
         "licence": found.licence or "",
-        "name": name,
+        "name": f"{library}:{name}",
     }
     return wrap(found.module, **{**facts, **options})
 
@@ -191,9 +217,9 @@ def from_state_dict(
 
 
 ADAPTERS: dict[str, Callable[..., Classifier]] = {
-    "file": from_file,
-    "hf": from_huggingface,
-    "timm": from_timm,
+    "file": checkpoints.restore,
+    "hf": partial(from_library, "hf"),
+    "timm": partial(from_library, "timm"),
     "onnx": from_onnx,
     "state_dict": from_state_dict,
 }

@@ -1,4 +1,4 @@
-"""Pruning by explaining: remove the filters and units that give the least to the answers.
+"""Pruning: remove the weights, filters or units that count least, by explaining among others.
 
 Yeom, Seegerer, Lapuschkin, Binder, Wiedemann, Müller, Samek: Pruning by explaining (2021).
 No fine-tuning: what is left is as it was.
@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -27,8 +28,9 @@ from workbench.concepts.relevance import (
     study_copy,
 )
 from workbench.data import ImageDataset
-from workbench.models import Classifier, heard, measure, private_copy
+from workbench.models import Classifier, Recipe, heard, measure, private_copy
 from workbench.steps import Step, work
+from workbench.treatments.base import Change, no_weights, share_of, weighted
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -71,6 +73,95 @@ class Pruning:
         rows = [(name, len(kept), int(kept.sum())) for name, kept in self.kept.items()]
         table = pd.DataFrame(rows, columns=["layer", "units", "kept"])
         return table.assign(share_kept=table["kept"] / table["units"])
+
+
+class Prune(Change):
+    """Remove the share of the weights, or of the hidden units, that counts least.
+
+    weights: ranked over all linear and convolutional layers, and set to 0; "taylor" and "gradient"
+    by |gradient of the loss| with and without the weight, and no "lrp". units: filters and hidden
+    units, as `prune` does it, which names the criteria.
+    """
+
+    title: ClassVar[str] = "Pruning"
+    paper: ClassVar[str] = (
+        "Pruning by Explaining: A Novel Criterion for Deep Neural Network Pruning"
+    )
+
+    share: float = Field(0.5, gt=0, lt=1, description="of the weights or units removed")
+    of: Literal["weights", "units"] = Field("weights", description="what is removed")
+    criterion: Criterion = Field("magnitude", description="how it is ranked")
+    images: int = Field(10, ge=1, le=1000, description="of each class, for what looks at images")
+
+    @property
+    def needs_data(self) -> bool:
+        """Magnitudes and chance need no images, unless a whole unit is weighed."""
+        return self.criterion not in ("magnitude", "random") or self.of == "units"
+
+    def unfit(self, subject: Classifier | Recipe, data: ImageDataset | None = None) -> str:
+        """Relevance is of units; there have to be weights."""
+        if self.of == "weights" and self.criterion.startswith("lrp"):
+            return f"criterion {self.criterion!r} is of units: of='units'"
+        return no_weights(subject)
+
+    def apply(
+        self, model: Classifier, data: ImageDataset | None, generator: torch.Generator
+    ) -> Iterator[tuple[int, int]]:
+        """All weights at once, or units a twentieth at a time."""
+        some = None if data is None or not self.needs_data else self.chosen(data, generator)
+        if self.of == "weights":
+            yield from remove_weights(model, some, self.criterion, self.share, generator)
+            return
+        assert some is not None, "units need data"
+        seed = int(torch.randint(2**31, (), generator=generator))
+        step = Step[Pruning](0, 1)
+        for step in prune.steps(
+            model,
+            some.images,
+            some.labels,
+            criterion=self.criterion,
+            share=self.share,
+            seed=seed,
+        ):
+            yield step.done, step.total
+        assert step.value is not None
+        model.load_state_dict(step.value.model.state_dict())
+
+    def chosen(self, data: ImageDataset, generator: torch.Generator) -> ImageDataset:
+        """As many images of each class, drawn at random."""
+        order = torch.randperm(len(data), generator=generator)
+        places = [order[data.labels[order] == k][: self.images] for k in range(len(data.classes))]
+        return data[torch.cat(places)]
+
+
+def remove_weights(
+    model: Classifier,
+    some: ImageDataset | None,
+    criterion: Criterion,
+    share: float,
+    generator: torch.Generator,
+) -> Iterator[tuple[int, int]]:
+    """Set to zero the weights whose score is lowest, over all layers."""
+    weights = [layer.weight for layer in weighted(model).values()]
+    if criterion == "random":
+        scores = [torch.rand(w.shape, generator=generator) for w in weights]
+    elif some is None:
+        scores = [w.detach().abs().cpu() for w in weights]
+    else:
+        with torch.enable_grad():
+            x, y = some.images.to(model.device), some.labels.to(model.device)
+            loss = F.cross_entropy(model(x), y)
+            slopes = torch.autograd.grad(loss, weights)
+        with_weight = criterion == "taylor"  # what the loss changes by, to first order
+        pairs = zip(slopes, weights, strict=True)
+        scores = [(g * w.detach() if with_weight else g).abs().cpu() for g, w in pairs]
+    flat = torch.cat([s.flatten() for s in scores])
+    lowest = flat.argsort(stable=True)[: share_of(len(flat), share)]
+    removed = torch.zeros(len(flat), dtype=torch.bool).index_fill_(0, lowest, True)
+    sizes = [w.numel() for w in weights]
+    for done, (w, mask) in enumerate(zip(weights, removed.split(sizes), strict=True), 1):
+        w.data[mask.view_as(w).to(w.device)] = 0
+        yield done, len(weights)
 
 
 @work

@@ -1,0 +1,22 @@
+"""What makes a network other: `Prune(share=0.5)(model)`, `available()`, `get("Prune")`.
+
+In a name of a model, `"digits/cnn | Prune(share=0.5) | Quantise(bits=4)"`, they stand as stages.
+"""
+
+import lazy_loader
+
+# Module by module, what is public. A treatment is entered here and nowhere else: the registry
+# lists those that have a title, in this order.
+TABLE = {
+    "pruning": ["Prune", "Pruning", "prune"],
+    "quantising": ["Quantise"],
+    "low_rank": ["LowRank"],
+    "distilling": ["Distil"],
+    "adversarial": ["AdversarialTraining"],
+    "gradient_noise": ["GradientNoise"],
+    "wrapped": ["wrap"],
+    "base": ["Change", "Training", "Treatment"],
+    "naming": ["make"],
+    "registry": ["available", "get"],
+}
+__getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submod_attrs=TABLE)
