@@ -76,7 +76,7 @@ def keep(model: Classifier, name: str, *, replace: bool = False) -> Path:
     Raises:
         ValueError: a name that is none or that is taken; a model whose structure cannot be kept.
     """
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
+    if not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name):
         raise ValueError(f"name: expected two words with a slash, as in mine/cnn, got {name!r}")
     known = files().get(name)
     if known is not None and (known.is_relative_to(checkpoints.SHIPPED) or not replace):
