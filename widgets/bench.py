@@ -118,8 +118,8 @@ class Bench:
         if training is not None:
             selection.trainings[selection.origin] = training
         given = read(panels)
-        for what, name, known in (("view", view, PANELS), ("layout", layout, ("tabs", "grid"))):
-            checks.known(what, name, known)
+        checks.known("view", view, PANELS)
+        checks.known("layout", layout, ("tabs", "grid"))
         self.panels = {n: made(kind, selection, given.get(n)) for n, kind in PANELS.items()}
         shown = self.panels["model"]
         shown.check(shown.params)  # the model takes the images, and there is such an index

@@ -8,10 +8,9 @@ from pathlib import Path
 
 
 def write(path: Path, content: str | bytes) -> None:
-    """Write a file, in a folder that is made if need be: a reader sees all of it or nothing."""
+    """Write a file in a folder that is there: a reader sees all of it or nothing."""
     if isinstance(content, str):
         content = content.encode("utf-8", errors="backslashreplace")
-    path.parent.mkdir(parents=True, exist_ok=True)
     arriving = path.with_name(f".{uuid.uuid4().hex}.part")
     try:
         arriving.write_bytes(content)

@@ -95,5 +95,6 @@ def _put(target: Path, name: str, content: bytes, known: dict[str, str], update:
     known[name] = newest
     if here == newest:
         return "same"
+    path.parent.mkdir(parents=True, exist_ok=True)
     write(path, content)
     return "replaced" if here else "new"

@@ -119,6 +119,7 @@ def _read(notebooks: Sequence[Path], *folders: Path) -> dict[Path, NotebookNode]
 
 
 def _write(path: Path, notebook: NotebookNode) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
     reports.write(path, nbformat.writes(notebook) + "\n")
 
 

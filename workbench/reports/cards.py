@@ -92,6 +92,7 @@ def card(
         "versions": versions(),
         "figures": figures,
     }
+    folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{re.sub(r'[^A-Za-z0-9_]+', '-', model)[:80]}.json"
     write(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
     write(path.with_suffix(".html"), to_html(content))
