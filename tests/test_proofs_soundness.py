@@ -3,6 +3,7 @@
 import functools
 import importlib.util
 import itertools
+import os
 import re
 import sys
 from dataclasses import replace
@@ -422,6 +423,7 @@ def agrees(backend, cases):
 
 
 FEW = [*itertools.product(range(20), (False, True))]
+MANY = 500 if os.environ.get("WORKBENCH_THOROUGH") else 200
 
 
 @pytest.mark.parametrize("backend", EVERY)
@@ -433,8 +435,8 @@ def test_tiny_networks_against_every_region(backend):
 @pytest.mark.slow
 @pytest.mark.xdist_group("tiny networks")  # each is enumerated once for all backends
 @pytest.mark.parametrize("backend", sorted(set(EVERY) - set(MODULES)))
-def test_five_hundred_tiny_networks_against_every_region(backend):
-    assert agrees(backend, [(seed, seed % 2 > 0) for seed in range(500)]) <= 2
+def test_many_tiny_networks_against_every_region(backend):
+    assert agrees(backend, [(seed, seed % 2 > 0) for seed in range(MANY)]) <= 2
 
 
 def test_the_enumeration_is_right_about_samples():
