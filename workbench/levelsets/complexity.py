@@ -89,7 +89,7 @@ def _crossings(model: Classifier, x: Tensor, shifts: tuple[Tensor, ...]) -> dict
     modules: dict[nn.Module, str] = {
         m: name for m, name in audible(model.body).items() if isinstance(m, ACTIVATIONS)
     }
-    signs: dict[str, Tensor] = {}
+    ends: dict[str, tuple[Tensor, Tensor]] = {}  # the least and the largest value
     runs: Counter[nn.Module] = Counter()
 
     def note(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
@@ -97,7 +97,8 @@ def _crossings(model: Classifier, x: Tensor, shifts: tuple[Tensor, ...]) -> dict
         name = modules[module] + (f"#{runs[module]}" if runs[module] > 1 else "")
         # A hyperplane crosses the polytope where z has both signs among its vertices.
         z = inputs[0].flatten(1).unflatten(0, (len(batch), len(x)))
-        signs[name] = torch.stack([(z < 0).any(0), (z > 0).any(0)]) | signs.get(name, False)
+        low, high = ends.get(name, (z[0], z[0]))
+        ends[name] = torch.minimum(z.amin(0), low), torch.maximum(z.amax(0), high)
 
     with heard(modules, before=note), torch.no_grad():
         for batch in shifts:
@@ -105,4 +106,4 @@ def _crossings(model: Classifier, x: Tensor, shifts: tuple[Tensor, ...]) -> dict
             logits = model((x + batch[:, None]).flatten(0, 1))
             if not bool(logits.isfinite().all()):
                 raise ValueError("model: its logits near x are not finite numbers")
-    return {name: seen.all(0).sum(1).cpu() for name, seen in signs.items()}
+    return {name: ((low < 0) & (high > 0)).sum(1).cpu() for name, (low, high) in ends.items()}
