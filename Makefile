@@ -18,7 +18,7 @@ NO_NEWS = $(BIN)/jupyter labextension disable "@jupyterlab/apputils-extension:an
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help lab test lint notebooks student gallery constraints clean
+.PHONY: help lab test lint notebooks claims student gallery constraints clean
 
 help:  ## list the commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -41,6 +41,9 @@ notebooks: $(VENV)/.lab  ## run every notebook into a report in dist/reports
 			|| failed="$$failed $$name"; \
 	done; \
 	if [ -n "$$failed" ]; then echo "error: failed:$$failed" >&2; exit 1; fi
+
+claims: $(VENV)/.lab  ## run the papers' claims with several seeds into the atlas (ARGS=NOTEBOOK)
+	$(BIN)/workbench claims $(ARGS)
 
 student: $(VENV)/.lab  ## copies for students, nbgrader and teachers in dist (ARGS=--verify)
 	$(BIN)/workbench student $(ARGS)

@@ -175,7 +175,7 @@ def test_an_unknown_family_is_refused():
 
 def test_the_frame_has_a_row_a_paper():
     table = atlas.frame(family="attacks")
-    assert list(table) == ["title", "family", "mechanism", "year", "runs", "live"]
+    assert list(table) == ["title", "family", "mechanism", "year", "runs", "live", "verdict"]
     assert table["title"].tolist() == [p.title for p in atlas.search(family="attacks")]
     assert table["live"].tolist() == [p.live for p in atlas.search(family="attacks")]
     assert str(table["year"].dtype) == "Int64"
@@ -196,7 +196,11 @@ def test_the_command_prints_title_sentence_and_places():
     assert f"{paper.title} (2014; fooling)" in result.stdout
     assert paper.mechanism in " ".join(result.stdout.split())
     assert all(f"-> {place}\n" in result.stdout for place in paper.runs)
-    assert result.stdout.endswith("1 of 168 papers, of which 1 run here.\n")
+    told = " ".join(result.stdout.split())
+    for claim in (claim for claim in atlas.claims() if claim.paper == paper.title):
+        assert f"= {claim.verdict} ({claim.share}): {claim.says}" in told
+    judged = int(bool(paper.verdict))
+    assert told.endswith(f"1 of 168 papers, of which 1 run here and {judged} have a verdict.")
 
 
 def test_the_command_filters():

@@ -1,6 +1,7 @@
 """Treatments: the contract, over all of them; then what each does, by closed forms."""
 
 import itertools
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -340,6 +341,16 @@ def test_costs_by_hand():
     assert spent.nonzero == spent.parameters - 2 * 9
     assert spent.macs == 16 * 3 * 2 * 9 + 5 * 48
     assert spent.bytes == 4 * (3 + 5 * 48 + 5) + (54 + 32 * 36 + 7) // 8
+
+
+def test_attention_is_counted_and_threads_do_not_meet():
+    model = models.load("shapes/vit")  # 64 tokens of width 64, four blocks
+    linear = 64 * (48 * 64 + 4 * (64 * 192 + 64 * 64 + 2 * 64 * 128)) + 64 * 10
+    macs = linear + 4 * 2 * 64 * 64 * 64
+    with ThreadPoolExecutor(2) as threads:
+        busy = threads.submit(lambda: [model.predict(torch.rand(1, 3, 32, 32)) for _ in range(30)])
+        assert [cost(model).macs for _ in range(5)] == [macs] * 5
+        busy.result()
 
 
 @pytest.mark.parametrize(

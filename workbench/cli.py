@@ -146,17 +146,9 @@ def atlas(
     live: Annotated[bool, Option("--live", help="Only what runs here.")] = False,
 ) -> None:
     """Search the literature behind the bench: what each paper does, and where it runs here."""
-    import textwrap
-
     from workbench import atlas
 
-    found = atlas.search(" ".join(text or ()), family, live or None)
-    for paper in found:
-        typer.secho(f"{paper.title} ({paper.year or 'year unknown'}; {paper.family})", bold=True)
-        typer.echo(textwrap.fill(paper.mechanism, 98, initial_indent="  ", subsequent_indent="  "))
-        typer.echo("".join(f"  -> {place}\n" for place in paper.runs))
-    live_ones = sum(paper.live for paper in found)
-    typer.echo(f"{len(found)} of {len(atlas.papers())} papers, of which {live_ones} run here.")
+    typer.echo(atlas.as_text(atlas.search(" ".join(text or ()), family, live or None)))
 
 
 @app.command(cls=TwoWords)
@@ -268,8 +260,26 @@ def card(
 
 
 @app.command()
+def claims(
+    notebooks: Annotated[list[Path] | None, Argument(help="By default all that claim.")] = None,
+    seed: Annotated[list[int] | None, Option(help="A seed; repeats. By default 0, 7, 11.")] = None,
+    output: Annotated[Path, Option(help="Folder for the reports.")] = Path("dist/claims"),
+    file: Annotated[Path | None, Option(help="By default the atlas's own claims.toml.")] = None,
+) -> None:
+    """Run the notebooks that test claims of papers with several seeds, and keep the verdicts."""
+    from workbench import suite
+    from workbench.atlas import collecting, verdicts
+
+    paths = [suite.find(path) for path in notebooks or ()] or collecting.with_claims()
+    seeds, file = tuple(seed or collecting.SEEDS), file or verdicts.FILE
+    for tested in collecting.collect(paths, output, seeds=seeds, file=file):
+        typer.echo(f"{tested.verdict} ({tested.share}): {tested.says}")
+    typer.echo(file)
+
+
+@app.command()
 def train(
-    name: Annotated[str, Argument(help="A recipe, such as digits/cnn.")],
+    name: Annotated[str, Argument(help="A recipe, such as digits/cnn, or a name with stages.")],
     output: Annotated[Path | None, Option(help="File for the weights.")] = None,
     epochs: Annotated[int | None, Option(min=1, help="Instead of the recipe's.")] = None,
 ) -> None:
@@ -278,8 +288,8 @@ def train(
 
     result = models.train(name, output, epochs=epochs)
     card = result.model.card
-    robust = percent(card.robust_accuracy)
-    typer.echo(f"{name}: {percent(card.accuracy)}% clean, {robust}% robust at eps {card.eps:.3g}")
+    robust = card.eps and f", {percent(card.robust_accuracy)}% robust at eps {card.eps:.3g}"
+    typer.echo(f"{name}: {percent(card.accuracy)}% clean{robust or ''}")
     typer.echo(result.path)
 
 

@@ -54,9 +54,6 @@ OLD = {
         **{name: f"workbench.treatments:{name}" for name in ("Pruning", "prune")},
     },
     "workbench.reports": {
-        "Claim": "workbench.reports:Card",
-        "claim": "workbench.reports:card",
-        "claim_steps": "workbench.reports:card.steps",
         "grid_steps": "workbench.reports:grid.steps",
         "record": "workbench.reports:result",
         "steps": "workbench.reports:execute.steps",

@@ -1,18 +1,23 @@
 """The literature behind the bench: what each paper does, in a sentence, and where it runs here.
 
-`papers()`, `search("level set")`, `frame(family="attacks")`. The rows are in `papers.toml`.
+`papers()`, `search("level set")`, `frame(family="attacks")`. The rows are in `papers.toml`, what
+became of their claims in `claims.toml`: `claims()`, `paper.verdict`.
 """
 
 from __future__ import annotations
 
 import tomllib
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
+from textwrap import fill
 from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field, field_validator
 
 from workbench import checks
+from workbench.atlas.verdicts import Tested as Tested
+from workbench.atlas.verdicts import claims as claims
+from workbench.atlas.verdicts import verdict_of
 from workbench.params import Parameters
 
 if TYPE_CHECKING:
@@ -68,6 +73,11 @@ class Paper(Parameters):
         """Whether anything of it runs here."""
         return bool(self.runs)
 
+    @property
+    def verdict(self) -> str:
+        """What became of its claims here: holds, partly, refuted here; "" where none was tested."""
+        return verdict_of(self.title)
+
 
 def read(path: Path) -> tuple[Paper, ...]:
     """The papers of a TOML file: `[[family]]` tables of title, year, mechanism and runs.
@@ -102,6 +112,23 @@ def papers() -> tuple[Paper, ...]:
     return read(Path(__file__).with_name("papers.toml"))
 
 
+def the_one(words: str) -> Paper:
+    """The paper of this title, or the only one whose title has all the words.
+
+    Raises:
+        ValueError: none, or several.
+    """
+    said = words.casefold()
+    exact = [paper for paper in papers() if paper.title.casefold() == said]
+    found = exact or [p for p in papers() if all(w in p.title.casefold() for w in said.split())]
+    if len(found) == 1:
+        return found[0]
+    if not found:
+        raise checks.unknown("paper", words, [paper.title for paper in papers()])
+    titles = "; ".join(paper.title for paper in found[:5])
+    raise ValueError(f"paper: {words!r} is in {len(found)} titles: {titles}; give more of it")
+
+
 def search(text: str = "", family: str | None = None, live: bool | None = None) -> list[Paper]:
     """The papers that have every word of `text` somewhere, in any case.
 
@@ -121,9 +148,26 @@ def search(text: str = "", family: str | None = None, live: bool | None = None) 
     ]
 
 
+def as_text(found: list[Paper]) -> str:
+    """Papers for a terminal: how each works, what became of its claims, where it runs."""
+    wrap = partial(fill, width=98, initial_indent="  ", subsequent_indent="    ")
+    lines = []
+    for paper in found:
+        lines.append(f"{paper.title} ({paper.year or 'year unknown'}; {paper.family})")
+        lines.append(wrap(paper.mechanism))
+        mine = (claim for claim in claims() if claim.paper == paper.title)
+        lines += [wrap(f"= {claim.verdict} ({claim.share}): {claim.says}") for claim in mine]
+        lines += [f"  -> {place}" for place in paper.runs] + [""]
+    live, judged = sum(p.live for p in found), sum(bool(p.verdict) for p in found)
+    counts = f"{len(found)} of {len(papers())} papers, of which {live} run here"
+    return "\n".join([*lines, f"{counts} and {judged} have a verdict."])
+
+
 def frame(text: str = "", family: str | None = None, live: bool | None = None) -> pd.DataFrame:
-    """What `search` finds: title, family, mechanism, year, runs (a tuple) and live, a row each."""
+    """What `search` finds, a row each: the fields of `Paper` (runs is a tuple), live, verdict."""
     import pandas as pd
 
-    rows = [{**dict(paper), "live": paper.live} for paper in search(text, family, live)]
-    return pd.DataFrame(rows, columns=[*Paper.model_fields, "live"]).astype({"year": "Int64"})
+    more = ["live", "verdict"]
+    found = search(text, family, live)
+    rows = [{**dict(paper), **{name: getattr(paper, name) for name in more}} for paper in found]
+    return pd.DataFrame(rows, columns=[*Paper.model_fields, *more]).astype({"year": "Int64"})

@@ -5,13 +5,25 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from pkgutil import resolve_name
 
 from workbench import data
 from workbench.models import checkpoints
 from workbench.models.learning import Treated, fit
 from workbench.models.measuring import measure
 from workbench.models.recipes import recipe
+from workbench.models.zoo import STAGES
 from workbench.steps import Step, work
+
+
+def treated(name: str, output: Path | str | None) -> Iterator[Step[Treated]]:
+    """Make the model of a name with stages, where it is not kept yet; `output`: a copy."""
+    step = Step[Treated](0, 1)
+    for step in resolve_name(f"{STAGES}:make").steps(name):
+        yield step
+    if output is not None and step.value is not None:
+        checkpoints.save(step.value.model, output)
+        yield replace(step, value=replace(step.value, path=Path(output)))
 
 
 @work
@@ -22,12 +34,16 @@ def train(
 
     `output` defaults to the data folder, where `models.load(name)` finds it. After each
     epoch the state is saved beside it, so that an interrupted training goes on from
-    there to the same weights; `resume=False` starts over.
+    there to the same weights; `resume=False` starts over. A name with stages is made as
+    `models.load` makes it, and kept; `epochs` is of recipes alone.
 
     Raises:
         ValueError: no such recipe.
         FileNotFoundError: the data set is not there and cannot be downloaded.
     """
+    if "|" in name:
+        yield from treated(name, output)
+        return
     plan = recipe(name)
     if epochs is not None:
         plan = plan.changed(epochs=epochs)

@@ -8,6 +8,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
         "cards": ["Card", "card"],
+        "claims": ["Claim", "claim"],
         "contents": ["DATA", "PLOTLY", "Figure", "figures", "sections"],
         "grids": ["Grid", "cluster", "grid", "processes"],
         "inputs": ["Parameter", "coerce", "load_parameters", "parameters"],

@@ -20,7 +20,7 @@ from nbclient import NotebookClient, exceptions
 from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell, new_output
 
-from workbench.reports import asserts
+from workbench.reports import asserts, claims
 from workbench.reports.results import MIME
 from workbench.steps import Step
 
@@ -55,8 +55,8 @@ class Client(NotebookClient):
 
     source: the notebook file; executed: where its executed copy will be. cell_timeout,
     timeout: seconds, for a cell and for the whole notebook. `recorded` is what the notebook
-    recorded, a call each, and `checks` the asserts of its cells of checks, each with the
-    number of its `cell`, None where that is not known.
+    recorded, a call each, `claims` its claims, and `checks` the asserts of its cells of checks,
+    each with the number of its `cell`, None where that is not known.
     """
 
     def __init__(
@@ -81,6 +81,7 @@ class Client(NotebookClient):
         self.deadline = float("inf")
         self.recorded: list[dict[str, Any]] = []
         self.checks: list[dict[str, Any]] = []
+        self.claims: list[dict[str, Any]] = []
         self._cell_of: dict[str, int] = {}  # id of a request -> index of its cell
         self._errors: list[tuple[int | None, str, str]] = []
         self._stderr: dict[int | None, str] = defaultdict(str)
@@ -182,6 +183,8 @@ class Client(NotebookClient):
         elif kind == "display_data":
             if values := content["data"].get(MIME):
                 self.recorded.append({"cell": cell, "values": values})
+            if claim := content["data"].get(claims.MIME):
+                self.claims.append(claim | {"cell": cell})
             self.checks += [c | {"cell": cell} for c in content["data"].get(asserts.MIME, ())]
 
     def _hear_exit(self, *, execute_reply: dict[str, Any], **_: Any) -> None:

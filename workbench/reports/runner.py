@@ -45,7 +45,8 @@ class Report:
     """What a run left behind.
 
     notebook: the executed copy. html: the page. results: what the notebook recorded, by
-    name. results_path: results.json. checks: of its cells tagged `checks`, in order.
+    name. results_path: results.json. checks: of its cells tagged `checks`, in order. claims: of
+    papers, each with its verdict, cell and section.
     """
 
     notebook: Path
@@ -55,6 +56,7 @@ class Report:
     seconds: float
     checks: list[Check]
     figures: list[Figure]
+    claims: list[dict[str, Any]]
 
 
 @work
@@ -71,7 +73,7 @@ def execute(
     The notebook runs in its own folder, in a fresh kernel of this Python; the file itself
     is never changed. `output` is a folder: it gets the executed notebook and one
     self-contained page, both named as the notebook, and results.json: the parameters, what
-    was recorded, checks, figures and sections with their cells, and versions. By default it
+    was recorded, checks, claims, figures and sections with their cells, and versions. By default it
     is `reports/<notebook>` here. Errors inside widgets, callbacks and threads are failures.
     An assert that does not hold in a cell tagged `checks` is none: it is shown and counted.
 
@@ -152,7 +154,7 @@ def _steps(client: Client, values: dict[str, Any]) -> Iterator[Step[Report]]:
         return entry | {"section": section.get(entry["cell"], "")}
 
     checks = [Check(**placed(check)) for check in client.checks]
-    recorded = [placed(call) for call in client.recorded]
+    recorded, claims = ([placed(e) for e in kind] for kind in (client.recorded, client.claims))
     kept = {name: value for call in recorded for name, value in call["values"].items()}
     content = {
         "notebook": executed.name,
@@ -162,13 +164,13 @@ def _steps(client: Client, values: dict[str, Any]) -> Iterator[Step[Report]]:
         "recorded": recorded,
         "checks": [asdict(check) for check in checks],
         "figures": [placed({"id": f.id, "cell": f.cell, "alt": f.alt}) for f in shown],
-        "claims": [],
+        "claims": claims,
         "sections": parts,
         "versions": versions(),
         "seconds": seconds,
     }
     write(results, json.dumps(content, indent=2, allow_nan=False) + "\n")
-    report = Report(executed, page, kept, results, seconds, checks, shown)
+    report = Report(executed, page, kept, results, seconds, checks, shown, claims)
     yield Step(len(client.nb.cells), len(client.nb.cells), "report written", report)
 
 
