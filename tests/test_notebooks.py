@@ -8,7 +8,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from workbench import reports
+from workbench import atlas, reports
 
 NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
 NAMES = sorted(path.stem for path in NOTEBOOKS.glob("*.ipynb"))
@@ -16,6 +16,22 @@ NAMES = sorted(path.stem for path in NOTEBOOKS.glob("*.ipynb"))
 
 def read(name):
     return nbformat.read(NOTEBOOKS / f"{name}.ipynb", as_version=4)
+
+
+def as_kept(name, claim):
+    """Whether the atlas's claims.toml says of a claim what a run with seed 0 found."""
+    place, runs = f"notebooks/{name}.ipynb", []
+    for kept in atlas.claims():
+        if (kept.notebook, kept.section, kept.says) == (place, claim["section"], claim["says"]):
+            runs += [run for run in kept.runs if run.seed == 0 and kept.paper == claim["paper"]]
+    (run,) = runs or [None]  # made by: make claims
+    low, high = claim["interval"] or (claim["ours"], claim["ours"])
+    near = max(0.02 * abs(claim["ours"]), 0.1 * (high - low), 1e-3)  # what rounding may turn
+    return run is not None and all(
+        abs(found - stands) <= near
+        for found, stands in ((claim["ours"], run.ours), (low, run.low), (high, run.high))
+        if stands is not None
+    )
 
 
 @pytest.mark.notebook
@@ -30,6 +46,9 @@ def test_notebook_runs_as_a_report(name, which, tmp_path, monkeypatch):
     report = reports.execute(NOTEBOOKS / f"{name}.ipynb", values, tmp_path / "report", timeout=600)
     assert report.checks
     assert [check for check in report.checks if not check.holds] == []
+    assert [c for c in report.claims if c["expect"] not in (c["verdict"], None)] == []
+    if which == "defaults":
+        assert [c["says"] for c in report.claims if not as_kept(name, c)] == []
     html = report.html.read_text()
     assert html.count("<img ") == html.count("<img alt=")
     assert len(html) < 8e6
