@@ -10,7 +10,6 @@ import time
 import urllib.request
 from pathlib import Path
 
-import nbformat
 import pytest
 
 WAIT = 60  # seconds that anything may take, however busy the machine; notebooks three times that
@@ -21,6 +20,8 @@ MARKS = [pytest.mark.browser, pytest.mark.slow, pytest.mark.xdist_group("browser
 
 def write(path, cells, kernel="python3"):
     """Write a notebook of code cells, with its folder."""
+    import nbformat  # here, since conftest.py imports this module before the workbench
+
     path.parent.mkdir(parents=True, exist_ok=True)
     cells = [nbformat.v4.new_code_cell(code) for code in cells]
     metadata = {"kernelspec": {"name": kernel, "display_name": kernel}}
