@@ -4,14 +4,21 @@ import json
 import subprocess
 import sys
 import warnings
+from pathlib import Path
 
+import nbformat
 import pytest
 import torch
 from torch import nn
+from typer.testing import CliRunner
+from workbench.widgets import AttackPanel, ModelPanel
+from workbench.widgets.saver import as_notebook
 
-from workbench import data, models, treatments
+from workbench import cli, data, models, reports, treatments
 from workbench.models import checkpoints
 from workbench.models.recipes import RECIPES
+from workbench.params import pieces
+from workbench.reports import needs
 from workbench.treatments import naming
 
 BOTH = "digits/cnn | Prune(share=0.6) | Quantise(bits=4)"
@@ -323,3 +330,61 @@ def test_a_file_names_no_code_to_run(own, home, evil):
     checkpoints.write_tensors(path, tensors, {**metadata, "structure": json.dumps(about)})
     with pytest.raises(ValueError, match="is not known here"):
         models.load("mine/net")
+
+
+# Where names go.
+
+
+def test_pieces_respect_brackets_and_their_texts():
+    assert pieces("a, b(c, 'd)', e), [f, g]", ",") == ["a", "b(c, 'd)', e)", "[f, g]"]
+    assert pieces("it's, b", ",") == ["it's", "b"]
+    assert pieces("", ",") == [""]
+
+
+def test_a_name_is_a_value_of_a_grid_and_of_a_list():
+    one, two = "digits/cnn | Prune(share=0.5, of='weights')", "digits/mlp"
+    assert cli.values([f"model={one},{two}"]) == {"model": [one, two]}
+    declared = {"models": reports.Parameter("models", "list[str]", [])}
+    assert reports.coerce(declared, {"models": f"{one}, {two}"}) == {"models": [one, two]}
+
+
+def test_what_a_run_with_such_a_name_needs():
+    labels = needs.labels(Path(), "digits/cnn | Distil(teacher='mnist/cnn') | Quantise()")
+    assert labels == ["models/digits/cnn.safetensors", "models/mnist/cnn.safetensors"]
+    assert needs.labels(Path(), "a sentence | with a bar") == []
+
+
+def test_a_panel_takes_such_a_name_shows_it_and_comes_back(home):
+    panel = ModelPanel("digits", BOTH, index=2, compare="digits/cnn | Prune(share=0.6)")
+    names = [look.model.card.name for look in panel.run().looks]
+    assert names == [BOTH, "digits/cnn | Prune(share=0.6)"]
+    assert panel.code().count("models.load(") == 2
+    shown = {}
+    exec(panel.code(), shown)
+    assert torch.equal(shown["prediction"].logits, panel.result.looks[0].prediction.logits)
+    assert ModelPanel.from_state(panel.state()).run().summary() == panel.result.summary()
+    assert BOTH in dict(map(reversed, panel.picker.model.options)) if panel.widget else False
+    assert BOTH in models.available()
+
+
+def test_the_command_makes_and_keeps(home):
+    told = CliRunner().invoke(cli.app, ["train", "digits/cnn | Quantise(bits=3)"])
+    assert told.exit_code == 0, told.output
+    assert "% clean" in told.stdout
+    assert len(kept(home)) == 1
+
+
+@pytest.mark.slow
+def test_a_report_a_card_and_a_saved_notebook_of_such_a_name(home, tmp_path):
+    notebook = Path(__file__).parent.parent / "notebooks" / "02_attacks.ipynb"
+    report = reports.execute(notebook, {"model": BOTH}, tmp_path / "out", timeout=600)
+    content = json.loads(report.results_path.read_text())
+    assert content["parameters"]["model"] == BOTH
+    card = reports.card(BOTH, tmp_path / "cards", n=20, eps=0.1)
+    assert card.content["model"]["name"] == BOTH
+    assert card.html.name == "digits-cnn-Prune-share-0-6-Quantise-bits-4.html"
+    panel = AttackPanel("digits", BOTH, index=3, eps=0.1, n_steps=3)
+    path = tmp_path / "saved.ipynb"
+    path.write_text(nbformat.writes(as_notebook(panel)))
+    saved = reports.execute(path, {}, tmp_path / "saved", timeout=600)
+    assert BOTH in json.loads(saved.results_path.read_text())["parameters"].values()

@@ -61,7 +61,8 @@ class Panel(Frame[R], Generic[P, R]):
     ) -> None:
         super().__init__(selection or Selection(dataset, model, index))
         for name, value in parameters.items():
-            if isinstance(value, Classifier):  # given in place of its name
+            own = isinstance(value, Classifier)  # given in place of its name
+            if own or (isinstance(value, str) and "|" in value):
                 parameters[name] = self.selection.add(value)
         self.params = cast("P", self.Params(**parameters))
         self.picker: Picker | None = None

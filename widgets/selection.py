@@ -100,7 +100,7 @@ class Selection(traitlets.HasTraits):
     ) -> str:
         """The name of a data set or model; one of one's own is kept under its name.
 
-        Names with a scheme (`folder:PATH`, `onnx:PATH`, ...) are loaded here and now, the
+        Names with a scheme (`folder:PATH`, `onnx:PATH`, ...) or stages are loaded here and now, the
         pictures of a folder cut to `shape` `(C, H, W)` where that is given.
 
         Raises:
@@ -112,7 +112,7 @@ class Selection(traitlets.HasTraits):
                 if shape is not None:  # in the middle of each picture, as much as a model takes
                     self._cuts[thing] = {"size": shape[1:], "fit": "crop", "channels": shape[0]}
                 self._datasets[thing] = data.load(thing, **self._cuts.get(thing, {}))
-            elif ":" in thing:
+            elif ":" in thing or "|" in thing:
                 self._models[thing] = models.load(thing)
             return thing
         if isinstance(thing, ImageDataset):

@@ -347,19 +347,15 @@ def check_model(name: str) -> None:
 
 
 def values(grids: Sequence[str]) -> dict[str, list[str]]:
-    """`["eps=0.1,0.2"]` as `{"eps": ["0.1", "0.2"]}`; a list as a value stands in brackets."""
+    """`["eps=0.1,0.2"]` as `{"eps": ["0.1", "0.2"]}`; commas in brackets belong to a value."""
+    from workbench.params import pieces
+
     found: dict[str, list[str]] = {}
     for text in grids:
         name, equals, listed = text.partition("=")
         if not (name and equals):
             raise ValueError(f"--grid takes a name and values, as in eps=0.1,0.2; got {text!r:.99}")
-        parts, depth = found.setdefault(name, []), 0
-        for piece in listed.split(","):
-            if depth > 0:
-                parts[-1] += f",{piece}"
-            else:
-                parts.append(piece)
-            depth += piece.count("[") - piece.count("]")
+        found.setdefault(name, []).extend(pieces(listed, ","))
     return found
 
 

@@ -46,6 +46,23 @@ class Parameters(BaseModel):
         return f"{type(self).__name__}({arguments})"
 
 
+def pieces(text: str, mark: str) -> list[str]:
+    """What stands between the marks, without the space around; not of marks inside brackets."""
+    parts, depth, quote = [""], 0, ""
+    for character in text:
+        if quote:
+            quote = "" if character == quote else quote
+        elif depth and character in "'\"":
+            quote = character
+        elif character == mark and not depth:
+            parts.append("")
+            continue
+        else:
+            depth += (character in "([{") - (character in ")]}")
+        parts[-1] += character
+    return [part.strip() for part in parts]
+
+
 def explain(error: ValidationError, known: Iterable[str] = ()) -> str:
     """A validation error as one sentence a field: name, what was expected, value.
 

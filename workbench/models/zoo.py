@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from pkgutil import resolve_name
@@ -33,8 +34,12 @@ def files() -> dict[str, Path]:
 
 
 def available() -> list[str]:
-    """The names that `load` knows without further options."""
-    return list(files())
+    """The names that `load` knows without further options; names with stages where kept."""
+    treated = []
+    for path in sorted((data.folder() / "treated").glob("[!.]*.safetensors")):
+        with suppress(ValueError, FileNotFoundError):  # damaged: made anew when asked for by name
+            treated.append(checkpoints.read_card(path).name)
+    return [*files(), *treated]
 
 
 def card(name: str) -> ModelCard:

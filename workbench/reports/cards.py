@@ -18,7 +18,7 @@ from workbench import checks, data, models, robustness
 from workbench.attacks import APGD, FGSM, PGD
 from workbench.files import write
 from workbench.reports.grid_page import PAGE, html_table
-from workbench.reports.needs import digest, labels
+from workbench.reports.needs import digest, hashed, labels
 from workbench.reports.runner import versions
 from workbench.steps import Step, work
 
@@ -93,7 +93,10 @@ def card(
         "figures": figures,
     }
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{re.sub(r'[^A-Za-z0-9_]+', '-', model)[:80]}.json"
+    stem = re.sub(r"[^A-Za-z0-9_]+", "-", model).strip("-")
+    if len(stem) > 80:  # what is cut off tells two names apart
+        stem = f"{stem[:71]}-{hashed(model)[:8]}"
+    path = folder / f"{stem}.json"
     write(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
     write(path.with_suffix(".html"), to_html(content))
     yield Step(201, 201, "written", Card(path, path.with_suffix(".html"), content))

@@ -23,6 +23,7 @@ from IPython.core.inputtransformer2 import TransformerManager
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from workbench import checks
+from workbench.params import pieces
 
 SCALARS: dict[str, Any] = {"int": int, "float": float, "str": str, "bool": bool}
 ALLOWED = "int, float, str, bool, a Literal, a list of one of these, or one of these | None"
@@ -280,4 +281,4 @@ def _items(text: str) -> Any:
     if text.startswith(("[", "(")):
         read = _literal(ast.parse(text, mode="eval").body)
         return list(read) if isinstance(read, tuple) else read
-    return [item.strip() for item in text.split(",")] if text else []
+    return pieces(text, ",") if text else []

@@ -23,6 +23,8 @@ def labels(base: Path, name: str) -> list[str]:
     A label is a path in the data folder (models/mnist/cnn.safetensors, which may be shipped),
     or KIND:PATH as it stands, with a path relative to `base`.
     """
+    if "|" in name:
+        return [label for part in made_of(name) for label in labels(base, part)]
     kind, _, path = name.partition(":")
     if path and kind in KINDS:
         return [name] if os.path.exists(base / path) else []
@@ -36,6 +38,18 @@ def labels(base: Path, name: str) -> list[str]:
     with suppress(ValueError):  # a damaged card, which the run itself reports
         return [label, *labels(base, models.card(name).dataset)]
     return [label]
+
+
+def made_of(name: str) -> list[str]:
+    """The models and data sets that a name with stages is made of; none of what is no such name."""
+    from workbench.treatments import naming
+
+    try:
+        base, chain = naming.stages(name)
+        dataset = models.card(base).dataset
+    except (ValueError, FileNotFoundError):  # which the run itself reports
+        return []
+    return [base, *(other for stage in chain for other in stage.depends()), dataset]
 
 
 def _path(base: Path, label: str) -> Path:

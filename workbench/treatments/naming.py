@@ -21,6 +21,7 @@ from workbench.models import Classifier, ModelCard, Recipe, checkpoints, learnin
 from workbench.models.cost import cost
 from workbench.models.learning import Treated
 from workbench.models.zoo import find
+from workbench.params import pieces
 from workbench.steps import Step, run, work
 from workbench.treatments.base import Change, Training, Treatment
 from workbench.treatments.registry import get
@@ -35,20 +36,8 @@ CHANGED = {
 
 
 def split(name: str) -> list[str]:
-    """The base of a name and its stages; a bar inside quotes or brackets belongs to a stage."""
-    parts, depth, quote = [""], 0, ""
-    for character in name:
-        if quote:
-            quote = "" if character == quote else quote
-        elif character in "'\"":
-            quote = character
-        else:
-            depth += (character in "([{") - (character in ")]}")
-            if character == "|" and depth == 0:
-                parts.append("")
-                continue
-        parts[-1] += character
-    return [part.strip() for part in parts]
+    """The base of a name and its stages; a bar inside brackets belongs to a stage."""
+    return pieces(name, "|")
 
 
 def stages(name: str) -> tuple[str, list[Treatment]]:
