@@ -21,6 +21,7 @@ from workbench.widgets import (
     ProofPanel,
     PrototypePanel,
     RegionPanel,
+    TreatmentPanel,
 )
 
 from workbench import widgets
@@ -83,6 +84,10 @@ ROWS = {
             "top[0]": v.top[0],
             "logits[0]": v.held[1],
         },
+    ),
+    TreatmentPanel: (
+        {"treatment": "Prune", "settings": {"share": 0.6}, "seed": 3},
+        lambda v: {"model.body[0].weight": v.model.body[0].weight},
     ),
     ProofPanel: (
         {"model": "digits/mlp", "eps": 0.05, "pattern": True, "delta": 0.9},

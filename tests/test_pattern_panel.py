@@ -1,6 +1,5 @@
 """The pattern panel without a browser."""
 
-import copy
 import re
 
 import pytest
@@ -335,18 +334,6 @@ def test_it_can_be_cancelled_between_two_passes(monkeypatch, work):
     assert panel.wait(20)
     assert panel.job.state == "cancelled"
     assert gate.yielded == 1
-
-
-def test_a_trained_model_joins_where_no_image_has_a_label():
-    from workbench.widgets.trainer import Trainer
-
-    digits = data.load("digits", limit=20)
-    unknown = ImageDataset(digits.images, torch.full((20,), -1), digits.classes, "unknown")
-    panel = PatternPanel(unknown, models.load("digits/mlp"), training=data.load("digits", "train"))
-    trainer, model = panel.trainer, copy.deepcopy(models.load("digits/cnn"))
-    assert isinstance(trainer, Trainer)
-    assert trainer.join(model) == "my-prototypes-1"
-    assert model.card.name == "my-prototypes-1"
 
 
 def test_other_training_images_of_the_same_name_are_mined_anew(panel):

@@ -2,12 +2,11 @@
 
 import math
 import re
-import threading
 
 import pytest
 import torch
-from panel_kit import Gate, pick, settle
-from workbench.widgets import ModelPanel, PrototypePanel, Selection, prototype_panel
+from panel_kit import pick, settle
+from workbench.widgets import PrototypePanel, prototype_panel
 
 from workbench import data, figures, models, prototypes
 from workbench.data import ImageDataset
@@ -15,7 +14,7 @@ from workbench.data import ImageDataset
 
 @pytest.fixture
 def panel():
-    panel = PrototypePanel("digits", index=3, epochs=2)
+    panel = PrototypePanel("digits", index=3)
     panel.run()
     assert panel.widget is not None
     return panel
@@ -183,14 +182,6 @@ def test_nearest_images_do_not_depend_on_the_chunks(panel, monkeypatch):
     assert torch.equal(again.run().near[1], near[1])
 
 
-def test_what_is_chosen_stays_when_the_training_is_planned(panel):
-    pick(panel, "prototype:5")
-    panel.slider.value = 0.2
-    settle(panel)
-    panel.form.controls["epochs"].value = 7
-    assert (panel.params.chosen, panel.params.share, panel.params.epochs) == (5, 0.2, 7)
-
-
 def test_arrows_choose_nothing(panel):
     pick(panel, "prototype:5", key="ArrowLeft")
     assert panel.params.chosen == -1
@@ -209,7 +200,7 @@ def test_an_ordinary_model_is_said_and_others_offered():
     shown = panel._repr_mimebundle_()["text/html"]
     assert panel.slider.disabled
     assert "digits/cnn has no prototypes" in shown
-    assert "Train your own" in shown
+    assert "Or train one: " in shown
     exec(panel.code(), {})
     pick(panel, "model:digits/prototypes")
     settle(panel)
@@ -219,7 +210,7 @@ def test_an_ordinary_model_is_said_and_others_offered():
     without = PrototypePanel("shapes")
     shown = without._repr_mimebundle_()["text/html"]
     assert "shapes/resnet has no prototypes to compare an image with. No model here fits" in shown
-    assert "Or train one: open" in shown
+    assert "Or train one: <code>TreatmentPanel(&#x27;shapes&#x27;, " in shown
 
 
 def test_own_data_without_training_images_is_said():
@@ -228,11 +219,10 @@ def test_own_data_without_training_images_is_said():
     panel = PrototypePanel(own, "digits/prototypes", chosen=1)
     panel.run()
     assert "There are no training images of this data set at hand" in panel.view.value
-    with pytest.raises(ValueError, match=r"no training images of 'mine'; give them to the panel"):
-        panel.train()
     assert panel.params.chosen == 1
-    given = PrototypePanel(own, training=data.load("digits", "train")[:200], epochs=1)
-    assert given.train().model.card.dataset == "mine"
+    given = PrototypePanel(own, "digits/prototypes", training=own, chosen=1)
+    given.run()
+    assert given.result.near is not None
 
 
 @pytest.mark.parametrize(
@@ -240,146 +230,12 @@ def test_own_data_without_training_images_is_said():
     [
         ({"chosen": 15}, r"chosen: expected a prototype of digits/prototypes in 0\.\.14"),
         ({"share": 1.5}, "share"),
-        ({"prototypes": 0}, "prototypes"),
         ({"model": "digits/prototype"}, "Did you mean 'digits/prototypes'"),
     ],
 )
 def test_bad_arguments_are_named(arguments, words):
     with pytest.raises(ValueError, match=words):
         PrototypePanel("digits", **arguments)
-
-
-# Training.
-
-
-def test_a_model_trained_here_is_that_of_the_api_and_for_every_panel(panel):
-    other = ModelPanel(selection=panel.selection)
-    other.run()
-    view = panel.train()
-    assert panel.selection.model == view.model.card.name == "my-prototypes-1"
-    assert not view.in_training
-    assert not view.model.training
-    settle(other)
-    assert other.result.looks[0].model is view.model
-    right = view.model.predict(view.images.images).label == view.images.labels
-    assert view.model.card.accuracy == pytest.approx(float(right.float().mean()))
-    names = {}
-    exec(panel.code(), names)
-    assert torch.equal(names["model"].prototypes, view.model.prototypes)
-    assert torch.equal(names["explanation"].logits, view.explanation.logits)
-    assert panel.train().model.card.name == "my-prototypes-2"
-    assert "my-prototypes-2" in [value for _, value in panel.picker.model.options]
-
-
-def test_prototypes_appear_while_they_are_trained(panel):
-    panel.form.controls["prototypes"].value = 12
-    views = [step.value for step in panel._training(False)]
-    assert len({panel.draw(view) for view in views}) > 5
-    for view in views:
-        assert view.in_training
-        assert len(view.pictures) == 12
-        assert torch.equal(view.model.prototype_images(), view.pictures)  # it holds still
-    assert "in training" in panel.draw(views[-1])
-
-
-@pytest.mark.parametrize(
-    ("values", "words"),
-    [
-        ({"prototypes": 3}, r"at least one a class \(10\), got 3"),
-        ({"prototypes": 150}, r"at most one a training image \(100\), got 150"),
-    ],
-)
-def test_a_training_that_cannot_be_is_said(values, words):
-    own = data.load("digits")
-    panel = PrototypePanel(own, training=data.load("digits", "train")[:100], **values)
-    panel.run()
-    panel.start_training()
-    assert panel.wait(20)
-    assert re.search(words, panel.message.value)
-    assert panel.result.explanation is not None
-    with pytest.raises(ValueError, match=words):
-        panel.train()
-
-
-# The three thread situations: a callback on the main thread, one on a subshell's thread,
-# and the panel's own job.
-
-
-def test_cancel_keeps_the_model_so_far_and_resume_ends_where_one_go_ends(panel, monkeypatch):
-    panel.form.controls["epochs"].value = 3
-    whole = panel.train().model
-    gate = Gate(models.fit.steps, at=20)
-    with monkeypatch.context() as patched:
-        patched.setattr(models.fit, "steps", gate.steps)
-        panel.start_training()
-        assert gate.reached()
-        assert panel.in_training
-        assert panel.buttons[1].disabled
-        panel.cancel()
-        gate.open()
-        assert panel.wait(20)
-    assert "Cancelled" in panel.message.value
-    part = panel.selection.classifier()
-    assert part.card.name == "my-prototypes-2"
-    assert panel.result.model is part
-    assert part.card.accuracy is not None
-    assert "model = my_model" in panel.code()
-    assert not panel.buttons[1].disabled
-    panel.form.controls["epochs"].value = 50  # of another training, not of this one
-    panel.start_training(resume=True)
-    settle(panel)
-    again = panel.selection.classifier()
-    assert again.card.name == "my-prototypes-3"
-    assert not torch.equal(again.prototypes, part.prototypes)
-    for name, tensor in whole.state_dict().items():
-        assert torch.equal(again.state_dict()[name], tensor), name
-    assert panel.buttons[1].disabled
-
-
-def test_another_image_and_prototype_are_looked_at_in_training(panel, monkeypatch):
-    gate = Gate(models.fit.steps, at=15)
-    monkeypatch.setattr(models.fit, "steps", gate.steps)
-    panel.start_training()
-    assert gate.reached()
-    training = panel.job
-    errors = []
-
-    def click():
-        try:
-            panel.picker.step(2)
-            pick(panel, "prototype:6")
-            panel.slider.value = 0.9
-        except BaseException as error:
-            errors.append(error)
-
-    thread = threading.Thread(target=click, name="subshell-1")
-    thread.start()
-    thread.join(20)
-    assert errors == []
-    assert panel.job is training
-    assert "90% of the way" in panel.view.value
-    assert "on the way to prototype #6<" in panel.view.value
-    assert "looked up when the training has ended" in panel.view.value
-    gate.open()
-    settle(panel)
-    assert panel.result.index == panel.selection.index == 5
-    assert panel.selection.model == "my-prototypes-1"
-
-
-def test_another_model_ends_the_training_and_does_not_come_back(panel, monkeypatch):
-    gate = Gate(models.fit.steps, at=15)
-    monkeypatch.setattr(models.fit, "steps", gate.steps)
-    panel.start_training()
-    assert gate.reached()
-    training = panel.job
-    panel.picker.model.value = "digits/cnn"
-    settle(panel)
-    gate.open()
-    assert training.wait(20)
-    assert training.state == "cancelled"
-    assert panel.selection.model == "digits/cnn"
-    assert "digits/cnn has no prototypes" in panel.view.value
-    assert panel.trainer.resumable
 
 
 def test_clicks_in_a_row_are_never_lost(panel):
@@ -389,19 +245,3 @@ def test_clicks_in_a_row_are_never_lost(panel):
     settle(panel)
     assert panel.selection.index == panel.result.index == 15
     assert "on the way to prototype #11<" in panel.view.value
-
-
-def test_panels_that_train_on_one_selection_do_not_wait_for_each_other():
-    selection = Selection("digits", "digits/prototypes")
-    panels = [PrototypePanel(selection=selection, epochs=1, seed=i) for i in range(2)]
-    for panel in panels:
-        panel.run()
-        assert panel.widget is not None
-    for panel in panels:
-        panel.start_training()
-    for panel in panels:
-        while not panel.wait(0):
-            assert panel.wait(30)
-    assert selection.model.startswith("my-prototypes-")
-    for panel in panels:
-        assert panel.result.model is selection.classifier()

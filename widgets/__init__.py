@@ -22,6 +22,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "region_panel": ["RegionPanel"],
         "selection": ["Selection"],
         "proof_panel": ["ProofPanel"],
+        "treatment_panel": ["TreatmentPanel"],
     },
 )
 __getattr__ = renamed(__name__, __getattr__)

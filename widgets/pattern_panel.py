@@ -29,7 +29,7 @@ from .labels import called
 from .mined import Key, Mined
 from .panel import Panel
 from .pick_view import ARROWS
-from .trainer import GIVE, Trainer
+from .selection import GIVE
 from .views import View, filled
 
 HELD_OUT = 2000  # test images that patterns are judged on and the threshold is chosen on
@@ -100,7 +100,8 @@ class PatternPanel(Panel[PatternPanelParameters, PatternView]):
 
     def __init__(self, *args: Any, training: ImageDataset | None = None, **options: Any) -> None:
         super().__init__(*args, **options)
-        self.trainer = Trainer(self.selection, training)
+        if training is not None:
+            self.selection.trainings[self.selection.origin] = training
         self.layers = ipw.Dropdown(description="layer", tooltip="Layer to draw and look into")
         self.listen(self.layers, self._show_layer)
 

@@ -1,4 +1,4 @@
-"""`PrototypePanel`: the prototypes an image is compared with, and how to train some."""
+"""`PrototypePanel`: the prototypes an image is compared with."""
 
 from __future__ import annotations
 
@@ -24,30 +24,22 @@ from workbench.prototypes import (
 )
 from workbench.steps import Step
 
-from .blocks import button, figure, row, section, slider
-from .form import Form
-from .frame import guarded
-from .job import Job
+from .blocks import figure, row, section, slider
 from .labels import called
 from .panel import Panel
-from .selection import Selection
-from .trainer import GIVE, Trainer
+from .selection import GIVE, Selection
 from .views import View
 
 NEAR = 5  # training images shown of a prototype
 CHUNK = 4096  # training images encoded at once
-TRAIN = "<p>Or train one: open <b>Train your own</b> below.</p>"
-TRAINING = ("epochs", "prototypes", "seed")
+TRAIN = "TreatmentPanel({!r}, treatment='none', recipe='digits/prototypes')"
 
 
 class PrototypePanelParameters(Parameters):
-    """What `PrototypePanel` shows beside the data, the model and the image, and what it trains."""
+    """What `PrototypePanel` shows beside the data, the model and the image."""
 
     chosen: int = Field(-1, ge=-1, description="prototype to go to; -1: nearest of another class")
     share: float = Field(0.5, ge=0, le=1, description="of the way from the image's code to it")
-    epochs: int = Field(60, ge=1, le=1000, description="passes over the training images")
-    prototypes: int = Field(15, ge=1, le=200, description="how many; at least one a class")
-    seed: int = Field(0, ge=0, le=10**6, description="seed of the training")
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,7 +61,6 @@ class PrototypeView(View):
     probabilistic model.
     """
 
-    in_training: bool = False
     explanation: Explanation | None = None
     pictures: torch.Tensor | None = None
     near: tuple[ImageDataset, torch.Tensor, torch.Tensor] | None = None
@@ -85,7 +76,7 @@ class PrototypeView(View):
 
 
 class PrototypePanel(Panel[PrototypePanelParameters, PrototypeView]):
-    """See what a prototype classifier compares an image with, and train one.
+    """See what a prototype classifier compares an image with. `TreatmentPanel` trains one.
 
     Args and Raises: as of `Panel`; when no model is named, a prototype classifier that fits
     the data is chosen. training: images, for a data set that is not one of the table. The
@@ -95,10 +86,8 @@ class PrototypePanel(Panel[PrototypePanelParameters, PrototypeView]):
     Params = PrototypePanelParameters
     title = "Prototype panel"
     follows = (*Panel.follows, "towards")
-    only = TRAINING
     picks = True
     _near: tuple[Any, ...] = (None, None, None)
-    _work: object = None
 
     def __init__(
         self,
@@ -115,7 +104,8 @@ class PrototypePanel(Panel[PrototypePanelParameters, PrototypeView]):
             if model is None:
                 selection.model = next(iter(with_prototypes(selection)), selection.model)
         super().__init__(selection=selection, **parameters)
-        self.trainer = Trainer(selection, training)
+        if training is not None:
+            selection.trainings[selection.origin] = training
 
     def check(self, params: PrototypePanelParameters) -> None:
         """Check that there is such a prototype."""
@@ -145,14 +135,14 @@ class PrototypePanel(Panel[PrototypePanelParameters, PrototypeView]):
         self._near = (view.model, training, near)
         yield Step(n, n, "done", replace(view, near=near))
 
-    def _look(self, model: Classifier, in_training: bool = False) -> PrototypeView:
+    def _look(self, model: Classifier) -> PrototypeView:
         """What `model` compares the image selected with."""
-        view = PrototypeView(*self.image(), model, in_training)
+        view = PrototypeView(*self.image(), model)
         if not isinstance(model, PrototypeClassifier):
             return view
         of, training, near = self._near
         near = near if of is model and training is self.selection.training() else None
-        certain = in_training or not isinstance(model, ProbPrototypeClassifier)
+        certain = not isinstance(model, ProbPrototypeClassifier)
         doubts = None if certain else prototypes.uncertainty(model, view.x)
         explanation, pictures = prototypes.explain(model, view.x), model.prototype_images().cpu()
         view = replace(view, explanation=explanation, pictures=pictures, near=near, doubts=doubts)
@@ -171,57 +161,6 @@ class PrototypePanel(Panel[PrototypePanelParameters, PrototypeView]):
             image = model.decode(z.lerp(model.prototypes[[k]], share)).cpu()
         return replace(result, way=Way(k, share, image, model.predict(image)))
 
-    def train(self, *, resume: bool = False) -> PrototypeView:
-        """Train a model here and now; it joins the selection, for every panel to use.
-
-        resume: go on with the training that was cancelled.
-
-        Raises:
-            ValueError: no training images, or too few; fewer prototypes than classes.
-        """
-        self._run(self._training(resume))
-        self._join()
-        return cast("PrototypeView", self.result)
-
-    def start_training(self, *, resume: bool = False) -> None:
-        """As `train`, in a thread. Cancel keeps the model as it is by then."""
-        self._work = work = self._training(resume)
-        self.start(work)
-
-    def _training(self, resume: bool) -> Iterator[Step[PrototypeView]]:
-        recipe, view = {name: getattr(self.params, name) for name in TRAINING}, None
-        for step in self.trainer.steps(resume, **recipe):
-            if view is None:
-                self.params = self.params.changed(chosen=-1)
-            if step.value is not None and (view is None or view.model is not step.value):
-                view = self._look(step.value, in_training=True)
-            yield Step(step.done, step.total, step.message, view)
-
-    def _join(self) -> None:
-        """A model that was trained here, to the end or not, joins the selection."""
-        with self._lock:
-            if self.result is None or not self.result.in_training:
-                return
-            model = self.result.model
-            name = self.trainer.join(model)
-            with self.quietly():
-                self.selection.model = name
-            if self.picker is not None:
-                self.picker.sync()
-            self._show(self._current, self._look(model))
-
-    def _end(self, token: object, job: Job) -> None:
-        with self._lock:
-            if token is self._current and job.state != "failed":
-                self._join()
-            super()._end(token, job)
-
-    @property
-    def in_training(self) -> bool:
-        """Whether the work under way is a training."""
-        job = self._job
-        return job is not None and job.state == "running" and job.steps is self._work
-
     # The picture.
 
     def draw(self, result: PrototypeView) -> str:
@@ -229,7 +168,9 @@ class PrototypePanel(Panel[PrototypePanelParameters, PrototypeView]):
         view, way, explanation, pictures = result, result.way, result.explanation, result.pictures
         caption = f"index {view.index}, labelled {called(view.images, view.index)}"
         if explanation is None or pictures is None or way is None:
-            return section(figure(view.x[0], caption), self.offer(), TRAIN)
+            call = escape(TRAIN.format(self.selection.origin))
+            train = f"<p>Or train one: <code>{call}</code>.</p>"
+            return section(figure(view.x[0], caption), self.offer(), train)
         k, classes, label = way.prototype, explanation.classes, int(explanation.logits.argmax())
         vote = classes[int(explanation.votes[k])]
         change = [
@@ -238,7 +179,7 @@ class PrototypePanel(Panel[PrototypePanelParameters, PrototypeView]):
             figure(pictures[k], f"prototype #{k}, for {vote}"),
             confidence_table(way.prediction.probabilities[0].cpu(), classes).html,
         ]
-        name = f"{escape(view.model.card.name)}{', in training,' * view.in_training}"
+        name = escape(view.model.card.name)
         blocks = [
             f"<h4>What would have to change: on the way to prototype #{k}</h4>",
             row(*(f"<div>{block}</div>" for block in change)),
@@ -268,8 +209,7 @@ class PrototypePanel(Panel[PrototypePanelParameters, PrototypeView]):
         if view.near is None:
             if self.selection.training() is None:
                 return f"<p>There are no training images of this data set at hand; {GIVE}.</p>"
-            later = "when the training has ended" if view.in_training else "once you choose one"
-            return f"<p>They are looked up {later}.</p>"
+            return "<p>They are looked up once you choose one.</p>"
         training, indices, distances = view.near
         labels = training.labels[indices[k]]
         same = sum(label >= 0 and training.classes[label] == vote for label in labels.tolist())
@@ -292,11 +232,9 @@ class PrototypePanel(Panel[PrototypePanelParameters, PrototypeView]):
         s, view = self.selection, self.result
         if view is None or view.explanation is None:
             return "from workbench import models\n\nmodels.available()  # choose one of prototypes"
-        *head, _ = self.code_head("from workbench import data, models, prototypes")
         k = self._chosen(view.explanation)
         lines = [
-            *head,
-            f"model = {self.trainer.code(s.model)}",
+            *self.code_head("from workbench import data, models, prototypes"),
             f"x = images.images[{view.index}:{view.index + 1}]",
             "explanation = prototypes.explain(model, x)",
             f"z = model.encode(x).lerp(model.prototypes[[{k}]], {self.params.share})",
@@ -321,27 +259,9 @@ class PrototypePanel(Panel[PrototypePanelParameters, PrototypeView]):
         self.listen(self.slider, self._slid)
         return self.slider
 
-    def details(self) -> list[tuple[str, ipw.Widget]]:
-        """A form to train a model of one's own."""
-        self.form = Form(self.params, only=TRAINING)
-        self.form.observe(guarded(self, self._form_changed))
-        train = guarded(self, self.start_training)
-        resume = guarded(self, lambda: self.start_training(resume=True))
-        self.buttons = [
-            button("Train", "Train from new", train, button_style="primary"),
-            button("Resume", "Go on with the training cancelled", resume),
-        ]
-        # Progress shows here too: what is above may be out of sight.
-        parts = [self.form.widget, ipw.HBox(self.buttons), self.progress]
-        return [("Train your own", ipw.VBox(parts))]
-
     def shown(self, result: PrototypeView) -> None:
-        """Offer to resume where there is something to go on with; no way without prototypes."""
+        """No way without prototypes."""
         self.slider.disabled = result.explanation is None
-        self.buttons[1].disabled = result.in_training or not self.trainer.resumable
-
-    def changed(self, before: PrototypePanelParameters) -> None:
-        """What is trained next was changed: nothing is started."""
 
     def _slid(self, share: float) -> None:
         self.params = self.params.changed(share=share)
@@ -352,15 +272,12 @@ class PrototypePanel(Panel[PrototypePanelParameters, PrototypeView]):
         if what == "prototype" and not event["key"].startswith("Arrow"):
             self.params = self.params.changed(chosen=int(which))
             self.redraw()
-            if not self.in_training:
-                self.start()
+            self.start()
 
     def followed(self, change: Any) -> None:
-        """The selection changed; a training goes on meanwhile."""
+        """Of another model, another prototype is the nearest."""
         if change["name"] in ("dataset", "model", "towards"):
             self.params = self.params.changed(chosen=-1)
-        elif self.in_training:
-            return  # the next picture is of the new image
         self.start()
 
 

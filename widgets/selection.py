@@ -12,6 +12,7 @@ from workbench import checks, data, models
 from workbench.data import ImageDataset
 from workbench.models import Classifier
 
+GIVE = "give them to the panel as training=ImageDataset"
 SELECTED = ("dataset", "model", "index", "towards", "layer", "drawing", "meant")
 
 
@@ -96,12 +97,17 @@ class Selection(traitlets.HasTraits):
         return self._origins.get(self.dataset, self.dataset)
 
     def add(
-        self, thing: str | ImageDataset | Classifier, shape: tuple[int, int, int] | None = None
+        self,
+        thing: str | ImageDataset | Classifier,
+        shape: tuple[int, int, int] | None = None,
+        *,
+        own: bool = True,
     ) -> str:
         """The name of a data set or model; one of one's own is kept under its name.
 
         Names with a scheme (`folder:PATH`, `onnx:PATH`, ...) or stages are loaded here and now, the
-        pictures of a folder cut to `shape` `(C, H, W)` where that is given.
+        pictures of a folder cut to `shape` `(C, H, W)` where that is given. own: False of a
+        classifier that can be loaded by its name.
 
         Raises:
             TypeError: neither a name, an `ImageDataset` nor a `Classifier`.
@@ -126,7 +132,7 @@ class Selection(traitlets.HasTraits):
                 "expected a name, an ImageDataset or a Classifier (models.wrap makes one of an "
                 f"nn.Module), got {type(thing).__name__}"
             )
-        self._own.add(name)
+        self._own |= {name} if own else set()
         return name
 
     def is_own(self, name: str) -> bool:
