@@ -50,8 +50,16 @@ SHORT = {  # notebooks of the tests' own
         "RegionPanel('digits', 'digits/cnn', 3, compare='digits/cnn-robust', extent=0.05)",
     ],
     "prototypes.ipynb": [
-        "from workbench.widgets import PrototypePanel\n"
-        "PrototypePanel('digits', 'digits/cnn', 3, epochs=1000)",
+        "from workbench.widgets import PrototypePanel\nPrototypePanel('digits', 'digits/cnn', 3)",
+        "print('the kernel answers')",
+    ],
+    "treatments.ipynb": [
+        "import os\n"
+        "os.environ['WORKBENCH_DATA'] = os.path.abspath('treated')\n"
+        "from workbench.widgets import TreatmentPanel\n"
+        "from workbench.models import RECIPES\n"
+        "RECIPES['digits/mlp'] = RECIPES['digits/mlp'].changed(epochs=150)\n"
+        "TreatmentPanel('digits', 'digits/mlp', 3, treatment='AdversarialTraining', n_steps=2)",
         "print('the kernel answers')",
     ],
     "concepts.ipynb": [
@@ -408,24 +416,35 @@ def test_prototype_panel_offers_chooses_and_trains(page, server):
     page.keyboard.press("End")
     panel.locator("text=100% of the way").wait_for()
     shot(page, "prototypes_chosen")
-    panel.locator("text=Train your own").last.click()
-    panel.locator("button:has-text('Train')").click()
-    panel.locator("h4:has-text('in training')").wait_for()
-    first = panel.locator("[data-pick='prototype:5'] img").get_attribute("src")
-    page.wait_for_function(
-        "src => document.querySelector(`[data-pick='prototype:5'] img`).src !== src",
-        arg=first,
-    )
-    panel.locator(r"text=/epoch [3-9]\d.1000/").last.wait_for(timeout=3000 * WAIT)
-    shot(page, "prototypes_training")
+    assert page.problems == []
+
+
+def test_treatment_panel_trains_cancels_resumes_and_opens_the_bench(page, server):
+    run_all(page, server, "treatments.ipynb")
+    assert errors(page).count() == 0
+    panel = page.locator(".jp-OutputArea-output:has(button:text-is('Resume'))").first
+    panel.scroll_into_view_if_needed()
+    resume = panel.locator("button:text-is('Resume')")
+    on_bench = panel.locator("button:text-is('Open on the bench')")
+    assert resume.is_disabled()
+    assert on_bench.is_disabled()
+    shot(page, "treatment")
+    panel.locator("button:text-is('Start')").click()
+    panel.locator("text=/epoch [2-9]\\d.150/").last.wait_for(timeout=3000 * WAIT)
+    panel.locator("svg[aria-label^='accuracy on']").wait_for()
+    shot(page, "treatment_under_way")
     panel.locator("button:has-text('Cancel')").last.click()
     panel.locator("text=Cancelled").wait_for()
-    panel.locator("h4:has-text('my-prototypes-1')").wait_for()
-    shot(page, "prototypes_cancelled")
-    panel.locator("button:has-text('Resume')").click()
-    panel.locator("h4:has-text('in training')").wait_for()
-    panel.locator("button:has-text('Cancel')").last.click()
-    panel.locator("h4:has-text('my-prototypes-2')").wait_for()
+    resume.click()
+    panel.locator("text=What it costs").wait_for(timeout=3000 * WAIT)
+    shot(page, "treatment_done")
+    on_bench.click()
+    panel.locator("text=On the bench").last.click()
+    bench = panel.locator(".jp-OutputArea-output:has(button:has-text('draw')), .widget-tab").last
+    bench.scroll_into_view_if_needed()
+    for name in ("digits/mlp | AdversarialTraining(n_steps=2)", "digits/mlp"):
+        bench.locator(f"h4:text-is('{name}')").wait_for()
+    shot(page, "treatment_bench")
     assert page.problems == []
 
 
