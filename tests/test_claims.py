@@ -7,7 +7,7 @@ import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from workbench import atlas, reports
-from workbench.atlas import collecting, verdicts
+from workbench.atlas import verdicts
 from workbench.atlas.verdicts import Run, Tested
 
 PAPER = "Adding Gradient Noise Improves Learning for Very Deep Networks"
@@ -113,13 +113,13 @@ def test_claims_of_several_seeds_are_collected_and_the_others_stay(tmp_path):
     )
     file.write_text(verdicts.as_toml([kept]))
     path = write(tmp_path / "n.ipynb", ours="0.2 + seed / 100", holds="seed < 10")
-    found = collecting.collect([path], tmp_path / "out", seeds=(0, 7, 11), file=file)
+    found = reports.collect([path], tmp_path / "out", seeds=(0, 7, 11), file=file)
     other, mine = found
     assert other == kept
     assert [run.ours for run in mine.runs] == [0.2, 0.27, 0.31]
     assert [run.verdict for run in mine.runs] == ["holds", "holds", "refuted here"]
     assert (mine.verdict, mine.share) == ("partly", "2 of 3 seeds")
-    again = collecting.collect([path], tmp_path / "out", seeds=(0,), file=file)
+    again = reports.collect([path], tmp_path / "out", seeds=(0,), file=file)
     assert [len(tested.runs) for tested in again] == [1, 1]  # its own are replaced
 
 

@@ -11,7 +11,7 @@ from torch import nn
 
 from workbench import attacks, data, models, treatments
 from workbench.models import Recipe, checkpoints, cost, fit
-from workbench.models.cost import packed
+from workbench.models.costs import packed
 from workbench.models.learning import Hooks
 from workbench.treatments import (
     AdversarialTraining,

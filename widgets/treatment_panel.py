@@ -180,7 +180,7 @@ class TreatmentPanel(Panel[TreatmentPanelParameters, TreatmentView]):
     def unfinished(self) -> Path:
         """Where a training that was cancelled waits."""
         if self.name is not None:
-            return treatments.naming.path_of(self.name).with_suffix(".unfinished")
+            return treatments.path_of(self.name).with_suffix(".unfinished")
         return Path(self._folder.name) / "unfinished"
 
     @property

@@ -267,12 +267,11 @@ def claims(
     file: Annotated[Path | None, Option(help="By default the atlas's own claims.toml.")] = None,
 ) -> None:
     """Run the notebooks that test claims of papers with several seeds, and keep the verdicts."""
-    from workbench import suite
-    from workbench.atlas import collecting, verdicts
+    from workbench import atlas, reports, suite
 
-    paths = [suite.find(path) for path in notebooks or ()] or collecting.with_claims()
-    seeds, file = tuple(seed or collecting.SEEDS), file or verdicts.FILE
-    for tested in collecting.collect(paths, output, seeds=seeds, file=file):
+    paths = [suite.find(path) for path in notebooks or ()] or reports.with_claims()
+    seeds, file = tuple(seed or reports.SEEDS), file or atlas.CLAIMS
+    for tested in reports.collect(paths, output, seeds=seeds, file=file):
         typer.echo(f"{tested.verdict} ({tested.share}): {tested.says}")
     typer.echo(file)
 

@@ -15,8 +15,12 @@ from typing import TYPE_CHECKING, Annotated
 from pydantic import Field, field_validator
 
 from workbench import checks
+from workbench.atlas.verdicts import CLAIMS as CLAIMS
+from workbench.atlas.verdicts import Run as Run
 from workbench.atlas.verdicts import Tested as Tested
+from workbench.atlas.verdicts import as_toml as as_toml
 from workbench.atlas.verdicts import claims as claims
+from workbench.atlas.verdicts import together as together
 from workbench.atlas.verdicts import verdict_of
 from workbench.params import Parameters
 

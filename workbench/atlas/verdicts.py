@@ -13,7 +13,7 @@ from pydantic import Field
 
 from workbench.params import Parameters
 
-FILE = Path(__file__).with_name("claims.toml")
+CLAIMS = Path(__file__).with_name("claims.toml")
 HEAD = """# What became of the papers' claims, run by run. Made by: make claims
 # verdict: of all seeds together; "partly" where they do not agree.
 """
@@ -53,7 +53,7 @@ class Tested(Parameters):
 
 
 @cache
-def claims(path: Path = FILE) -> tuple[Tested, ...]:
+def claims(path: Path = CLAIMS) -> tuple[Tested, ...]:
     """Every claim that was tested.
 
     Raises:

@@ -12,7 +12,10 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "dictionaries": ["Dictionary", "factorise"],
         "extraction": ["Concepts", "activations", "extract"],
         "quality": ["ConceptMetrics", "Strategies", "concept_metrics", "strategies"],
-        "relevance": ["Relevance", "filter_relevance"],
+        "relevance": [
+            *("NORMS", "Relevance", "Rule", "by_unit", "filter_relevance", "hidden_layers"),
+            *("propagate", "reference", "study_copy"),
+        ],
         "sparse_autoencoder": ["SparseAutoencoder", "SparseFit", "Splice", "fit_sae", "splice"],
         "surrogates": ["Surrogate", "surrogate"],
     },

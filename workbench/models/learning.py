@@ -25,7 +25,7 @@ from workbench.data import ImageDataset
 from workbench.models import checkpoints
 from workbench.models.classifier import Classifier, finite
 from workbench.models.copies import private_copy
-from workbench.models.cost import Cost, Ledger, cost, counted, held
+from workbench.models.costs import Cost, Ledger, cost, counted, held
 from workbench.models.model_card import ModelCard
 from workbench.models.plain import augment, fresh, learning_rate
 from workbench.models.recipes import Recipe

@@ -9,6 +9,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     submod_attrs={
         "cards": ["Card", "card"],
         "claims": ["Claim", "claim"],
+        "collecting": ["SEEDS", "collect", "with_claims"],
         "contents": ["DATA", "PLOTLY", "Figure", "figures", "sections"],
         "grids": ["Grid", "cluster", "grid", "processes"],
         "inputs": ["Parameter", "coerce", "load_parameters", "parameters"],

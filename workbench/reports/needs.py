@@ -42,10 +42,10 @@ def labels(base: Path, name: str) -> list[str]:
 
 def made_of(name: str) -> list[str]:
     """The models and data sets that a name with stages is made of; none of what is no such name."""
-    from workbench.treatments import naming
+    from workbench import treatments
 
     try:
-        base, chain = naming.stages(name)
+        base, chain = treatments.stages(name)
         dataset = models.card(base).dataset
     except (ValueError, FileNotFoundError):  # which the run itself reports
         return []

@@ -16,7 +16,7 @@ TABLE = {
     "gradient_noise": ["GradientNoise"],
     "wrapped": ["wrap"],
     "base": ["Change", "Training", "Treatment"],
-    "naming": ["make"],
+    "naming": ["make", "path_of", "stages"],
     "registry": ["available", "get"],
 }
 __getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submod_attrs=TABLE)

@@ -7,8 +7,7 @@ from typing import ClassVar
 from pydantic import Field
 from torch import Tensor
 
-from workbench.models.adversarial import pgd
-from workbench.models.learning import Run
+from workbench.models import Run, pgd
 from workbench.treatments.base import Training
 
 

@@ -12,10 +12,18 @@ from torch import nn
 
 from workbench import steps
 from workbench.data import ImageDataset
-from workbench.models import Classifier, Recipe, fit, private_copy, ready
-from workbench.models.classifier import finite
-from workbench.models.cost import cost
-from workbench.models.learning import Hooks, Treated, unmeasured
+from workbench.models import (
+    Classifier,
+    Hooks,
+    Recipe,
+    Treated,
+    cost,
+    finite,
+    fit,
+    private_copy,
+    ready,
+    unmeasured,
+)
 from workbench.params import Parameters
 from workbench.steps import Step
 

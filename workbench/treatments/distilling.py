@@ -11,8 +11,7 @@ from torch.nn import functional as F
 
 from workbench import models
 from workbench.data import ImageDataset
-from workbench.models import Classifier, Recipe
-from workbench.models.learning import Run
+from workbench.models import Classifier, Recipe, Run
 from workbench.treatments.base import Training
 
 

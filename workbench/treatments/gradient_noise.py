@@ -7,7 +7,7 @@ from typing import ClassVar
 import torch
 from pydantic import Field
 
-from workbench.models.learning import Run
+from workbench.models import Run
 from workbench.treatments.base import Training
 
 

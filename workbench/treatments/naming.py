@@ -17,10 +17,18 @@ from pathlib import Path
 import workbench
 from workbench import data, models
 from workbench.data import ImageDataset
-from workbench.models import Classifier, ModelCard, Recipe, checkpoints, learning, measure
-from workbench.models.cost import cost
-from workbench.models.learning import Treated
-from workbench.models.zoo import find
+from workbench.models import (
+    Classifier,
+    Hooks,
+    ModelCard,
+    Recipe,
+    Treated,
+    find,
+    read_card,
+    read_header,
+    restore,
+    save,
+)
 from workbench.params import pieces
 from workbench.steps import Step, run, work
 from workbench.treatments.base import Change, Training, Treatment
@@ -63,7 +71,7 @@ def stages(name: str) -> tuple[str, list[Treatment]]:
             raise ValueError(f"model {name!r}, stage {number}, {code}: {error}") from None
         chain.append(stage)
     try:
-        learning.compatible([stage for stage in chain if isinstance(stage, Training)])
+        models.compatible([stage for stage in chain if isinstance(stage, Training)])
     except ValueError as error:
         raise ValueError(f"model {name!r}, stage {error}") from None
     return base, chain
@@ -100,8 +108,8 @@ def card(name: str) -> ModelCard:
     """
     path, spelled = path_of(name), SEPARATOR.join(split(name))
     if path.exists():
-        return checkpoints.read_card(path).model_copy(update={"name": spelled})
-    return learning.unmeasured(models.card(split(name)[0]), name=spelled)
+        return read_card(path).model_copy(update={"name": spelled})
+    return models.unmeasured(models.card(split(name)[0]), name=spelled)
 
 
 @work
@@ -120,7 +128,7 @@ def make(name: str) -> Iterator[Step[Treated]]:
     marks = marks_of(base, chain)
     assert path is not None
     if path.exists() and (model := kept(path, name, marks)) is not None:
-        yield Step(1, 1, "restored", Treated(model, cost=cost(model), path=path))
+        yield Step(1, 1, "restored", Treated(model, cost=models.cost(model), path=path))
         return
     step = yield from (_train if isinstance(chain[-1], Training) else _change)(name, base, chain)
     assert step.value is not None
@@ -128,7 +136,7 @@ def make(name: str) -> Iterator[Step[Treated]]:
     yield Step(step.total, step.total, "measuring accuracy", step.value)
     model.card = model.card.model_copy(update={"name": name, **measured(model)})
     try:
-        checkpoints.save(model, path, **marks)
+        save(model, path, **marks)
     except (ValueError, OSError) as error:
         warnings.warn(f"{name}: made, and not kept: {error}", stacklevel=2)
         path = None
@@ -140,17 +148,17 @@ def measured(model: Classifier) -> dict[str, int]:
     name = model.card.dataset
     if name not in data.available() or not data.present(name):
         return {}
-    return measure(model, data.load(name))
+    return models.measure(model, data.load(name))
 
 
 def kept(path: Path, name: str, marks: dict[str, str]) -> Classifier | None:
     """The model in a file, unless what decided it has changed."""
-    header, _ = checkpoints.read_header(path)
+    header, _ = read_header(path)
     changed = [words for key, words in CHANGED.items() if header.get(key) != marks[key]]
     if changed:
         warnings.warn(f"{name}: made anew, since changed: {', '.join(changed)}", stacklevel=2)
         return None
-    model = checkpoints.restore(path)
+    model = restore(path)
     model.card = model.card.model_copy(update={"name": name})
     return model
 
@@ -166,7 +174,7 @@ def _train(
             raise ValueError(f"model {name!r}, stage {stage.code()}: {reason}")
     step = Step[Treated](0, 1)
     unfinished = path_of(name).with_suffix(".unfinished")
-    for step in learning.fit.steps(plan, training, name=name, keep=unfinished, device="cpu"):
+    for step in models.fit.steps(plan, training, name=name, keep=unfinished, device="cpu"):
         yield step
     unfinished.unlink(missing_ok=True)
     return step
@@ -235,7 +243,7 @@ def marks_of(base: str, chain: list[Treatment]) -> dict[str, str]:
     """What decides the model that a chain of stages makes, hashed, part by part."""
     trains = any(isinstance(stage, Training) for stage in chain)
     files = {inspect.getsourcefile(type(stage)) for stage in chain}
-    files |= {inspect.getsourcefile(learning.fit)} if trains else set()
+    files |= {inspect.getsourcefile(Hooks)} if trains else set()
     parents = [other for stage in chain for other in stage.depends()]
     parents += [] if trains else [base]
     uses = trains or any(isinstance(stage, Change) and stage.needs_data for stage in chain)

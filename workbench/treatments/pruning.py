@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from workbench import checks
-from workbench.concepts.relevance import (
+from workbench.concepts import (
     NORMS,
     Rule,
     by_unit,

@@ -8,9 +8,11 @@ from typing import Any
 
 import nbformat
 
-from workbench import reports, suite
-from workbench.atlas.verdicts import FILE, Run, Tested, as_toml, claims, together
+from workbench import suite
+from workbench.atlas import CLAIMS, Run, Tested, as_toml, claims, together
 from workbench.files import write
+from workbench.reports import inputs
+from workbench.reports.runner import execute
 from workbench.steps import Step, work
 
 SEEDS = (0, 7, 11)
@@ -29,7 +31,7 @@ def with_claims() -> list[Path]:
 
 @work
 def collect(
-    notebooks: Sequence[Path], output: Path, *, seeds: Sequence[int] = SEEDS, file: Path = FILE
+    notebooks: Sequence[Path], output: Path, *, seeds: Sequence[int] = SEEDS, file: Path = CLAIMS
 ) -> Iterator[Step[tuple[Tested, ...]]]:
     """Run notebooks with each seed, and write what became of their claims to `file`.
 
@@ -43,9 +45,9 @@ def collect(
         found: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
         for seed in seeds:
             yield Step(done, total, f"{path.stem}, seed {seed}")
-            takes = "seed" in reports.parameters(path)
+            takes = "seed" in inputs.parameters(path)
             values = {"seed": seed} if takes else {}
-            report = reports.execute(path, values, output / f"{path.stem}-{seed}", timeout=1800)
+            report = execute(path, values, output / f"{path.stem}-{seed}", timeout=1800)
             for claim in report.claims:
                 key = claim["paper"], claim["section"], claim["says"]
                 found.setdefault(key, []).append({**claim, "seed": seed})
