@@ -16,10 +16,11 @@ from browsers import reserved_port
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays as numpy_arrays
+from make_samples import choose
 from PIL import Image
 
-from workbench import data
-from workbench.data import digits, readers, registry, remote
+from workbench import data, models
+from workbench.data import digits, readers, registry, remote, samples
 
 
 def idx_bytes(array):
@@ -351,8 +352,8 @@ def test_download_with_another_hash_is_deleted_and_said(home, server, monkeypatc
 @pytest.mark.parametrize(
     ("name", "split", "words"),
     [
-        ("mnist", "test", ["t10k-images-idx3-ubyte, t10k-labels-idx1-ubyte", "'digits'"]),
-        ("kmnist", "train", ["train-images-idx3-ubyte, train-labels-idx1-ubyte", "'digits'"]),
+        ("mnist", "test", ["t10k-images-idx3-ubyte, t10k-labels-idx1-ubyte", "'mnist-sample'"]),
+        ("kmnist", "train", ["train-images-idx3-ubyte, train-labels-idx1-ubyte", "'mnist-sample'"]),
         ("cifar10", "test", ["test_batch.bin", "cifar-10-binary.tar.gz", "'shapes'"]),
     ],
 )
@@ -527,3 +528,42 @@ def test_a_row_of_the_table_is_all_it_takes(monkeypatch):
     monkeypatch.setitem(registry.TABLE, "mine", row)
     assert data.load("mine", shade=255).images.min() == 1
     assert "mine" in data.available()
+
+
+# Samples
+
+
+@pytest.mark.parametrize(
+    ("name", "whole"), [("mnist-sample", "mnist"), ("fashion-sample", "fashion_mnist")]
+)
+def test_a_sample_is_balanced_and_a_part_of_the_whole(name, whole, real_set):
+    assert data.info(name).sample_of == whole
+    for split, n in samples.SPLITS.items():
+        some, all_ = data.load(name, split), real_set(whole, split=split)
+        assert (len(some), some.classes) == (n, all_.classes)
+        assert some.labels.bincount().tolist() == [n // 10] * 10
+        rows = choose(all_.labels.numpy(), n)
+        assert torch.equal(some.images, all_.images[rows])
+        assert torch.equal(some.labels, all_.labels[rows])
+
+
+@pytest.mark.parametrize("name", ["mnist-sample", "fashion-sample"])
+def test_a_sample_needs_nothing_and_the_models_of_the_whole_take_it(name, monkeypatch, tmp_path):
+    monkeypatch.setenv("WORKBENCH_DATA", str(tmp_path))
+    assert data.present(name)
+    images = data.load(name)
+    assert images.name == name
+    model = models.load(f"{data.info(name).sample_of}/cnn")
+    assert models.measure(model, images)["test_correct"] > 0.9 * len(images)
+
+
+def test_an_absent_whole_offers_its_sample(monkeypatch, tmp_path):
+    monkeypatch.setenv("WORKBENCH_DATA", str(tmp_path))
+
+    def offline(*_, **__):
+        raise OSError("offline")
+
+    monkeypatch.setattr("workbench.data.remote._download", offline)
+    for name, other in (("mnist", "mnist-sample"), ("fashion_mnist", "fashion-sample")):
+        with pytest.raises(FileNotFoundError, match=f"Or use '{other}' meanwhile"):
+            data.load(name)

@@ -18,8 +18,9 @@ BROUGHT += ("copies", "arrays", "folders", "pictures", "readers")
 MOST = {"brought": 3_300, "file": 400, "function": 60}
 GOAL = 10_000  # for the bench, by the design
 # Where it stands: to be lowered until it is the goal. What raised it is written down here.
-# 770: the loop with its slots, costs, kept structures; 350: claims; 50: names with stages.
-TODAY = 10_240 + 770 + 350 + 50
+# 770: the loop with its slots, costs, kept structures; 350: claims; 50: names with stages;
+# 40: samples of MNIST and Fashion-MNIST.
+TODAY = 10_240 + 770 + 350 + 50 + 40
 
 
 def modules() -> dict[str, Path]:

@@ -243,10 +243,13 @@ class Selection(traitlets.HasTraits):
                 "models.wrap(module, input_shape=..., classes=...)"
             )
         origin = self._origins.get(dataset, dataset)
+        own = {origin, ""}
+        if origin in data.available():
+            own.add(data.info(origin).sample_of)
 
         def rank(name: str) -> tuple[bool, bool]:
             card = cards[name]
-            return card.dataset not in (origin, ""), len(card.classes) != n_classes
+            return card.dataset not in own, len(card.classes) != n_classes
 
         # A stable sort, so that one's own models come first among equals.
         return sorted(fit, key=rank)

@@ -46,6 +46,10 @@ URLS = {
         "https://storage.googleapis.com/s4tf-hosted-binaries/datasets/CIFAR10/",
     ),
 }
+MEANWHILE = {
+    **{"mnist": "mnist-sample", "fashion_mnist": "fashion-sample"},
+    **{"kmnist": "mnist-sample", "cifar10": "shapes"},
+}
 IDX_FILES = (
     *("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
     *("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"),
@@ -176,8 +180,8 @@ def _ensure(name: str, split: str) -> dict[str, Path]:
         raise FileNotFoundError(
             f"{name}: {', '.join(_files(name, split))} not in {_home(name)}, and not to be "
             f"downloaded ({error}). Put the files there yourself{archive}; the environment "
-            f"variable {VARIABLE} names another data folder. Or use "
-            f"{'shapes' if archive else 'digits'!r} meanwhile, which needs no network"
+            f"variable {VARIABLE} names another data folder. Or use {MEANWHILE[name]!r} meanwhile, "
+            "which needs no network"
         ) from None
     return _find(name, split)
 
