@@ -177,6 +177,24 @@ def test_what_has_changed_since_is_said_and_made_anew(home, key, said):
         models.load(name)
 
 
+def test_a_damaged_file_is_made_anew(home, images):
+    model = models.load(BOTH)
+    naming.path_of(BOTH).write_bytes(b"neither weights nor card")
+    assert BOTH not in models.available()
+    with pytest.warns(UserWarning, match="made anew, since what was kept is damaged"):
+        again = models.load(BOTH)
+    assert torch.equal(again(images), model(images))
+
+
+def test_what_is_kept_needs_no_training_data(monkeypatch):
+    name = "digits/cnn | Prune(criterion='taylor')"
+    model = models.load(name)
+    monkeypatch.setattr(data, "present", lambda *_: False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert torch.equal(models.load(name).body[0].weight, model.body[0].weight)
+
+
 def test_a_base_trained_anew_is_noticed(home, monkeypatch):
     monkeypatch.setitem(RECIPES, "mine/mlp", RECIPES["digits/mlp"].changed(epochs=1))
     models.train("mine/mlp")

@@ -152,15 +152,21 @@ def measured(model: Classifier) -> dict[str, int]:
 
 
 def kept(path: Path, name: str, marks: dict[str, str]) -> Classifier | None:
-    """The model in a file, unless what decided it has changed."""
-    header, _ = read_header(path)
-    changed = [words for key, words in CHANGED.items() if header.get(key) != marks[key]]
-    if changed:
-        warnings.warn(f"{name}: made anew, since changed: {', '.join(changed)}", stacklevel=2)
-        return None
-    model = restore(path)
-    model.card = model.card.model_copy(update={"name": name})
-    return model
+    """The model in a file, unless it is damaged, or what decided it has changed."""
+    try:
+        header, _ = read_header(path)
+        # Training data that is not at hand cannot have changed what is kept.
+        compared = {key: words for key, words in CHANGED.items() if marks[key]}
+        changed = [words for key, words in compared.items() if header.get(key) != marks[key]]
+        if not changed:
+            model = restore(path)
+            model.card = model.card.model_copy(update={"name": name})
+            return model
+        why = f"since changed: {', '.join(changed)}"
+    except ValueError as error:
+        why = f"since what was kept is damaged: {error}"
+    warnings.warn(f"{name}: made anew, {why}", stacklevel=2)
+    return None
 
 
 def _train(
