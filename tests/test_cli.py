@@ -274,7 +274,8 @@ def test_the_text_ends_with_what_is_left_to_do():
 @pytest.fixture
 def asked(tmp_path):
     """A network with logits (x_0 + x_1, 0.5) as a flat ONNX file, and files of questions."""
-    onnx = pytest.importorskip("onnx", reason="needs dnn-workbench[onnx]")
+    import onnx
+
     numpy = pytest.importorskip("numpy")
     from onnx import helper, numpy_helper
 

@@ -1,6 +1,7 @@
 import sys
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from hypothesis import given, settings
@@ -10,7 +11,6 @@ from torch import nn
 from workbench import data, models
 from workbench.models import onnx as reader
 
-onnx = pytest.importorskip("onnx", reason="needs dnn-workbench[onnx]")
 ort = pytest.importorskip("onnxruntime", reason="needs onnxruntime to compare with")
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 from onnx_graphs import agree, kinds, model_of, node, numbers, weights  # noqa: E402

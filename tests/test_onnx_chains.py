@@ -5,17 +5,17 @@ import math
 import re
 
 import numpy as np
+import onnx
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-onnx = pytest.importorskip("onnx", reason="needs dnn-workbench[onnx]")
 pytest.importorskip("onnxruntime", reason="needs onnxruntime to compare with")
-import torch  # noqa: E402
-from onnx import helper, numpy_helper  # noqa: E402
-from onnx_graphs import model_of, numbers, session  # noqa: E402
+import torch
+from onnx import helper, numpy_helper
+from onnx_graphs import model_of, numbers, session
 
-from workbench.models import onnx as reader  # noqa: E402
+from workbench.models import onnx as reader
 
 SHAPES = [(1, 2, 5, 4), (1, 3, 6), (1, 6), (1, 4, 1), (5,), (4, 3), (3, 4, 4), (1, 2, 3, 4, 3)]
 REASONS = "would mix the batch|[Oo]utput size"  # the second: a window larger than the image

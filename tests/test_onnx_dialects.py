@@ -1,16 +1,16 @@
 """The dialects that files of the field are written in: each equals onnxruntime."""
 
 import numpy as np
+import onnx
 import pytest
 import torch
 
 from workbench import models
 from workbench.models import onnx as reader
 
-onnx = pytest.importorskip("onnx", reason="needs dnn-workbench[onnx]")
 pytest.importorskip("onnxruntime", reason="needs onnxruntime to compare with")
-from onnx import TensorProto  # noqa: E402
-from onnx_graphs import agree, kinds, model_of, node, numbers, theirs, weights  # noqa: E402
+from onnx import TensorProto
+from onnx_graphs import agree, kinds, model_of, node, numbers, theirs, weights
 
 
 def keras():

@@ -1,14 +1,14 @@
 """What the reader does not take is refused by the names of the node and the operation."""
 
 import numpy as np
+import onnx
 import pytest
 
 from workbench.models import onnx as reader
 
-onnx = pytest.importorskip("onnx", reason="needs dnn-workbench[onnx]")
 pytest.importorskip("onnxruntime", reason="needs onnxruntime to compare with")
-from onnx import helper, numpy_helper  # noqa: E402
-from onnx_graphs import model_of, node, numbers, weights  # noqa: E402
+from onnx import helper, numpy_helper
+from onnx_graphs import model_of, node, numbers, weights
 
 REFUSED = {
     "normalisation by position": (

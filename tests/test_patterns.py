@@ -675,7 +675,6 @@ def test_a_published_network_reaches_the_figures_of_the_paper(real_data):
     file = real_data / "vnncomp2021_mnistfc" / "mnist-net_256x4.onnx"
     if not file.is_file() or not data.present("mnist", "train"):
         pytest.skip("needs MNIST and the VNN-COMP 2021 networks")
-    pytest.importorskip("onnx", reason="needs dnn-workbench[onnx]")
     model = models.load(f"onnx:{file}", input_shape=(1, 28, 28))
     test = data.load("mnist")
     mined = patterns.mine(model, data.load("mnist", "train"), 0.99)

@@ -70,7 +70,6 @@ def test_vnnlib_of_the_competition(real_data, name):
     folder = real_data / "vnncomp2021_mnistfc"
     if not folder.is_dir():
         pytest.skip("needs the VNN-COMP 2021 networks")
-    pytest.importorskip("onnx", reason="needs dnn-workbench[onnx]")
     model = models.load(f"onnx:{folder}/mnist-net_256x2.onnx", input_shape=(1, 28, 28))
     found = read_vnnlib(folder / f"{name}.vnnlib", model)
     text = (folder / f"{name}.vnnlib").read_text()

@@ -591,7 +591,6 @@ def test_shipped_models(name, extent):
 
 
 def test_an_onnx_graph(tmp_path):
-    pytest.importorskip("onnx")
     import onnx
     from onnx import helper, numpy_helper
 

@@ -490,7 +490,7 @@ def test_no_answer_contradicts_sampling_or_pgd(tmp_path_factory, backend, asked)
 
 def exported(body, shape, path):
     """The network as an ONNX file, node by node."""
-    onnx = pytest.importorskip("onnx", reason="needs dnn-workbench[onnx]")
+    import onnx
     from onnx import helper, numpy_helper
 
     nodes, stored = [], []

@@ -21,7 +21,7 @@ from workbench.attacks.goals import Goal
 from workbench.attacks.norms import Norm, random_start
 from workbench.attacks.problem import Problem
 from workbench.data import ImageDataset
-from workbench.models import Classifier, private_copy
+from workbench.models import Classifier, Ledger, counted, private_copy
 
 
 class FeatureGuided(MinimumNorm):
@@ -193,17 +193,16 @@ class Wrapped(Attack):
         target = getattr(problem.goal, "target", None)
         known = [problem.goal.labels.clone()] + ([] if target is None else [target.clone()])
         seed = int(torch.randint(2**62, (1,), generator=problem.generator))
-        model, asked = private_copy(problem.model, share=False), [0]
-        model.register_forward_hook(lambda _, given, __: asked.append(len(given[0])))
+        model, ledger = private_copy(problem.model, share=False), Ledger()
         # What comes from elsewhere draws from the global generator: seeded, then put back.
         with torch.random.fork_rng([problem.x.device] if problem.x.is_cuda else []):
             torch.manual_seed(seed)
-            with torch.enable_grad():
+            with torch.enable_grad(), counted(model, ledger):
                 images = self.function(model, problem.x.clone(), *known)
         images = checks.images(images, problem.model.input_shape, name=f"images of {self.name}")
         if len(images) != len(problem):
             raise ValueError(f"{self.name}: expected {len(problem)} images, got {len(images)}")
-        problem.forwards += math.ceil(sum(asked) / len(problem))
+        problem.forwards += math.ceil(ledger.forwards / len(problem))
         images = images.detach().to(problem.x.device)
         problem.offer(images, problem.logits(images, everyone), everyone)
         yield 1, 1
