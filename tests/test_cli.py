@@ -73,7 +73,11 @@ def test_help_lists_every_command_and_loads_nothing_heavy():
 def test_reading_notebooks_compiles_no_grammars():
     code = (
         "import sys, workbench, nbformat\n"
-        "assert {'jsonschema', 'lark'} & set(sys.modules) == {'jsonschema'}"
+        "assert {'jsonschema', 'lark'} & set(sys.modules) == {'jsonschema'}\n"
+        "from jsonschema import FormatChecker\n"  # who does check an address has it checked
+        "checked = [FormatChecker().conforms(a, 'iri') for a in ('http://a.b/ä', 'no', 'x:y')]\n"
+        "assert checked == [True, False, True], checked\n"
+        "assert 'lark' in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
 

@@ -4,12 +4,30 @@ Sub-packages load when first used, so `import workbench` is quick and torch-free
 """
 
 import sys
+from importlib import import_module
+from types import ModuleType
 
 import lazy_loader
 
-# jsonschema, which comes with nbformat, and so with plotly and papermill, would compile 38
-# grammars for a check of addresses that nothing here asks for: a second for every kernel.
-sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]
+
+class Grammars(ModuleType):
+    """Stands for `rfc3987_syntax`, which is imported when something is asked of it."""
+
+    __file__ = None  # so that who goes through all modules need not ask
+
+    def __getattr__(self, name: str) -> object:
+        if sys.modules.get(self.__name__) is self:
+            del sys.modules[self.__name__]
+        return getattr(import_module(self.__name__), name)
+
+    def is_valid_syntax(self, *arguments: str) -> bool:
+        """Check an address, with the module itself."""
+        return self.__getattr__("is_valid_syntax")(*arguments)  # type: ignore[operator]
+
+
+# jsonschema, which comes with nbformat, and so with plotly and papermill, imports a check of
+# addresses from it. It compiles 38 grammars: a second for every kernel, where nobody checks one.
+sys.modules.setdefault("rfc3987_syntax", Grammars("rfc3987_syntax"))
 
 __version__ = "0.1.0"
 
