@@ -16,6 +16,8 @@ class Grammars(ModuleType):
     __file__ = None  # so that who goes through all modules need not ask
 
     def __getattr__(self, name: str) -> object:
+        if name.startswith("__"):  # asked by `import` itself
+            raise AttributeError(name)
         if sys.modules.get(self.__name__) is self:
             del sys.modules[self.__name__]
         return getattr(import_module(self.__name__), name)
