@@ -13,6 +13,7 @@ from pydantic import Field
 from workbench.widgets import (
     AttackPanel,
     ConceptPanel,
+    EpsPanel,
     EvaluationPanel,
     LevelSetPanel,
     ModelPanel,
@@ -83,6 +84,13 @@ ROWS = {
             "score": torch.tensor([v.score]),
             "top[0]": v.top[0],
             "logits[0]": v.held[1],
+        },
+    ),
+    EpsPanel: (
+        {"eps": 0.2, "attack": "PGD(n_steps=8)", "compare": "digits/mlp"},
+        lambda v: {
+            "breaking.images": v.breaking[0].images,
+            "other.probabilities": v.breaking[1].probabilities,
         },
     ),
     TreatmentPanel: (

@@ -11,6 +11,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "bench": ["Bench"],
         "concept_panel": ["ConceptPanel"],
         "draw_pad": ["DrawPad"],
+        "eps_panel": ["EpsPanel"],
         "evaluation_panel": ["EvaluationPanel"],
         "form": ["Form"],
         "job": ["Job"],

@@ -33,6 +33,7 @@ export default {
       event.stopPropagation();
       tell(node, { key: event.key, x: 0.5, y: 0.5 });
     });
+    el.addEventListener("input", drag);
     model.on("change:value", draw);
     draw();
   },

@@ -1,10 +1,12 @@
-"""Files, written whole or not at all."""
+"""Files, written whole or not at all; and a script that several pages hold."""
 
 from __future__ import annotations
 
 import os
 import uuid
 from pathlib import Path
+
+DRAG = Path(__file__).with_name("drag.js")  # moves `figures.drag_eps`, in a panel and in a report
 
 
 def write(path: Path, content: str | bytes) -> None:

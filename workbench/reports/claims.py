@@ -44,6 +44,9 @@ class Claim:
         """The fields by their names."""
         return asdict(self)
 
+    def _ipython_display_(self) -> None:
+        """Nothing: at the end of a cell it would be shown a second time."""
+
     def _repr_html_(self) -> str:
         """A row: the verdict, the sentence, both figures, the setting."""
         turned = f" (it was expected: {self.expect})" if self.turned else ""

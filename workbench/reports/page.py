@@ -13,6 +13,7 @@ from nbconvert import HTMLExporter
 from nbformat import NotebookNode
 from plotly.offline import get_plotlyjs
 
+from workbench.files import DRAG
 from workbench.reports.contents import DATA, PLOTLY, Figure, figures, sections
 from workbench.reports.inputs import read_notebook
 from workbench.reports.results import MIME
@@ -90,6 +91,9 @@ def to_html(notebook: str | Path | NotebookNode, *, folder: str | Path | None = 
         )
     if "Plotly.newPlot(" in html:
         html = html.replace("</head>", f"<script>{get_plotlyjs()}</script>\n</head>", 1)
+    if "data-drag=" in html:
+        script = f'{DRAG.read_text()}document.addEventListener("input", drag);'
+        html = html.replace("</head>", f'<script type="module">{script}</script>\n</head>', 1)
     return html
 
 

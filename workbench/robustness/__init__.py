@@ -8,6 +8,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submodules=["specimens"],
     submod_attrs={
+        "breaks": ["Breaking", "breaking"],
         "diagnosis": ["Diagnosis", "Finding", "diagnose"],
         "evaluation": ["Evaluation", "evaluate"],
         "indicators": ["INDICATORS", "Indicator"],

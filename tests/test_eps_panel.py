@@ -1,0 +1,124 @@
+"""Budgets under which an answer breaks: by a closed form, and as a figure that is dragged."""
+
+import re
+
+import pytest
+import torch
+from browsers import MARKS
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from workbench.widgets import EpsPanel
+
+from workbench import attacks, data, figures, models, reports, robustness
+
+
+def halves(gap):
+    """Two classes, by the sum of four pixels; at grey it prefers the first by `gap`."""
+    layer = torch.nn.Linear(4, 2)
+    layer.weight.data = torch.tensor([[1.0] * 4, [-1.0] * 4])
+    layer.bias.data = torch.tensor([gap / 2 - 2, 2 - gap / 2])
+    body = torch.nn.Sequential(torch.nn.Flatten(), layer)
+    return models.wrap(body, input_shape=(1, 2, 2), classes=("more", "less"), name="sum")
+
+
+GREY = torch.full((1, 1, 2, 2), 0.5)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.floats(0.05, 2.0))
+def test_a_linear_answer_breaks_where_the_margin_is_used_up(gap):
+    """Each pixel moves by eps, so that the gap falls by 8 eps: it breaks from gap / 8 on."""
+    found = robustness.breaking(halves(gap), GREY, attacks.PGD(eps=0.3, n_steps=5), radii=60)
+    expected = found.radii[found.radii > gap / 8 + 1e-6]
+    assert found.breaks == (pytest.approx(float(expected[0])) if len(expected) else None)
+    moved = (found.images - GREY).abs().amax((1, 2, 3))
+    assert bool((moved <= found.radii + 1e-6).all())
+    own = found.probabilities[:, 0]
+    assert bool((own[1:] <= own[:-1]).all()), "a larger budget does no less harm"
+
+
+def test_what_is_shown_is_what_the_model_says():
+    model, x = models.load("digits/cnn"), data.load("digits").images[3:4]
+    found = robustness.breaking(model, x, attacks.PGD(eps=0.2, n_steps=10))
+    assert torch.equal(found.images[0], x[0])
+    torch.testing.assert_close(found.probabilities, model.predict(found.images).probabilities)
+    table = found.frame()
+    assert len(table) == 13
+    assert table["eps"].tolist() == found.radii.tolist()
+    assert found.summary()["breaks_at"] == found.breaks
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "said"),
+    [
+        ({"attack": attacks.DeepFool()}, TypeError, "expected one with a budget, .*DeepFool"),
+        ({"attack": attacks.PGD(eps=0)}, ValueError, "attack.eps: expected a budget above 0"),
+        ({"x": GREY.repeat(2, 1, 1, 1)}, ValueError, "x: expected one image"),
+        ({"radii": 0}, ValueError, "radii: expected"),
+    ],
+)
+def test_bad_arguments_are_named(change, error, said):
+    values = {"x": GREY, "attack": attacks.PGD(), **change}
+    with pytest.raises(error, match=said):
+        robustness.breaking(halves(1.0), **values)
+
+
+def test_the_figure_starts_where_it_breaks_and_says_so():
+    weak, strong = (
+        robustness.breaking(halves(gap), GREY, attacks.PGD(eps=0.3, n_steps=5)) for gap in (0.5, 9)
+    )
+    picture = figures.drag_eps([weak, strong])
+    frame = int(re.search(r'value="(\d+)"', picture.html)[1])
+    assert float(weak.radii[frame]) == weak.breaks
+    assert f"sum breaks at eps {weak.breaks:.3g}" in picture.alt
+    assert "sum keeps its answer up to eps 0.3" in picture.alt
+    assert "no longer more" in picture.html
+    assert "<script" not in picture.html
+    with pytest.raises(ValueError, match="results: expected some of the same radii, got 0"):
+        figures.drag_eps([])
+
+
+def test_colours_are_told_in_levels():
+    panel = EpsPanel("shapes", "shapes/resnet", 2)
+    panel.run()
+    assert panel.result.breaking[0].radii[-1] == pytest.approx(16 / 255)
+    assert "/255" in panel.view.value
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"attack": "DeepFool"}, "unknown attack with a budget 'DeepFool'"),
+        ({"attack": "PGD(n_stps=3)"}, "n_stps: no such parameter"),
+        ({"compare": "digits/cn"}, "Did you mean 'digits/cnn'"),
+        ({"eps": -1}, "eps"),
+    ],
+)
+def test_bad_parameters_are_named(arguments, words):
+    with pytest.raises(ValueError, match=words):
+        EpsPanel("digits", "digits/cnn", **arguments)
+
+
+class TestInABrowser:
+    pytestmark = MARKS
+
+    def test_it_is_dragged_in_a_report_without_a_kernel(self, tmp_path, page):
+        import nbformat
+
+        code = "from workbench.widgets import EpsPanel\nEpsPanel('digits', 'digits/cnn', 3)"
+        cells = [nbformat.v4.new_code_cell(code)]
+        nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / "n.ipynb")
+        report = reports.execute(tmp_path / "n.ipynb", {}, tmp_path / "out")
+        page.goto(report.html.as_uri())
+        slider = page.locator("[data-drag] input[type=range]")
+        status = page.locator("[data-drag] [role=status]")
+        bar = page.locator("[data-kind=width]").first
+        slider.focus()
+        page.keyboard.press("Home")
+        assert status.inner_text().startswith("At eps 0:")
+        first = bar.evaluate("node => node.style.width")
+        page.keyboard.press("End")
+        assert status.inner_text().startswith("At eps 0.3:")
+        assert bar.evaluate("node => node.style.width") != first
+        assert slider.get_attribute("aria-valuetext") == status.inner_text()
+        assert [p for p in page.problems if "Content Security Policy" not in p] == []

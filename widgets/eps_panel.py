@@ -1,0 +1,121 @@
+"""`EpsPanel`: drag the largest change of a pixel, and watch the answer break."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from html import escape
+from typing import Any, cast
+
+from pydantic import Field
+
+from workbench import attacks, checks, robustness
+from workbench.attacks import FixedBudget
+from workbench.data import ImageDataset
+from workbench.figures import drag_eps
+from workbench.params import Parameters
+from workbench.robustness import Breaking
+from workbench.steps import Step
+
+from .blocks import section
+from .labels import called
+from .panel import Panel
+
+
+class EpsPanelParameters(Parameters):
+    """What `EpsPanel` attacks with, and beside which model."""
+
+    attack: str = Field("PGD", description="an attack with a budget")
+    eps: float = Field(
+        0.0, ge=0, le=100, description="the largest budget; 0: 0.3 for grey images, 16/255 else"
+    )
+    compare: str = Field("", description="a second model under the same attack")
+    seed: int = Field(0, ge=0, le=10**6, description="seed of the attack")
+
+
+@dataclass(frozen=True, eq=False)
+class EpsView:
+    """What the panel shows: an image, and how each model's answer breaks."""
+
+    images: ImageDataset
+    index: int
+    breaking: tuple[Breaking, ...] = ()
+
+    def summary(self) -> dict[str, Any]:
+        """Where each answer breaks."""
+        return {"index": self.index} | {b.model: b.summary() for b in self.breaking}
+
+
+class EpsPanel(Panel[EpsPanelParameters, EpsView]):
+    """Drag eps: the attacked image, the confidences and the verdict follow, without the kernel.
+
+    Args and Raises: as of `Panel`; the parameters are `EpsPanelParameters`.
+    """
+
+    Params = EpsPanelParameters
+    title = "Eps panel"
+    picks = True
+
+    def check(self, params: EpsPanelParameters) -> None:
+        """Check that there is such an attack, with a budget, and the model to compare with."""
+        checks.known("attack with a budget", params.attack.partition("(")[0], budgeted())
+        attacks.get(params.attack)
+        if params.compare:
+            self.selection.classifier(params.compare)
+
+    @property
+    def attack(self) -> FixedBudget:
+        """The attack, with the largest budget."""
+        colour = self.selection.as_it_is().shape[0] == 3
+        eps = self.params.eps or (16 / 255 if colour else 0.3)
+        return cast("FixedBudget", attacks.get(self.params.attack).changed(eps=eps))
+
+    def steps(self) -> Iterator[Step[EpsView]]:
+        """The model's answer at every budget, then that of the one it is compared with."""
+        view, seed = EpsView(*self.image()), self.params.seed
+        x = view.images.images[view.index : view.index + 1]
+        names = [n for n in dict.fromkeys([self.selection.model, self.params.compare]) if n]
+        for i, name in enumerate(names):
+            model, before = self.selection.classifier(name), view.breaking
+            for step in robustness.breaking.steps(model, x, self.attack, seed=seed):
+                if step.value is not None:
+                    view = replace(view, breaking=(*before, step.value))
+                done, total = i * step.total + step.done, len(names) * step.total
+                yield Step(done, total, f"{name}: {step.message}", view)
+
+    def draw(self, result: EpsView) -> str:
+        """The image as it is, and what happens to it."""
+        words = f"index {result.index}, labelled {called(result.images, result.index)}"
+        return section(f"<p>{escape(words)}</p>", drag_eps(result.breaking).html)
+
+    def code(self) -> str:
+        """The calls that give the result shown."""
+        p, index = self.params, self.result.index if self.result else self.selection.index
+        lines = [
+            *self.code_head("from workbench import attacks, data, models, robustness"),
+            f"x = images.images[{index}:{index + 1}]",
+            f"attack = attacks.get({self.attack.code()!r})",
+            f"breaking = robustness.breaking(model, x, attack, seed={p.seed})",
+        ]
+        if p.compare:
+            other = self.selection.code("model", p.compare)
+            lines.append(f"other = robustness.breaking({other}, x, attack, seed={p.seed})")
+        return "\n".join(lines)
+
+    def choices(self) -> dict[str, list[Any]]:
+        """The attacks with a budget, and the models to compare with."""
+        model = self.selection.model
+        others = [n for n in self.selection.models_for(self.selection.dataset) if n != model]
+        chosen = dict.fromkeys([*budgeted(), self.params.attack])
+        return {"attack": [*chosen], "compare": [("no other model", ""), *others]}
+
+    def followed(self, change: Any) -> None:
+        """What was chosen beside other data, or beside this model, would not fit."""
+        if change["name"] == "dataset" or self.params.compare == self.selection.model:
+            self.params = self.params.changed(compare="")
+        super().followed(change)
+
+
+def budgeted() -> list[str]:
+    """The attacks that stay inside a ball of a radius."""
+    return [name for name, kind in attacks.available().items() if issubclass(kind, FixedBudget)]
