@@ -110,8 +110,8 @@ def test_code_names_an_attack_of_another_package_as_it_is_entered(monkeypatch):
     ("arguments", "words"),
     [
         ({"attacks": ["PDG"]}, "Did you mean 'PGD'"),
-        ({"attacks": ["PGD(n_steps=)"]}, "a call such as PGD"),
-        ({"attacks": ["PGD(__import__('os'))"]}, "a call such as PGD"),
+        ({"attacks": ["PGD(n_steps=)"]}, "a call such as FGSM"),
+        ({"attacks": ["PGD(__import__('os'))"]}, "a call such as FGSM"),
         ({"attacks": ["PGD(step=3)"]}, "step: no such parameter"),
         ({"attacks": []}, "at least 1 item"),
         ({"attacks": ["DDN"]}, "DDN: it does not keep Linf small"),

@@ -48,14 +48,21 @@ def made(what: str, known: Mapping[str, type[Kind]], name: str, parameters: dict
         ValueError: no such method, or parameters out of bounds.
     """
     if "(" in name:
-        name, written = parsed(what, name)
+        name, written = parsed(what, name, example(known))
         parameters = {**written, **parameters}
     if name not in known:
         raise checks.unknown(what, name, known)
     return known[name](**parameters)
 
 
-def parsed(what: str, code: str) -> tuple[str, dict[str, Any]]:
+def example(known: Mapping[str, type[Any]]) -> str:
+    """A call of the first method that has a parameter."""
+    name, kind = next((n, k) for n, k in known.items() if k.model_fields)
+    field, about = next(iter(kind.model_fields.items()))
+    return f"{name}({field}={about.default!r})"
+
+
+def parsed(what: str, code: str, example: str) -> tuple[str, dict[str, Any]]:
     """The name and the parameters of a call with literal values; nothing is run.
 
     Raises:
@@ -68,4 +75,4 @@ def parsed(what: str, code: str) -> tuple[str, dict[str, Any]]:
             return call.func.id, values
     except (SyntaxError, ValueError):
         pass
-    raise ValueError(f"{what}: expected a name, or a call such as Name(number=100), got {code!r}")
+    raise ValueError(f"{what}: expected a name, or a call such as {example}, got {code!r}")
