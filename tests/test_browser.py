@@ -160,7 +160,7 @@ def test_the_bench_is_turned_drawn_on_saved_and_run_again(page, server):
         page.mouse.move(box["x"] + 0.5 * box["width"], box["y"] + (0.2 + 0.02 * i) * box["height"])
     page.mouse.up()
     turn("model")
-    bench.locator("text=index 360").first.wait_for()
+    bench.locator("text=index 1000").first.wait_for()
     shot(page, "bench_drawn")
     turn("attack")
     bench.locator("text=Perturbation").first.wait_for()

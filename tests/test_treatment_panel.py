@@ -129,8 +129,10 @@ def test_cancel_and_resume_come_to_the_same_weights(tiny, monkeypatch):
     resume, on_bench = panel.buttons
     assert (resume.disabled, on_bench.disabled) == (False, True)
     assert "image" in panel.view.value  # what was reached is shown
+    before = panel.result.course
     resume.click()
     settle(panel)
+    assert panel.result.course[: len(before)] == before
     assert torch.equal(panel.result.model.body[1].weight, straight.body[1].weight)
     assert (resume.disabled, on_bench.disabled) == (True, False)
     on_bench.click()

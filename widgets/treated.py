@@ -14,6 +14,7 @@ from workbench.models import Classifier, Cost, Prediction
 from .blocks import column, figure, row, section, status, table
 from .labels import called
 
+Course = tuple[tuple[float, float], ...]  # the share of the work done, and the accuracy then
 FEW = 300  # test images that a model is asked about on its way
 
 
@@ -32,7 +33,7 @@ class Look:
 class TreatmentView:
     """What the panel shows: an image, the parent's look, that of what is made of it.
 
-    course: the share of the work done and the accuracy then. model: what was made, at the end.
+    course: of the work. model: what was made, at the end.
     """
 
     images: ImageDataset
@@ -40,7 +41,7 @@ class TreatmentView:
     treatment: str
     before: Look | None = None
     after: Look | None = None
-    course: tuple[tuple[float, float], ...] = ()
+    course: Course = ()
     history: list[dict[str, float]] = field(default_factory=list)
     model: Classifier | None = None
 

@@ -25,7 +25,7 @@ from .frame import guarded
 from .job import Job
 from .panel import Panel
 from .selection import GIVE
-from .treated import FEW, Look, TreatmentView, picture
+from .treated import FEW, Course, Look, TreatmentView, picture
 
 LOOKS = 40  # times the model is looked at on its way, at most
 MANY = 2000  # at the end
@@ -95,9 +95,12 @@ class TreatmentPanel(Panel[TreatmentPanelParameters, TreatmentView]):
             view = replace(view, before=self.look_at(self.selection.classifier(), FEW))
         yield Step(1, 1, "as it is", view)
 
-    def steps(self) -> Iterator[Step[TreatmentView]]:
-        """The parent, then the model on its way, looked at now and then, and the end."""
-        view, step, shown = self.first(), Step[Treated](0, 1), -1
+    def steps(self, course: Course = ()) -> Iterator[Step[TreatmentView]]:
+        """The parent, then the model on its way, looked at now and then, and the end.
+
+        course: what was seen of the way before it was cancelled.
+        """
+        view, step, shown = replace(self.first(), course=course), Step[Treated](0, 1), -1
         if view.before is not None:
             whole = self.look_at(self.selection.classifier(), MANY, costs=True)
             view = replace(view, before=whole)
@@ -291,9 +294,9 @@ class TreatmentPanel(Panel[TreatmentPanelParameters, TreatmentView]):
         """The treatment and its form; start, resume, open on the bench."""
         self.settings, self.opened = ipw.VBox(), ipw.VBox()
         self._show_settings()
-        resume = guarded(self, lambda: self.start(self.steps()))
+        about = "Go on with the training that was cancelled"
         self.buttons = [
-            button("Resume", "Go on with the training that was cancelled", resume),
+            button("Resume", about, guarded(self, self.resume)),
             button("Open on the bench", "Both models, side by side", guarded(self, self.open)),
         ]
         self._enable()
@@ -310,6 +313,10 @@ class TreatmentPanel(Panel[TreatmentPanelParameters, TreatmentView]):
             self.unfinished.unlink(missing_ok=True)
         super().start(work)
         self._enable()
+
+    def resume(self) -> None:
+        """Go on with the training that was cancelled, in a thread."""
+        self.start(self.steps(self.result.course if self.result is not None else ()))
 
     def shown(self, result: TreatmentView) -> None:
         """Offer what can be done with what there is."""
