@@ -243,7 +243,11 @@ def test_a_gallery_shows_results_and_no_solutions_and_stays_offline(tmp_path, po
         "ys = [1, None, 3], np.array([2.0, 4.0]), ['a', 'b']\n"
         "go.Figure([go.Scatter(y=y, mode='lines') for y in ys] + [go.Bar(y=[9])])"
     )
-    cells = [new_markdown_cell("# Two"), new_code_cell(code), new_code_cell(chart)]
+    claim = (
+        "from workbench import reports\nreports.claim('gradient noise very deep', 'It helps.', "
+        "ours=1, holds=False, setting='x')"
+    )
+    cells = [new_markdown_cell("# Two"), *map(new_code_cell, (code, chart, claim))]
     two = new_notebook(cells=cells)
     one = checked("here it <is> not", master())
     paths = [write(tmp_path / "one.ipynb", one), write(tmp_path / "two.ipynb", two)]
@@ -257,6 +261,8 @@ def test_a_gallery_shows_results_and_no_solutions_and_stays_offline(tmp_path, po
     assert '<a href="one.html">Sums &amp; &lt;such&gt;</a>' in index
     assert "<p>add two numbers.</p>" in index
     assert "1 minute." in index
+    assert "<p>Claims of papers, tested: 1 refuted here</p>" in index
+    assert index.count("Claims of papers") == 1
     assert picture in index
     assert re.findall(r'points="([^"]*)"', index) == ["2,78 118,27", "2,53 118,2"]
     for address in re.findall(r'(?:href|src)="([^"]*)"', index):

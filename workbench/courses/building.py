@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 from base64 import b64decode
+from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Executor, as_completed
 from html import escape
@@ -143,23 +144,23 @@ def _each(
     return [future.result() for future in waiting]
 
 
-def _executed(path: Path, folder: Path) -> tuple[NotebookNode, list[reports.Check]]:
-    """A notebook after a run, and its checks; one that fails leaves its report in `folder`."""
+def _executed(path: Path, folder: Path) -> tuple[NotebookNode, reports.Report]:
+    """A notebook after a run, and what came of it; one that fails leaves it in `folder`."""
     report = run(reports.execute.steps(path, output=folder / path.stem), progress=False)
     executed = nbformat.read(report.notebook, as_version=4)
     shutil.rmtree(report.notebook.parent)
-    return executed, report.checks
+    return executed, report
 
 
 def _taught(path: Path, output: Path, verify: bool) -> None:
     """One notebook's part of `student_set`: the teacher's copy, and the student's verified."""
-    executed, checks = _executed(path, output / "teacher")
+    executed, report = _executed(path, output / "teacher")
     _write(output / "teacher" / path.name, executed)
     page = reports.to_html(executed, folder=path.parent)
     reports.write(output / "teacher" / f"{path.stem}.html", page)
     if not verify:
         return
-    if wrong := [f"{check.says} (cell {check.cell})" for check in checks if not check.holds]:
+    if wrong := [f"{check.says} (cell {check.cell})" for check in report.checks if not check.holds]:
         raise RuntimeError(f"checks that do not hold: {'; '.join(wrong)}")
     copy = output / "student" / path.name
     if wrong := _unexpected(_executed(copy, copy.parent)[0]):
@@ -182,7 +183,7 @@ def _unexpected(executed: NotebookNode) -> list[str]:
 
 def _shown(path: Path, folder: Path, names: list[str]) -> str:
     """One notebook's part of `gallery`: page and student's copy; returns its entry in the index."""
-    executed, _ = _executed(path, folder)
+    executed, report = _executed(path, folder)
     shown = student(executed, outputs=True)
     page = reports.to_html(shown, folder=path.parent)
     for name in names:
@@ -204,9 +205,16 @@ def _shown(path: Path, folder: Path, names: list[str]) -> str:
     link = f'<a href="{path.stem}.html">'
     return (
         f"<li><h2>{link}{title or escape(path.stem)}</a></h2>\n"
-        f'<div class="pictures">{"".join(pictures)}</div>\n<p>{goal}</p>\n'
+        f'<div class="pictures">{"".join(pictures)}</div>\n<p>{goal}</p>\n{_verdicts(report)}'
         f'<p class="links">{time} {link}Page</a> {download}</p></li>'
     )
+
+
+def _verdicts(report: reports.Report) -> str:
+    """What became of the papers' claims in a notebook, counted; "" where it makes none."""
+    counts = Counter(claim["verdict"] for claim in report.claims)
+    listed = ", ".join(f"{n} {verdict}" for verdict, n in sorted(counts.items()))
+    return f"<p>Claims of papers, tested: {escape(listed)}</p>\n" if listed else ""
 
 
 def _sketch(figure: dict[str, Any]) -> str:
