@@ -78,6 +78,19 @@ def test_the_figure_starts_where_it_breaks_and_says_so():
         figures.drag_eps([])
 
 
+def test_an_answer_that_is_wrong_anyway_is_said():
+    model, images = models.load("fashion_mnist/cnn"), data.load("fashion-sample")
+    answers = model.predict(images.images).label
+    wrong = int((answers != images.labels).nonzero()[0])
+    panel = EpsPanel("fashion-sample", "fashion_mnist/cnn", wrong)
+    panel.run()
+    said = f"fashion_mnist/cnn says {model.classes[answers[wrong]]} before anything is changed."
+    assert said in panel.view.value
+    panel.selection.index = int((answers == images.labels).nonzero()[0])
+    panel.run()
+    assert "before anything is changed" not in panel.view.value
+
+
 def test_colours_are_told_in_levels():
     panel = EpsPanel("shapes", "shapes/resnet", 2)
     panel.run()

@@ -27,7 +27,7 @@ class EpsPanelParameters(Parameters):
 
     attack: str = Field("PGD", description="an attack with a budget")
     eps: float = Field(
-        0.0, ge=0, le=100, description="the largest budget; 0: 0.3 for grey images, 16/255 else"
+        0.0, ge=0, le=1, description="the largest budget; 0: 0.3 for grey images, 16/255 else"
     )
     compare: str = Field("", description="a second model under the same attack")
     seed: int = Field(0, ge=0, le=10**6, description="seed of the attack")
@@ -85,7 +85,11 @@ class EpsPanel(Panel[EpsPanelParameters, EpsView]):
 
     def draw(self, result: EpsView) -> str:
         """The image as it is, and what happens to it."""
-        words = f"index {result.index}, labelled {called(result.images, result.index)}"
+        label, known = called(result.images, result.index), result.images.labels[result.index] >= 0
+        words = f"Index {result.index}, labelled {label}."
+        for b in result.breaking:
+            if known and b.classes[b.label] != label:
+                words += f" {b.model} says {b.classes[b.label]} before anything is changed."
         return section(f"<p>{escape(words)}</p>", drag_eps(result.breaking).html)
 
     def code(self) -> str:
