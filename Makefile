@@ -27,7 +27,7 @@ lab: $(VENV)/.lab  ## open JupyterLab on the first notebook (PORT=8888, BROWSER=
 	@$(BIN)/workbench lab --port "$(PORT)" $(if $(filter no,$(BROWSER)),--no-browser)
 
 test: $(VENV)/.test  ## run the tests (ARGS="-k models" to choose)
-	$(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS)
+	$(BIN)/python -m pytest -n 3 --dist loadgroup $(ARGS)
 
 lint: $(VENV)/.dev  ## check style and types
 	$(BIN)/ruff check .
