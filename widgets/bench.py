@@ -115,8 +115,7 @@ class Bench:
         auto: bool = True,
     ) -> None:
         self.selection = selection = selection or Selection(dataset, model, index)
-        if training is not None:
-            selection.trainings[selection.origin] = training
+        selection.train_on(training)
         given = read(panels)
         checks.known("view", view, PANELS)
         checks.known("layout", layout, ("tabs", "grid"))

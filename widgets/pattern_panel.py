@@ -100,8 +100,7 @@ class PatternPanel(Panel[PatternPanelParameters, PatternView]):
 
     def __init__(self, *args: Any, training: ImageDataset | None = None, **options: Any) -> None:
         super().__init__(*args, **options)
-        if training is not None:
-            self.selection.trainings[self.selection.origin] = training
+        self.selection.train_on(training)
         self.layers = ipw.Dropdown(description="layer", tooltip="Layer to draw and look into")
         self.listen(self.layers, self._show_layer)
 

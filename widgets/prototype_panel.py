@@ -104,8 +104,7 @@ class PrototypePanel(Panel[PrototypePanelParameters, PrototypeView]):
             if model is None:
                 selection.model = next(iter(with_prototypes(selection)), selection.model)
         super().__init__(selection=selection, **parameters)
-        if training is not None:
-            selection.trainings[selection.origin] = training
+        selection.train_on(training)
 
     def check(self, params: PrototypePanelParameters) -> None:
         """Check that there is such a prototype."""

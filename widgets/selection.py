@@ -202,6 +202,11 @@ class Selection(traitlets.HasTraits):
         fits = training is not None and training.shape == self.as_it_is().shape
         return training if fits else None
 
+    def train_on(self, training: ImageDataset | None) -> None:
+        """Take images to train and to mine on for the data set selected; None for its own."""
+        if training is not None:
+            self.trainings[self.origin] = training
+
     def classifier(self, name: str | None = None) -> Classifier:
         """The model looked at, or another by name; loaded once."""
         name = name or self.model

@@ -75,8 +75,7 @@ class TreatmentPanel(Panel[TreatmentPanelParameters, TreatmentView]):
         settings = self.treatment.changes() if self.treatment is not None else {}
         self._folder = tempfile.TemporaryDirectory(prefix="workbench-")
         super().__init__(*args, treatment=name, settings=settings, **parameters)
-        if training is not None:
-            self.selection.trainings[self.selection.origin] = training
+        self.selection.train_on(training)
 
     def check(self, params: TreatmentPanelParameters) -> None:
         """Check that there is such a recipe, and something to do."""

@@ -133,10 +133,10 @@ class Run:
     plan: Recipe
     data: ImageDataset
     treatments: Sequence[Hooks]
-    model: Classifier
-    optimiser: torch.optim.Optimizer
     total: int
     device: str
+    model: Classifier = field(init=False)
+    optimiser: torch.optim.Optimizer = field(init=False)
     step: int = 0
     generator: torch.Generator = field(default_factory=torch.Generator)
     history: list[dict[str, float]] = field(default_factory=list)
@@ -262,18 +262,17 @@ def begin(
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
     total = math.ceil(len(training) / plan.batch_size) * plan.epochs
-    slot = {s: next((t for t in treatments if fills(t, s)), PLAIN) for s in ("build", "optimiser")}
+    run = Run(plan, training, treatments, total, device)
     if start is None:
-        model = slot["build"].build(plan, training, name)
+        model = run.slot("build").build(plan, training, name)
     else:
         model = cast(Classifier, private_copy(start, share=False))
         model.card = unmeasured(start.card, name=name)
-    model = model.to(device)
-    run = Run(plan, training, treatments, model, cast(Any, None), total, device)
+    run.model = model.to(device)
     run.generator.manual_seed(plan.seed)
     for treatment in treatments:
         treatment.prepare(run)
-    run.optimiser = slot["optimiser"].optimiser(run.model, plan)
+    run.optimiser = run.slot("optimiser").optimiser(run.model, plan)
     return run
 
 

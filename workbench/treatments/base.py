@@ -134,6 +134,16 @@ class Change(Treatment):
             )
 
 
+class OfWeights(Change):
+    """A change of the weights of linear and convolutional layers."""
+
+    def unfit(self, subject: Classifier | Recipe, data: ImageDataset | None = None) -> str:
+        """There have to be such layers."""
+        if isinstance(subject, Classifier) and not weighted(subject):
+            return "the model has no linear or convolutional layer"
+        return ""
+
+
 class Training(Treatment, Hooks):
     """A treatment of the training: a new one gives some of the hooks of the loop."""
 
@@ -180,13 +190,6 @@ def weighted(model: nn.Module) -> dict[str, nn.Linear | nn.Conv2d]:
     """The linear and convolutional layers of a model, by name."""
     kinds = (nn.Linear, nn.Conv2d)
     return {name: part for name, part in model.named_modules() if isinstance(part, kinds)}
-
-
-def no_weights(model: Classifier | Recipe) -> str:
-    """Why there is nothing to change in the weights of a model; empty where there is."""
-    if isinstance(model, Classifier) and not weighted(model):
-        return "the model has no linear or convolutional layer"
-    return ""
 
 
 def share_of(n: int, share: float) -> int:

@@ -10,11 +10,11 @@ from pydantic import Field
 from torch import nn
 
 from workbench.data import ImageDataset
-from workbench.models import Classifier, Recipe
-from workbench.treatments.base import Change, no_weights, share_of, weighted
+from workbench.models import Classifier
+from workbench.treatments.base import OfWeights, share_of, weighted
 
 
-class LowRank(Change):
+class LowRank(OfWeights):
     """Each layer becomes two, which keep the largest singular values of its weights.
 
     By Eckart and Young (1936) no other matrix of that rank is nearer. A convolution becomes one
@@ -25,10 +25,6 @@ class LowRank(Change):
     title: ClassVar[str] = "Low-rank layers, by singular values"
 
     share: float = Field(0.25, gt=0, le=1, description="of the singular values of each layer kept")
-
-    def unfit(self, subject: Classifier | Recipe, data: ImageDataset | None = None) -> str:
-        """It needs weights to factorise."""
-        return no_weights(subject)
 
     def apply(
         self, model: Classifier, data: ImageDataset | None, generator: torch.Generator

@@ -124,9 +124,7 @@ def make(name: str) -> Iterator[Step[Treated]]:
     """
     base, chain = stages(name)
     name = SEPARATOR.join(split(name))
-    path: Path | None = path_of(name)
-    marks = marks_of(base, chain)
-    assert path is not None
+    path, marks = path_of(name), marks_of(base, chain)
     if path.exists() and (model := kept(path, name, marks)) is not None:
         yield Step(1, 1, "restored", Treated(model, cost=models.cost(model), path=path))
         return
@@ -137,10 +135,11 @@ def make(name: str) -> Iterator[Step[Treated]]:
     model.card = model.card.model_copy(update={"name": name, **measured(model)})
     try:
         save(model, path, **marks)
+        done = replace(step.value, path=path)
     except (ValueError, OSError) as error:
         warnings.warn(f"{name}: made, and not kept: {error}", stacklevel=2)
-        path = None
-    yield Step(step.total, step.total, "done", replace(step.value, path=path))
+        done = step.value
+    yield Step(step.total, step.total, "done", done)
 
 
 def measured(model: Classifier) -> dict[str, int]:

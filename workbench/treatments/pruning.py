@@ -30,7 +30,7 @@ from workbench.concepts import (
 from workbench.data import ImageDataset
 from workbench.models import Classifier, Recipe, heard, measure, private_copy
 from workbench.steps import Step, work
-from workbench.treatments.base import Change, no_weights, share_of, weighted
+from workbench.treatments.base import OfWeights, share_of, weighted
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -75,7 +75,7 @@ class Pruning:
         return table.assign(share_kept=table["kept"] / table["units"])
 
 
-class Prune(Change):
+class Prune(OfWeights):
     """Remove the share of the weights, or of the hidden units, that counts least.
 
     weights: ranked over all linear and convolutional layers, and set to 0; "taylor" and "gradient"
@@ -102,7 +102,7 @@ class Prune(Change):
         """Relevance is of units; there have to be weights."""
         if self.of == "weights" and self.criterion.startswith("lrp"):
             return f"criterion {self.criterion!r} is of units: of='units'"
-        return no_weights(subject)
+        return super().unfit(subject, data)
 
     def apply(
         self, model: Classifier, data: ImageDataset | None, generator: torch.Generator

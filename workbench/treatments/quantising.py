@@ -9,11 +9,11 @@ import torch
 from pydantic import Field
 
 from workbench.data import ImageDataset
-from workbench.models import Classifier, Recipe
-from workbench.treatments.base import Change, no_weights, weighted
+from workbench.models import Classifier
+from workbench.treatments.base import OfWeights, weighted
 
 
-class Quantise(Change):
+class Quantise(OfWeights):
     """Weights of linear and convolutional layers on a symmetric uniform grid, to the nearest.
 
     2^bits - 1 levels, from -scale to scale; biases and statistics stay. As surveyed by Gholami
@@ -25,10 +25,6 @@ class Quantise(Change):
 
     bits: int = Field(4, ge=2, le=16, description="bits a weight")
     per_channel: bool = Field(True, description="a scale for each output channel, not each layer")
-
-    def unfit(self, subject: Classifier | Recipe, data: ImageDataset | None = None) -> str:
-        """It needs weights to quantise."""
-        return no_weights(subject)
 
     def apply(
         self, model: Classifier, data: ImageDataset | None, generator: torch.Generator
