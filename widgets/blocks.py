@@ -29,7 +29,7 @@ def row(*blocks: str) -> str:
 
 def section(*blocks: str) -> str:
     """Blocks of the view, one below the other."""
-    return f'<div style="font:13px/1.4 system-ui,sans-serif">{"".join(blocks)}</div>'
+    return f'<div class="wb">{"".join(blocks)}</div>'
 
 
 def column(*blocks: str, width: str = "26em") -> str:

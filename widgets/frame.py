@@ -43,7 +43,7 @@ class Frame(Generic[R]):
         self._drawn = ""  # the picture as last made of a result
         self._lock = selection.lock
         self.message = ipw.HTML()
-        self.view = PickView() if self.picks else ipw.HTML()
+        self.view = PickView()
         if self.picks:
             self.listen(self.view, self._picked, "picked")
         self.bar = ipw.FloatProgress(min=0, max=1, layout={"width": "16em"})

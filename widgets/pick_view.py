@@ -7,7 +7,7 @@ from pathlib import Path
 import anywidget
 import traitlets
 
-from workbench.files import DRAG
+from workbench.files import DRAG, STYLE
 
 ARROWS = {"ArrowLeft": (-1, 0), "ArrowRight": (1, 0), "ArrowUp": (0, 1), "ArrowDown": (0, -1)}
 
@@ -21,5 +21,6 @@ class PickView(anywidget.AnyWidget):
     """
 
     _esm = DRAG.read_text() + Path(__file__).with_name("pick_view.js").read_text()
+    _css = STYLE
     value = traitlets.Unicode().tag(sync=True)
     picked = traitlets.Dict().tag(sync=True)

@@ -1,12 +1,14 @@
-"""Files, written whole or not at all; and a script that several pages hold."""
+"""Files, written whole or not at all; and what several pages hold: a script and the one style."""
 
 from __future__ import annotations
 
 import os
 import uuid
+from importlib.resources import files
 from pathlib import Path
 
 DRAG = Path(__file__).with_name("drag.js")  # moves `figures.drag_eps`, in a panel and in a report
+STYLE = Path(str(files("workbench.widgets"))) / "style.css"  # of panels, reports, cards, site
 
 
 def write(path: Path, content: str | bytes) -> None:
