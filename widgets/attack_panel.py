@@ -19,7 +19,7 @@ from workbench.params import Parameters
 from workbench.saliency import Saliency
 from workbench.steps import Step
 
-from .blocks import button, column, figure, row, section, slider, status
+from .blocks import button, column, figure, live, row, section, slider, status
 from .form import Form
 from .frame import guarded
 from .panel import Panel
@@ -133,8 +133,12 @@ class AttackPanel(Panel[AttackPanelParameters, AttackView]):
         clean = confidence_table(view.prediction.probabilities[0], classes, label).html
         blocks = [figure(x, f"{name}, as it is", f"as it is: <b>{escape(name)}</b>", HEIGHT)]
         if view.result is None:
-            hint = escape(view.remark) or "Press <b>Launch</b> to attack this image."
-            return section(row(*blocks, column(clean, status(hint))))
+            hint = (
+                status(escape(view.remark))
+                if view.remark
+                else live("Press <b>Launch</b> to attack this image.")
+            )
+            return section(row(*blocks, column(clean, hint)))
         image, logits = view.result.x_adv[0], view.result.logits[0]
         if step is not None:
             moment = view.result.trace[step]

@@ -54,6 +54,11 @@ def status(words: str) -> str:
     return f'<p role="status">{words}</p>'
 
 
+def live(words: str) -> str:
+    """What to press or pick next; a page without a kernel hides it."""
+    return f'<p role="status" class="wb-live">{words}</p>'
+
+
 def alert(message: str) -> str:
     """An error as HTML that screen readers announce."""
     return (

@@ -20,7 +20,7 @@ from workbench.models import Layer
 from workbench.params import Parameters
 from workbench.steps import Step
 
-from .blocks import button, column, figure, row, section, slider, status
+from .blocks import button, column, figure, live, row, section, slider, status
 from .frame import guarded
 from .panel import Panel
 from .views import Answered, filled
@@ -147,7 +147,7 @@ class ConceptPanel(Panel[ConceptPanelParameters, ConceptView]):
         view, classes, extracted = result, result.images.classes, result.extracted
         shown = figure(view.x[0], f"index {view.index}, taken for {classes[view.label]}")
         if extracted is None or view.codes is None or view.importance is None:
-            return section(shown, "<p>Press <b>Find concepts</b>: it takes some seconds.</p>")
+            return section(shown, live("Press <b>Find concepts</b>: it takes some seconds."))
         k, blocks = self._chosen(view), [shown]
         if extracted.grid is not None:
             codes = view.codes[..., k].view(1, 1, *extracted.grid)

@@ -20,7 +20,7 @@ from workbench.robustness import Diagnosis, Evaluation, diagnose, evaluate
 from workbench.steps import Step
 
 from .attack_panel import call_of, named
-from .blocks import column, row, section, table
+from .blocks import column, live, row, section, table
 from .panel import Panel
 from .views import filled
 
@@ -148,7 +148,7 @@ class EvaluationPanel(Panel[EvaluationPanelParameters, EvaluationView]):
         if result.accuracy is not None:
             accuracy = f"{result.accuracy:.1%} of {result.images:,} test images right, unattacked."
         if result.evaluation is None:
-            return section(f"<p>{accuracy} Press <b>Evaluate</b> to attack them.</p>")
+            return section(f"<p>{accuracy}</p>", live("Press <b>Evaluate</b> to attack them."))
         curve = result.evaluation.curve()
         if curve["attack"].nunique() == 2:  # one attack is its own worst case
             curve = curve[curve["attack"] != "worst case"]

@@ -19,7 +19,7 @@ from workbench.models import Prediction
 from workbench.params import Parameters
 from workbench.steps import Step
 
-from .blocks import figure, pickable, row, section, slider
+from .blocks import figure, live, pickable, row, section, slider
 from .labels import called, one_of_each, other_images
 from .panel import Panel
 from .pick_view import ARROWS
@@ -160,7 +160,7 @@ class LevelSetPanel(Panel[LevelSetPanelParameters, LevelSetView]):
     def draw_at(self, view: LevelSetView, moment: int | None) -> str:
         """The picture at one moment of the path; of the image reached when None."""
         images, way = view.images, view.traversal
-        label, hint = images.classes[view.label], "<p>Pick a target, or press <b>Run</b>.</p>"
+        label, hint = images.classes[view.label], live("Pick a target, or press <b>Run</b>.")
         blocks = [figure(view.x[0], f"source {view.index}: taken for {label}")]
         if way is not None:
             hint, moment = "", len(way.moments) - 1 if moment is None else moment
@@ -187,7 +187,7 @@ class LevelSetPanel(Panel[LevelSetPanelParameters, LevelSetView]):
         path = at.points(way.path[:, 0]) if way.path is not None else None
         if path is not None and moment is not None and moment < len(path) - 1:
             marks["here"] = path[moment]
-        beside = "<p>Click into the plane, or move in it with the arrow keys.</p>"
+        beside = live("Click into the plane, or move in it with the arrow keys.")
         if view.picked is not None:
             marks["picked"], lost = view.picked.point, view.picked.lost
             words = "the point picked" + (f", clipped by L2 {lost:.2f}" if lost > 1e-3 else "")

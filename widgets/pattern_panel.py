@@ -23,7 +23,7 @@ from workbench.patterns.neurons import check_neurons
 from workbench.patterns.recording import copied, rectifiers
 from workbench.steps import Step
 
-from .blocks import column, figure, row, section
+from .blocks import column, figure, live, row, section
 from .form import choose_from
 from .labels import called
 from .mined import Key, Mined
@@ -221,8 +221,9 @@ class PatternPanel(Panel[PatternPanelParameters, PatternView]):
         if not view.values:
             return section(*blocks, view.offer)
         layer, k = self._neuron(view)
-        hint = "Press <b>Mine</b> for the patterns of the classes."
-        below = f"<p>{escape(view.remark, quote=False) or hint}</p>"
+        below = live("Press <b>Mine</b> for the patterns of the classes.")
+        if view.remark:
+            below = f"<p>{escape(view.remark, quote=False)}</p>"
         if pattern is not None and view.quality is not None and view.broken is not None:
             table = figures.pattern_table(pattern, view.quality, view.broken, view.label)
             blocks += [table.html, column(f"<p>{self._verdict(view, pattern)}</p>", width="18em")]

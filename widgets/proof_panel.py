@@ -18,7 +18,7 @@ from workbench.patterns import Patterns
 from workbench.proofs import Answer, local_robustness, prove
 from workbench.steps import Step
 
-from .blocks import figure, row, section
+from .blocks import figure, live, row, section
 from .panel import Panel
 from .views import Answered
 
@@ -113,7 +113,7 @@ class ProofPanel(Panel[ProofPanelParameters, ProofView]):
         """The question, the verdict, how far it got, and the counterexample."""
         view, classes, x = result, result.images.classes, result.x[0]
         blocks = [figure(x, f"index {view.index}, taken for {classes[view.label]}")]
-        verdict, answer = "<p>Press <b>Verify</b>.</p>", view.answer
+        verdict, answer = live("Press <b>Verify</b>."), view.answer
         if answer is not None:
             edge = f"border-left:6px solid {COLOURS[answer.verdict]};padding-left:8px"
             bound = "" if answer.bound is None else f", least margin proved {answer.bound:.4g}"

@@ -11,7 +11,7 @@ from workbench.figures import confidence_table
 from workbench.figures.curve import line_chart
 from workbench.models import Classifier, Cost, Prediction
 
-from .blocks import column, figure, row, section, status, table
+from .blocks import column, figure, live, row, section, table
 from .labels import called
 
 Course = tuple[tuple[float, float], ...]  # the share of the work done, and the accuracy then
@@ -71,7 +71,7 @@ def picture(view: TreatmentView) -> str:
     if view.after is not None and view.after.cost is not None:
         parts.append(costs_table(view))
     if view.before is None and view.after is None:
-        parts.append(status("Press Start: a new model is trained by the recipe."))
+        parts.append(live("Press <b>Start</b>: a new model is trained by the recipe."))
     return section(*parts)
 
 
