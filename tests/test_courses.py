@@ -23,6 +23,13 @@ CHECK = (
     'assert total == 7, f"{total} is not the sum of the numbers"\n'
     'assert double(2) == 4, "double(2) should be 4"'
 )
+SPOKEN = """from workbench import courses
+
+with courses.check("there is a built-in", "it is `sum`") as found:
+    assert total == 7, f"{total} is not the sum of <the> numbers"
+    assert double(2) == 4, "double(2) should be 4"
+    found.why = "3 and 4 make 7"
+"""
 PNG = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNgAAAAAgABSK+kcQAAAABJRU5ErkJggg=="
 
 
@@ -140,6 +147,141 @@ def test_every_master_is_in_order(path):
         assert "# solution" not in nbformat.writes(made)
 
 
+# --- what a check says ------------------------------------------------------------------
+
+
+def said(capsys, code, *hints, why=""):
+    """The lines that a check prints outside of a notebook, and the check."""
+    with courses.check(*hints) as found:
+        exec(code)
+        found.why = why
+    return capsys.readouterr().out.strip().splitlines(), found
+
+
+def test_a_check_says_in_a_line_what_is_right_or_wrong_and_goes_on(capsys):
+    lines, found = said(capsys, "assert 1 + 1 == 2, 'no sum'", why="two")
+    assert (lines, found.right) == (["Right: two"], True)
+    lines, found = said(capsys, "assert 1 + 1 == 3, '1 + 1 is less'")
+    assert (lines, found.right) == (["Not yet: 1 + 1 is less"], False)
+    lines, _ = said(capsys, "missing")
+    assert lines == ["Not yet: name 'missing' is not defined: run the cells above first"]
+    lines, _ = said(capsys, "[][1]")
+    assert lines == ["Not yet: the code ends in IndexError: list index out of range"]
+    with pytest.raises(KeyboardInterrupt), courses.check():
+        raise KeyboardInterrupt
+
+
+def test_each_wrong_answer_brings_a_hint_more_until_one_is_right(capsys):
+    hints = ("there is a built-in", "it is called sum")
+    wrong, shown = "assert False, 'no'", []
+    for code in (wrong, wrong, wrong, wrong, "pass", wrong):
+        lines, _ = said(capsys, code, *hints)
+        shown.append(lines[1:])
+    first, second = "Hint 1 of 2: there is a built-in", "Hint 2 of 2: it is called sum"
+    assert shown == [[], [first], [first, second], [first, second], [], []]
+
+
+def test_a_check_for_nbgrader_ends_in_an_error_of_one_line(capsys):
+    whole = courses.nbgrader(master(check=SPOKEN))
+    source = whole.cells[5].source
+    assert source == SPOKEN.replace("courses.check(", "courses.graded(")
+    with pytest.raises(AssertionError, match="8 is not the sum") as caught:
+        exec(source, {"total": 8, "double": lambda x: 2 * x})
+    assert caught.value._render_traceback_() == ["Not yet: 8 is not the sum of <the> numbers"]
+    exec(source, {"total": 7, "double": lambda x: 2 * x})
+    assert capsys.readouterr().out.splitlines()[-1] == "Right: 3 and 4 make 7"
+
+
+# --- how far a class has come -------------------------------------------------------------
+
+
+def answered(source=None, *, right=None, order=(1, 2), check=SPOKEN):
+    """A student's copy as it is saved: the exercise's source, and what its check put out."""
+    made = courses.student(master(check=check))
+    exercise, checked = made.cells[4:6]
+    exercise.source = source or exercise.source
+    exercise.execution_count, checked.execution_count = order
+    if right is not None:
+        mark = [{"says": "<b>7</b>", "holds": right}]
+        data = {"application/vnd.workbench.checks+json": mark, "text/plain": "7"}
+        checked.outputs = [new_output("display_data", data)]
+    return made
+
+
+@pytest.mark.parametrize(
+    ("made", "state"),
+    [
+        (answered(order=(None, None)), "not tried"),
+        (answered(right=False), "not tried"),
+        (answered("total = 8", right=False), "wrong"),
+        (answered("total = 7", right=True), "right"),
+        (answered("total = 7", right=True, order=(5, 2)), "not checked"),
+        (answered("total = 7", order=(1, None)), "not checked"),
+        (answered("total = 7", check=CHECK), "right"),  # ran, and nothing went wrong
+    ],
+)
+def test_progress_reads_a_state_off_a_saved_copy(made, state, tmp_path):
+    write(tmp_path / "ada" / "one.ipynb", made)
+    table = courses.progress(tmp_path).table
+    assert table[["student", "notebook", "exercise", "state"]].to_numpy().tolist() == [
+        ["ada", "one", 1, state]
+    ]
+
+
+def test_progress_reads_a_failed_assert_and_nbgraders_copies(tmp_path):
+    failed = answered("total = 8", check=CHECK)
+    failed.cells[5].outputs = [
+        new_output("error", ename="AssertionError", evalue="8", traceback=[])
+    ]
+    write(tmp_path / "one.ipynb", failed)
+    theirs = courses.nbgrader(master())
+    theirs.cells[4].source = "# YOUR CODE HERE\nraise NotImplementedError()"
+    write(tmp_path / "two.ipynb", theirs)
+    found = courses.progress(tmp_path).table
+    assert set(found["student"]) == {tmp_path.name}
+    assert found.set_index("notebook")["state"].to_dict() == {"one": "wrong", "two": "not tried"}
+    assert found["says"].iloc[0] == "AssertionError: 8"
+
+
+def test_the_progress_of_a_class_is_a_table_and_a_page_and_runs_nothing(tmp_path):
+    flag = tmp_path / "ran"
+    code = f"open({str(flag)!r}, 'w')"
+    write(tmp_path / "class" / "ada" / "one.ipynb", answered("total = 7", right=True))
+    write(tmp_path / "class" / "b & b" / "one.ipynb", answered(code, right=False))
+    write(tmp_path / "class" / "cy" / "two.ipynb", answered(right=False))
+    write(tmp_path / "class" / "cy" / ".ipynb_checkpoints" / "two.ipynb", answered(right=False))
+    write(tmp_path / "class" / "cy" / "plain.ipynb", new_notebook(cells=[new_code_cell("1")]))
+    broken = {"text.ipynb": "{]", "list.ipynb": "[]", "cells.ipynb": '{"cells": 3, "nbformat": 4}'}
+    for name, text in broken.items():
+        (tmp_path / "class" / "cy" / name).write_text(text)
+    words = ["course", "progress", str(tmp_path / "class"), "--page", str(tmp_path / "page.html")]
+    result = CliRunner().invoke(cli.app, words)
+    assert result.exit_code == 0, result.output
+    rows = [re.split(r"\s{2,}", line.strip()) for line in result.stdout.splitlines()]
+    assert rows[0] == ["notebook", "right", "wrong", "not checked", "not tried"]
+    assert ["one", "1", "1", "0", "0"] in rows
+    assert ["cy", "0", "0", "0", "1"] in rows
+    assert "3 students, 3 exercises: 1 right, 1 wrong, 0 not checked, 1 not tried." in result.stdout
+    assert "3 of the files could not be read" in result.stdout
+    for name in broken:
+        assert f"not read: cy/{name}: " in result.stderr
+    page = (tmp_path / "page.html").read_text()
+    assert "b &amp; b" in page
+    assert "<b>7</b>" not in page
+    assert 'title="&lt;b&gt;7&lt;/b&gt;"' in page
+    assert all(f"cy/{name}" in page for name in broken)
+    assert not re.search(r"https?://|src=", page)
+    assert not flag.exists()
+
+
+def test_progress_says_where_there_is_nothing_to_see(tmp_path):
+    with pytest.raises(NotADirectoryError, match="name that of the notebooks"):
+        courses.progress(tmp_path / "nowhere")
+    (tmp_path / "one.ipynb").write_text("{]")
+    with pytest.raises(ValueError, match=r"no notebook in .* has an exercise; one\.ipynb: "):
+        courses.progress(tmp_path)
+
+
 # --- a course for a class -----------------------------------------------------------------
 
 
@@ -200,16 +342,29 @@ def test_masters_pass_and_students_copies_fail_only_in_their_checks(tmp_path, po
     bad = write(tmp_path / "bad.ipynb", bad)
     false = write(tmp_path / "false.ipynb", checked("start at 4", master()))
     wrong = write(tmp_path / "wrong.ipynb", master(solution="total = 8\ndouble = abs"))
-    masters = [good, easy, bad, false, wrong]
+    spoken = write(tmp_path / "spoken.ipynb", master(check=SPOKEN))
+    untrue = write(tmp_path / "untrue.ipynb", master(check=SPOKEN.replace("== 7", "== 9")))
+    easily = SPOKEN.replace("total == 7", "total < 9").replace("== 4", "< 9")
+    soft = write(tmp_path / "soft.ipynb", master(check=easily))
+    masters = [good, easy, bad, false, wrong, spoken, untrue, soft]
     work = courses.student_set.steps(masters, tmp_path / "out", pool, verify=True)
-    with pytest.raises(RuntimeError, match="notebooks that failed: 4") as caught:
+    with pytest.raises(RuntimeError, match="notebooks that failed: 6") as caught:
         steps.run(work, progress=False)
     _, *lines = str(caught.value).splitlines()
     assert "bad.ipynb: students' copy: check-1 ends in AssertionError: not a word" in lines[0]
     assert "easy.ipynb: students' copy: check-1 passes before the exercise is done" in lines[1]
     assert lines[2] == "false.ipynb: checks that do not hold: start at 4 (cell 5)"
-    assert lines[3].startswith("wrong.ipynb: cell 7 `assert total == 7")
-    assert "8 is not the sum" in lines[3]
+    assert lines[3] == "soft.ipynb: students' copy: check-1 passes before the exercise is done"
+    assert (
+        lines[4] == "untrue.ipynb: checks that do not hold: 7 is not the sum of <the> numbers "
+        "(cell 7)"
+    )
+    assert lines[5].startswith("wrong.ipynb: cell 7 `assert total == 7")
+    assert "8 is not the sum" in lines[5]
+    right = nbformat.read(tmp_path / "out" / "teacher" / "spoken.ipynb", as_version=4)
+    (output,) = right.cells[6].outputs
+    assert 'role="status"' in output.data["text/html"]
+    assert "Right</strong>3 and 4 make 7</div>" in output.data["text/html"]
     teacher = nbformat.read(tmp_path / "out" / "teacher" / "good.ipynb", as_version=4)
     assert teacher.cells[6].execution_count
     assert "sum(numbers)" in teacher.cells[5].source

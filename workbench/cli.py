@@ -56,7 +56,9 @@ app = typer.Typer(
 )
 
 
-course = typer.Typer(cls=Commands, help="Start a course.", no_args_is_help=True)
+course = typer.Typer(
+    cls=Commands, help="Start a course, and see how it goes.", no_args_is_help=True
+)
 app.add_typer(course, name="course")
 
 Port = Annotated[int, Option(min=1, max=65535, help="Port on 127.0.0.1.")]
@@ -225,6 +227,24 @@ def new(path: Annotated[Path, Argument(help="A folder that is not there yet.")])
     from workbench import courses, suite
 
     typer.echo(courses.new_course(path, suite.notebooks()))
+
+
+@course.command()
+def progress(
+    folder: Annotated[Path, Argument(help="A student's notebooks, or a folder for each student.")],
+    page: Annotated[Path | None, Option(help="A file to write, too: HTML for a teacher.")] = None,
+) -> None:
+    """Show which exercises are right, from what the notebooks have saved; nothing is run."""
+    from workbench import courses
+
+    found = courses.progress(folder)
+    for by in ("notebook", "student"):
+        typer.echo(f"{found.counts(by).reset_index().to_string(index=False)}\n")
+    for name, why in found.damaged.items():
+        typer.echo(f"not read: {name}: {why}", err=True)
+    typer.echo(found.summary())
+    if page:
+        typer.echo(found.save(page))
 
 
 @app.command()

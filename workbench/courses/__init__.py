@@ -8,7 +8,9 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
         "building": ["gallery", "new_course", "student_set"],
+        "checking": ["check", "graded"],
         "exercises": ["exercises", "nbgrader", "problems", "student"],
+        "overview": ["Progress", "progress"],
     },
 )
 __getattr__ = renamed(__name__, __getattr__)

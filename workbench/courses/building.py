@@ -22,12 +22,12 @@ from nbformat import NotebookNode
 
 import workbench
 from workbench import reports
-from workbench.courses.exercises import nbgrader, problems, student
+from workbench.courses.checking import outcome
+from workbench.courses.exercises import NAMED, nbgrader, problems, student
 from workbench.reports import DATA, PLOTLY
 from workbench.steps import Step, run, work
 
 PLAN = "README.md"  # beside the notebooks: the course plan
-NAMED = re.compile(r"(exercise|check)-\d+$")  # tags in students' copies
 UNSOLVED = ("NotImplementedError", "AssertionError")
 HEAD = (r"# (.+)", r"\*\*Goal:\*\* *(.+)", r"\*\*Time:\*\* *([^*\n]+)")  # of a notebook
 MARKUP = re.compile(r"[*`]|\[([^]]*)\]\([^)]*\)")
@@ -172,11 +172,10 @@ def _unexpected(executed: NotebookNode) -> list[str]:
     wrong = []
     for cell in executed.cells:
         for name in filter(NAMED.match, cell.metadata.get("tags", [])):
-            errors = [out for out in cell.outputs if out.output_type == "error"]
-            for error in errors:
+            for error in (out for out in cell.outputs if out.output_type == "error"):
                 if error.ename not in UNSOLVED or not error.evalue.strip():
                     wrong.append(f"{name} ends in {error.ename}: {error.evalue or 'not a word'}")
-            if not errors and name.startswith("check"):
+            if name.startswith("check") and (found := outcome(cell)) and found[0]:
                 wrong.append(f"{name} passes before the exercise is done")
     return wrong
 

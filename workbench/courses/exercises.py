@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import copy
+import hashlib
 import re
 import symtable
 from collections.abc import Iterator
@@ -20,6 +21,8 @@ MARKER = re.compile(r"^# solution[ \t]*$\n?", re.MULTILINE)
 NEAR_MARKER = re.compile(r"^[ \t]*#+[ \t]*(?:begin |end )?solution\b.*", re.MULTILINE | re.I)
 FUNCTION = re.compile(r"^def (\w+)\(.*", re.MULTILINE)
 PLACE = "# Your code goes here."
+NAMED = re.compile(r"(exercise|check)-(\d+)$")  # a tag in students' copies, nbgrader's grade_id
+CHECKED = re.compile(r"\bcourses\.check\(")
 GOES_ON = "raises-exception"  # a tag: JupyterLab and reports go on behind an unsolved exercise
 
 
@@ -56,6 +59,7 @@ def student(notebook: NotebookNode, *, outputs: bool = False) -> NotebookNode:
     for name, cell, exercise in cells:
         if exercise:
             cell.source = f"{exercise.stub}\n\n{PLACE}".lstrip()
+            cell.metadata["workbench"] = {"given": _digest(cell.source)}
         cell.metadata["tags"] = [*_tags(cell), name, GOES_ON]
     return made
 
@@ -69,8 +73,22 @@ def nbgrader(notebook: NotebookNode) -> NotebookNode:
         if exercise:
             region = f"### BEGIN SOLUTION\n{exercise.solution}\n### END SOLUTION"
             cell.source = f"{exercise.stub}\n\n{region}".lstrip()
+        else:
+            cell.source = CHECKED.sub("courses.graded(", cell.source)
         cell.metadata["nbgrader"] = given if exercise else given | {"points": 1}
     return made
+
+
+def untouched(cell: NotebookNode) -> bool:
+    """Whether a student's copy of an exercise is as it was given out."""
+    given = cell.metadata.get("workbench", {}).get("given")
+    if given is None:  # nbgrader's, or of a release before
+        return cell.source.rstrip().endswith((PLACE, "raise NotImplementedError()"))
+    return given == _digest(cell.source)
+
+
+def _digest(source: str) -> str:
+    return hashlib.sha256(source.strip().encode()).hexdigest()[:16]
 
 
 def _prepared(

@@ -7,6 +7,7 @@ from workbench.renamed import renamed
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
+        "asserts": ["CHECKS"],
         "cards": ["Card", "card"],
         "claims": ["Claim", "claim"],
         "collecting": ["SEEDS", "collect", "with_claims"],

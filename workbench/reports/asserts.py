@@ -9,7 +9,7 @@ import ast
 from html import escape
 from typing import Any
 
-MIME = "application/vnd.workbench.checks+json"
+CHECKS = "application/vnd.workbench.checks+json"
 TAG = "checks"
 NOTE = "__check__"  # the name that an assert calls
 FAILS = '<br>✗ <strong style="color: #b03a00">Does not hold:</strong> {}'  # 6:1 on white
@@ -75,4 +75,4 @@ class Asserts(ast.NodeTransformer):
             listed = "".join(FAILS.format(escape(says)) for says in failing)
             html = f"<p><strong>{head}.</strong>{listed}</p>"
             plain = "\n".join([head, *(f"does not hold: {says}" for says in failing)])
-            display({MIME: checks, "text/plain": plain, "text/html": html}, raw=True)
+            display({CHECKS: checks, "text/plain": plain, "text/html": html}, raw=True)

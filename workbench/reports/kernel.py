@@ -185,7 +185,7 @@ class Client(NotebookClient):
                 self.recorded.append({"cell": cell, "values": values})
             if claim := content["data"].get(claims.MIME):
                 self.claims.append(claim | {"cell": cell})
-            self.checks += [c | {"cell": cell} for c in content["data"].get(asserts.MIME, ())]
+            self.checks += [c | {"cell": cell} for c in content["data"].get(asserts.CHECKS, ())]
 
     def _hear_exit(self, *, execute_reply: dict[str, Any], **_: Any) -> None:
         """Hear exit() and quit(), which answer well and then end the kernel."""
