@@ -272,6 +272,20 @@ def test_the_text_ends_with_what_is_left_to_do():
     assert text.endswith("1 to mend: see the lines with ->")
 
 
+def test_a_notebook_shows_one_sentence_with_the_lines_folded():
+    fine = doctor.Finding("model a/b", "1 parameter")
+    well = doctor.Findings([fine, doctor.Finding("data digits", "embedded")])
+    assert repr(well).startswith("All is well: Python ")
+    assert repr(well).endswith(", 1 models and 1 data sets are here")
+    html = well._repr_html_()
+    assert html.index("All is well") < html.index("</summary>") < html.index("1 parameter")
+    broken = doctor.Finding("torch", "<missing>", doctor.PROBLEM, "pip install torch")
+    ill = doctor.Findings([fine, broken])
+    assert repr(ill) == "1 to mend: torch: <missing> (do: pip install torch)"
+    assert "torch: &lt;missing&gt; (do: pip install torch)</summary>" in ill._repr_html_()
+    assert "<missing>" not in ill._repr_html_()
+
+
 # Proofs
 
 

@@ -8,6 +8,7 @@ import shutil
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from html import escape
 from importlib import metadata
 from pathlib import Path
 
@@ -27,11 +28,39 @@ class Finding:
     advice: str = ""
 
 
-def check() -> list[Finding]:
+class Findings(list[Finding]):
+    """Findings that a notebook shows as one sentence, with the lines folded beneath."""
+
+    def summary(self) -> str:
+        """All is well, or what is to be mended."""
+        problems = [finding for finding in self if finding.state == PROBLEM]
+        if problems:
+            named = "; ".join(f"{p.topic}: {p.found} (do: {p.advice})" for p in problems)
+            return f"{len(problems)} to mend: {named}"
+        here = [finding.topic for finding in self if finding.state == OK]
+        nets = sum(topic.startswith("model ") for topic in here)
+        sets = sum(topic.startswith("data ") for topic in here) - here.count("data folder")
+        version = platform.python_version()
+        return f"All is well: Python {version}, {nets} models and {sets} data sets are here"
+
+    def __repr__(self) -> str:
+        return self.summary()
+
+    def _repr_html_(self) -> str:
+        well = all(finding.state != PROBLEM for finding in self)
+        sign, style, colour = ("✓", "ok", "#0a7a52") if well else ("✗", "warn", "#b3261e")
+        mark = f'<span style="color:var(--wb-{style}, {colour})" aria-hidden="true">{sign}</span>'
+        return (
+            f'<details class="wb"><summary role="status">{mark} {escape(self.summary())}</summary>'
+            f'<pre style="overflow:auto">{escape(as_text(self))}</pre></details>'
+        )
+
+
+def check() -> Findings:
     """Look at everything. Nothing is downloaded, changed or raised."""
     python = f"{platform.python_version()} on {platform.system()} {platform.machine()}"
     first = Finding("python", f"{python}, {sys.prefix}")
-    return [first, *packages(), device(), *data_sets(), *models()]
+    return Findings([first, *packages(), device(), *data_sets(), *models()])
 
 
 def as_text(findings: list[Finding]) -> str:
