@@ -21,7 +21,7 @@ from workbench import reports
 from workbench.reports import ReportError
 from workbench.reports.contents import PLOTLY
 from workbench.reports.kernel import Client
-from workbench.reports.results import MIME, plain
+from workbench.reports.results import MIME, plain, short
 
 HOSTILE = "quote ' and \" and ''' \\n \\ \n\ttab {braces} % $ é 漢字 🙂 \x00 </script><b>"
 
@@ -197,6 +197,12 @@ def test_whatever_is_recorded_is_strict_json(value):
     assert kept == value or "inf" in repr(value)
 
 
+def shown(**data):
+    """A notebook with one cell that displays the bundle `data`."""
+    output = new_output("display_data", data=data)
+    return new_notebook(cells=[new_code_cell("show()", outputs=[output])])
+
+
 # --- a good run ---------------------------------------------------------------------------
 
 GOOD = (
@@ -344,10 +350,99 @@ def test_the_page_is_one_file_with_everything_inside(good):
     assert len(re.findall(r'Plotly.newPlot\(\s*"figure-', html)) == 2
     assert html.count("* plotly.js v") == 1
     labels = re.findall(r"""<figure aria-label=(["'])(.*?)\1>""", html)
-    assert [unescape(label) for _, label in labels] == ['A curve that "peaks" <at> 3', "Bars"]
+    curve = 'A curve that "peaks" <at> 3'
+    assert [unescape(label) for _, label in labels] == [curve, curve, "Bars"]  # head, then places
     assert "vnd.workbench.record" not in html
     assert "cdn" not in html.split("<body")[0].split("* plotly.js v")[0]
     assert len(html) < 8_000_000
+
+
+def test_the_head_says_what_came_out_and_each_parameter_is_shown_once_as_it_was_run(good):
+    html = good.html.read_text().split("plotly.js v")[1]
+    head = html[html.index("wb-report") : html.index("a link")]
+    assert "✗ 1 of 3 checks hold" in head
+    assert "<dt>size</dt><dd>1,000,000</dd>" in head
+    assert "<dt>eps</dt>" not in head  # a parameter
+    assert re.search(r"run on \d{1,2} \w+ 20\d\d · DNN Workbench 0\.1\.0", head)
+    assert re.search(r'newPlot\(\s*"headline"', head)
+    table = re.search(r'<table class="wb-parameters">.*?</table>', html, re.DOTALL)[0]
+    cells = [[*re.findall(r">([^<>]*)</t[hd]>", row)] for row in table.split("</tr>")[:-1]]
+    shown = {name: (value, note) for name, value, note, _ in cells}
+    assert list(shown) == ["text", "big", "eps", "flag", "n"]
+    assert (shown["eps"], shown["n"]) == (("0.0313725", "by default 0.5"), ("3", ""))
+    assert len(shown["big"][0]) < 300
+    assert "eps: float" not in re.sub("<[^>]*>", "", html)
+
+
+def test_the_contents_link_to_each_section():
+    titles = ["One & two", "With `code`", "Last"]
+    cells = [new_markdown_cell(text) for text in ["# Title", *(f"## {t}" for t in titles)]]
+    html = reports.to_html(new_notebook(cells=cells))
+    nav = re.search('<nav class="wb wb-contents".*?</nav>', html)[0]
+    assert re.findall('href="#([^"]*)">([^<]*)', nav) == [
+        ("section-1", "One &amp; two"),
+        ("section-2", "With code"),
+        ("section-3", "Last"),
+    ]
+    assert all(f'<h2 id="section-{n}">' in html for n in (1, 2, 3))
+    assert "wb-contents" not in reports.to_html(new_notebook(cells=cells[:3])).split("</style>")[-1]
+
+
+def with_html(*outputs, tags=()):
+    cells = [
+        new_code_cell("1", outputs=shown(**{"text/html": html}).cells[0].outputs)
+        for html in outputs
+    ]
+    for at in tags:
+        cells[at].metadata.tags = ["headline"]
+    return new_notebook(cells=cells)
+
+
+DOT = '<img alt="{}" src="data:image/png;base64,AAAA">'
+TWIN = f'<section aria-label="Panel">{DOT.format("panel")}</section>'
+MOVES = f'<div data-drag="eps"><div>{DOT.format("drag")}</div></div>'
+MOVES = f'<section aria-label="Eps"><i></i>{MOVES}!</section>'
+
+
+@pytest.mark.parametrize(
+    ("notebook", "expected"),
+    [
+        (with_html(DOT.format("first"), DOT.format("second")), "first"),
+        (with_html(TWIN, DOT.format("second")), "second"),
+        (with_html(TWIN, DOT.format("second"), MOVES), "drag"),
+        (with_html(MOVES, DOT.format("second"), tags=[1]), "second"),
+        (with_html(TWIN, DOT.format("second"), tags=[0]), "panel"),
+        (with_html(TWIN), None),
+        (with_html("<p>words</p>"), None),
+    ],
+)
+def test_the_headline_is_what_is_tagged_what_moves_or_the_first(notebook, expected):
+    body = reports.to_html(notebook).split("<main>")[1]
+    found = re.search('<div class="wb-headline">.*?alt="(.*?)"', body, re.DOTALL)
+    assert (found and found[1]) == expected
+
+
+def test_of_a_panel_that_moves_the_head_has_the_moving_part_alone():
+    body = reports.to_html(with_html(MOVES)).split("<main>")[1]
+    part = MOVES[MOVES.index("<div") : MOVES.index("!")]
+    assert f'<div class="wb-headline">{part}</div>' in body
+
+
+@pytest.mark.parametrize(
+    ("value", "name", "text"),
+    [
+        (0.9455, "accuracy", "94.5\u2009%"),
+        (0.000123456, "gap", "0.000123"),
+        (1_234_567, "n", "1,234,567"),
+        (0.5, "depth", "0.5"),
+        (True, "fooled", "yes"),
+        ("mnist/cnn", "model", "mnist/cnn"),
+        ([1, 2], "list", ""),
+        (None, "none", ""),
+    ],
+)
+def test_a_result_is_shown_to_three_figures(value, name, text):
+    assert short(value, name) == text
 
 
 @pytest.mark.browser
@@ -540,12 +635,6 @@ def test_what_is_no_notebook_is_said(tmp_path, content):
 
 
 # --- the page -----------------------------------------------------------------------------
-
-
-def shown(**data):
-    """A notebook with one cell that displays the bundle `data`."""
-    output = new_output("display_data", data=data)
-    return new_notebook(cells=[new_code_cell("show()", outputs=[output])])
 
 
 LOADING = """\

@@ -69,7 +69,7 @@ def parameters(notebook: str | Path) -> dict[str, Parameter]:
     if len(cells) > 1:
         raise ValueError(f"{notebook}: {len(cells)} cells are tagged 'parameters', expected one")
     try:
-        return _declared(cells[0]) if cells else {}
+        return declared(cells[0]) if cells else {}
     except ValueError as error:
         raise ValueError(f"{notebook}, parameters cell: {error}") from None
 
@@ -168,7 +168,8 @@ def _language(notebook: nbformat.NotebookNode) -> str:
     return str(kernel.get("language") or named or (other and other[1]) or "python")
 
 
-def _declared(source: str) -> dict[str, Parameter]:
+def declared(source: str) -> dict[str, Parameter]:
+    """The parameters in the source of a parameters cell; a ValueError says what is wrong."""
     command = re.search(r"^\s*([%!?].*)", source, re.MULTILINE)
     try:
         lines = ast.parse(source).body

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
+from dataclasses import replace
 from html import escape
 from html.parser import HTMLParser
 from pathlib import Path
@@ -13,12 +14,14 @@ from nbconvert import HTMLExporter
 from nbformat import NotebookNode
 from plotly.offline import get_plotlyjs
 
-from workbench.files import DRAG
+from workbench.files import DRAG, STYLE
+from workbench.reports import head
 from workbench.reports.contents import DATA, PLOTLY, Figure, figures, sections
 from workbench.reports.inputs import read_notebook
 from workbench.reports.results import MIME
 
 WIDGET = "application/vnd.jupyter.widget-view+json"
+FIRST = re.compile(r"<h([1-6])\b.*?</h\1>", re.DOTALL)  # heading
 LOADS = {"src", "srcset", "poster", "data", "href", "xlink:href"}
 NETWORK = re.compile(r"\s*(?:https?:)?//", re.IGNORECASE)
 CSS_LOAD = re.compile(r"""(?:url\(|@import)\s*["']?((?:https?:)?//[^"')\s]+)""", re.IGNORECASE)
@@ -35,29 +38,35 @@ TEMPLATE = """\
 {%- block html_head_js_mermaidjs -%}{%- endblock -%}
 {%- block jupyter_widgets -%}{%- endblock -%}
 {%- block html_head_css -%}
+{{ resources.include_css("static/theme-dark.css")
+  | replace("<style type", '<style media="(prefers-color-scheme: dark)" type'|safe) }}
 <style>
-  body { /* contrasts of 4.5 and more, where JupyterLab's theme has less */
+  :root { color-scheme: light dark; }
+  @media (prefers-color-scheme: light) { body { /* 4.5 and more, where JupyterLab has less */
     --jp-mirror-editor-comment-color: #2f6868;
     --jp-mirror-editor-number-color: #060;
     --jp-mirror-editor-operator-color: #81c;
     --jp-mirror-editor-meta-color: #81c;
     --jp-cell-prompt-not-active-font-color: #555;
-    --jp-cell-prompt-not-active-opacity: 1;
-  }
+  } }
+  body { --jp-cell-prompt-not-active-opacity: 1; background: var(--wb-page); }
   main { max-width: 1000px; margin: 0 auto; padding: 1em; }
   main .jp-RenderedHTMLCommon a:any-link { text-decoration: underline; }
-  details.code > summary { color: #555; cursor: pointer; font-size: 85%; }
+  details.code > summary { color: var(--wb-soft); cursor: pointer; font-size: 85%; }
   figure { margin: 1em 0; }
-  figcaption { color: #444; font-size: 90%; }
+  figcaption { color: var(--wb-soft); font-size: 90%; }
+  .wb-live { display: none; } /* what to press, where there is nothing to press */
 </style>
 {%- endblock -%}
+{%- block body_header -%}<body class="jp-Notebook">
+<main>{%- endblock -%}
 {%- block input_group -%}
-{%- set tags = cell.metadata.get('tags', []) -%}
-<details class="code"
-  {%- if 'parameters' in tags or 'injected-parameters' in tags %} open{% endif %}>
+{%- if cell.source -%}
+<details class="code">
 <summary>Code{% if cell.execution_count %} [{{ cell.execution_count }}]{% endif %}</summary>
 {{ super() }}
 </details>
+{%- endif -%}
 {%- endblock -%}
 """
 
@@ -65,10 +74,11 @@ TEMPLATE = """\
 def to_html(notebook: str | Path | NotebookNode, *, folder: str | Path | None = None) -> str:
     """The page of an executed notebook: one HTML document with everything inside.
 
-    Plotly figures are live; their alternative text is `fig.layout.meta["alt"]`, else the
-    title. Widgets show their static twin. Code is folded; formulas stay as TeX. The title
-    is the notebook's first heading. folder: where pictures named in markdown cells are,
-    by default beside the notebook.
+    Below the title, which is the notebook's first heading, stand what came out, on what it was
+    found, the figure of the cell tagged `headline` (else the first), and the contents. Plotly
+    figures are live; their alternative text is `fig.layout.meta["alt"]`, else the title. Widgets
+    show their static twin, parameters their values. Code is folded; formulas stay as TeX.
+    folder: where pictures named in markdown cells are, by default beside the notebook.
 
     Raises:
         FileNotFoundError, ValueError: no such notebook, or not a notebook.
@@ -82,6 +92,8 @@ def to_html(notebook: str | Path | NotebookNode, *, folder: str | Path | None = 
     static.metadata.title = headings[0] if headings else "Report"
     exporter = HTMLExporter(raw_template=TEMPLATE, embed_images=True, exclude_anchor_links=True)
     html, _ = exporter.from_notebook_node(static, {"metadata": {"path": str(folder or "")}})
+    html = html.replace("</head>", f"<style>{STYLE.read_text()}</style>\n</head>", 1)
+    html = _with_head(html, head.head(notebook, _picture(notebook)))
     scan = _Scan()
     scan.feed(html)
     if scan.found:
@@ -97,10 +109,28 @@ def to_html(notebook: str | Path | NotebookNode, *, folder: str | Path | None = 
     return html
 
 
+def _with_head(html: str, made: str) -> str:
+    """The page with a head below its title, and the contents below that."""
+    listed, html = head.contents(html)
+    title = FIRST.search(html)
+    at = title.end() if title and title[1] == "1" else html.index("<main>") + len("<main>")
+    return f"{html[:at]}\n{made}{listed}{html[at:]}"
+
+
+def _picture(notebook: NotebookNode) -> str:
+    """The figure at the head, once more."""
+    chosen = head.headline(notebook, figures(notebook))
+    if chosen is None:
+        return ""
+    html = _figure(replace(chosen, id="headline"))
+    return f'<div class="wb-headline">{head.dragged(html)}</div>'
+
+
 def _static(notebook: NotebookNode) -> NotebookNode:
     """A copy whose outputs a browser can show without a kernel."""
     static = copy.deepcopy(notebook)
     static.metadata.pop("widgets", None)
+    head.once(static)
     for cell in static.cells:
         if cell.cell_type == "code":
             cell.outputs = [o for o in cell.outputs if MIME not in o.get("data", {})]

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 import warnings
 from typing import Any
 
 MIME = "application/vnd.workbench.record+json"
+SHARE = re.compile(r"accuracy|\b(rate|share|clean)\b")  # in a name: shown as percent
+LONGEST = 60  # characters of a text that is shown whole
 
 
 def result(**values: Any) -> None:
@@ -49,3 +52,20 @@ def _number(value: Any) -> Any:
         return value.item()
     advice = "; use .tolist()" if hasattr(value, "tolist") else ""
     raise TypeError(f"got {type(value).__name__}{advice}")
+
+
+def words(name: str) -> str:
+    """The name of a result as words."""
+    return re.sub(r"[_.]+", " ", name).strip()
+
+
+def short(value: Any, name: str = "") -> str:
+    """One result as people read it, to three figures; accuracies as percent; "" for a list."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float) and SHARE.search(name) and 0 <= value <= 1:
+        return f"{value:.1%}".replace("%", "\u2009%")
+    if isinstance(value, (int, float)):
+        whole = float(value).is_integer() and abs(value) < 1e9
+        return f"{value:,.0f}" if whole else f"{value:.3g}"
+    return value if isinstance(value, str) and len(value) < LONGEST else ""
