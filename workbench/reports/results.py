@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import warnings
+from html import escape
 from typing import Any
 
 MIME = "application/vnd.workbench.record+json"
@@ -28,8 +29,13 @@ def result(**values: Any) -> None:
 
     kept = {name: plain(name, value) for name, value in values.items()}
     if hasattr(get_ipython(), "kernel"):
-        text = "\n".join(f"recorded {name} = {value!r}" for name, value in kept.items())
-        display({MIME: kept, "text/plain": text}, raw=True)
+        shown = {words(name): short(value, name) for name, value in kept.items()}
+        listed = [f"{name} {value}" for name, value in shown.items() if value]
+        tables = ", ".join(name for name, value in shown.items() if not value)
+        listed += [f"and in full: {tables}"] if tables else []
+        text = f"Recorded for the report: {', '.join(listed)}."
+        html = f'<p style="margin:0">{escape(text)}</p>'
+        display({MIME: kept, "text/plain": text, "text/html": html}, raw=True)
 
 
 def plain(name: str, value: Any) -> Any:
