@@ -42,7 +42,7 @@ def test_scrubbing_shows_each_step(panel):
     assert panel.scrub.max == len(panel.result.result.trace) - 1
     panel.scrub.value = 0
     first = panel.view.value
-    assert "magnified 1 times" in first  # the image itself: nothing to magnify
+    assert "at most 0 a pixel" in first  # the image itself: nothing was added
     panel.scrub.value = panel.scrub.max
     assert panel.view.value != first
 
@@ -51,9 +51,10 @@ def test_another_attack_brings_its_own_form(panel):
     panel.form.controls["attack"].value = "FGSM"
     settle(panel)
     assert set(panel.attack_form.controls) == {"norm", "eps"}
-    assert panel.params.settings == {}
+    assert panel.params.settings == {"eps": panel.attack.eps}
     panel.attack_form.controls["norm"].value = "L2"
-    assert panel.attack == attacks.FGSM(norm="L2")
+    assert panel.attack == attacks.FGSM(norm="L2", eps=panel.attack.eps)
+    assert panel.attack_form.controls["eps"].max == 10  # what fits the norm
 
 
 def test_settings_stay_when_the_form_beside_them_changes(panel):
@@ -65,9 +66,37 @@ def test_settings_stay_when_the_form_beside_them_changes(panel):
 
 
 def test_a_bad_value_is_said_beside_the_form(panel):
+    panel.attack_form.controls["norm"].value = "L2"
     panel.attack_form.controls["eps"].value = 7.0
+    settle(panel)
+    panel.attack_form.controls["norm"].value = "Linf"
     assert "at most 1 in Linf" in panel.attack_form.message.value
-    assert panel.attack.eps == 0.1
+    assert panel.attack == PGD(norm="L2", eps=7.0, n_steps=20)
+
+
+def test_a_budget_begins_with_what_fits_the_images_and_is_said_in_255ths():
+    grey = AttackPanel("digits", "digits/cnn", 3)
+    assert grey.attack.eps == models.card("digits/cnn").eps
+    colour = AttackPanel("shapes", "shapes/resnet", 3)
+    assert colour.attack.eps == 8 / 255
+    assert colour.widget is not None
+    eps = colour.attack_form.controls["eps"]
+    assert (eps.description, eps.max) == ("largest change (eps), 8/255", 64 / 255)
+    assert AttackPanel("digits", "digits/cnn", 3, eps=0.3).attack.eps == 0.3
+    assert AttackPanel.from_state(colour.state()).attack == colour.attack
+    grey.picker = None
+    assert grey.widget is not None
+    grey.selection.model = "digits/cnn-robust"  # a budget that nobody chose follows the model
+    settle(grey)
+    assert grey.attack.eps == models.card("digits/cnn-robust").eps
+
+
+def test_another_budget_attacks_at_once(panel):
+    before = panel.result.result
+    panel.attack_form.controls["eps"].value = 0.2
+    settle(panel)
+    assert panel.result.result is not before
+    assert 0.1 < float(panel.result.result.norms["Linf"][0]) <= 0.2001
 
 
 def test_saving_checks_eight_bits(panel, tmp_path):

@@ -46,7 +46,9 @@ def test_every_field_gets_the_control_that_fits():
 def test_bounds_help_and_names_reach_the_controls():
     form = Form(Example())
     eps, c = form.controls["eps"], form.controls["c"]
-    assert (eps.min, eps.max, eps.tooltip, eps.description) == (0, 1, "radius", "eps")
+    assert (eps.min, eps.max, eps.tooltip, eps.description) == (
+        *(0, 1, "radius", "largest change (eps)"),
+    )
     assert (c.min, c.max, c.value) == (-3, 3, 1)
     assert all(control.description for control in form.controls.values())
 

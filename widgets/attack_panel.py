@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from html import escape
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,22 +13,21 @@ import torch
 from pydantic import Field
 
 from workbench import attacks, checks, saliency
-from workbench.attacks import Attack, AttackResult
-from workbench.figures import confidence_curve, confidence_table, heat_overlay, png
+from workbench.attacks import Attack, FixedBudget
+from workbench.figures import png
 from workbench.params import Parameters
-from workbench.saliency import Saliency
 from workbench.steps import Step
 
-from .blocks import button, column, figure, live, row, section, slider, status
+from .attacked import AttackView, next_right, nothing_to_do, picture, spans
+from .blocks import button, slider
 from .form import Form
 from .frame import guarded
 from .panel import Panel
-from .views import Answered, filled
+from .views import filled
 
 ANY = ""  # no target: any class but the true one
-HEIGHT = 150  # pixels on the screen for an image, whatever its own size
 CODE = "from workbench import attacks, data, models"
-FULL = 0.5  # the magnified perturbation reaches this far from grey
+FRAME = 0.1  # seconds of an attack that a slider which is dragged can wait for
 
 
 class AttackPanelParameters(Parameters):
@@ -36,30 +35,13 @@ class AttackPanelParameters(Parameters):
 
     attack: str = Field("PGD", description="the attack; see attacks.available()")
     settings: dict[str, Any] = Field(default_factory=dict, description="its parameters")
-    target: str = Field(ANY, description="class to reach; any other than the true one when empty")
-    method: str = Field("none", description="saliency to compare before and after the attack")
+    target: str = Field(
+        ANY, title="into", description="class to reach; any other than the true one when empty"
+    )
+    method: str = Field(
+        "none", title="why (saliency)", description="map of what mattered, before and after"
+    )
     seed: int = Field(0, ge=0, le=10**6, description="seed of the random draws")
-
-
-@dataclass(frozen=True, eq=False)
-class AttackView(Answered):
-    """What the panel shows: the image, what the model says of it, and the attack so far."""
-
-    attack: Attack
-    result: AttackResult | None = None
-    maps: tuple[Saliency, ...] = ()
-    remark: str = ""
-
-    @property
-    def known(self) -> int | None:
-        """The class of the image as the model numbers them; None where it is not known."""
-        label = int(self.images.labels[self.index])
-        return label if label >= 0 else None
-
-    def summary(self) -> dict[str, Any]:
-        """Plain numbers: the image, and the attack's own summary."""
-        row: dict[str, Any] = {"index": self.index, "attack": self.attack.code()}
-        return row | (self.result.summary() if self.result is not None else {})
 
 
 class AttackPanel(Panel[AttackPanelParameters, AttackView]):
@@ -75,7 +57,11 @@ class AttackPanel(Panel[AttackPanelParameters, AttackView]):
     follows = (*Panel.follows, "towards")
     only = ("attack", "target", "method", "seed")
     action = ("Launch", "Attack this image")
+    matter = ("attack", "target")
     waits = True
+    picks = True
+    quick = False  # whether the last attack took less than a frame of a drag
+    usual: float | None = None  # the budget to begin with, where none was given
 
     def __init__(self, *args: Any, attack: str | Attack = "PGD", **parameters: Any) -> None:
         own = {"dataset", "model", "index", "selection", "checked", "target", "method", "seed"}
@@ -85,7 +71,11 @@ class AttackPanel(Panel[AttackPanelParameters, AttackView]):
         if isinstance(attack, Attack):
             settings = {**attack.changes(), **settings}
         self.attack = attacks.get(name, **settings)
-        super().__init__(*args, attack=name, settings=settings, **parameters)
+        own_eps = "eps" in settings or "eps=" in name or isinstance(attack, Attack)
+        parameters |= {"attack": name.partition("(")[0], "settings": set_of(self.attack)}
+        super().__init__(*args, **parameters)
+        if not own_eps:
+            self._take(self.usual_of(self.attack))
 
     def check(self, params: AttackPanelParameters) -> None:
         """Check that there are such a class and such a method."""
@@ -100,11 +90,13 @@ class AttackPanel(Panel[AttackPanelParameters, AttackView]):
         """The image and the model's answer, without an attack."""
         view = AttackView(*self.answer(), self.attack)
         view = replace(view, remark=nothing_to_do(view, self.params.target))
+        if view.wrong and not self.params.target:
+            view = replace(view, right=next_right(view))
         yield Step(1, 1, "answered", view)
 
     def steps(self) -> Iterator[Step[AttackView]]:
         """The answer, the attack step by step, then the saliency before and after."""
-        params, view = self.params, self.first()
+        params, view, began = self.params, self.first(), time.monotonic()
         if view.remark:
             yield Step(1, 1, "nothing to do", view)
             return
@@ -119,58 +111,13 @@ class AttackPanel(Panel[AttackPanelParameters, AttackView]):
             method = saliency.method(params.method)
             maps = tuple(method(view.model, image) for image in (x, view.result.x_adv))
             yield Step(1, 1, "explained", replace(view, maps=maps))
+        self.quick = time.monotonic() - began < FRAME
 
     # The picture.
 
     def draw(self, result: AttackView) -> str:
-        """Clean, perturbation and adversarial image; verdict, confidences, course, maps."""
-        return self.draw_at(result, None)
-
-    def draw_at(self, view: AttackView, step: int | None) -> str:
-        """The picture at one step of the trace; of the best image when None."""
-        x, classes, label = view.x[0], view.images.classes, view.known
-        name = "no label" if label is None else classes[label]
-        clean = confidence_table(view.prediction.probabilities[0], classes, label).html
-        blocks = [figure(x, f"{name}, as it is", f"as it is: <b>{escape(name)}</b>", HEIGHT)]
-        if view.result is None:
-            hint = (
-                status(escape(view.remark))
-                if view.remark
-                else live("Press <b>Launch</b> to attack this image.")
-            )
-            return section(row(*blocks, column(clean, hint)))
-        image, logits = view.result.x_adv[0], view.result.logits[0]
-        if step is not None:
-            moment = view.result.trace[step]
-            assert moment.images is not None
-            assert moment.logits is not None
-            image, logits = moment.images[0], moment.logits[0]
-        delta = image - x
-        largest = float(delta.abs().max())
-        factor = FULL / largest if largest > 0 else 1.0
-        answer = classes[int(logits.argmax())]
-        words = f"the perturbation, magnified {factor:.3g} times around grey"
-        alt, caption = f"attacked image, taken for {answer}", f"attacked: <b>{escape(answer)}</b>"
-        blocks += [
-            column(clean),
-            figure((0.5 + factor * delta).clamp(0, 1), words, height=HEIGHT),
-            figure(image, alt, caption, HEIGHT),
-            column(confidence_table(logits.softmax(0), classes, label).html),
-        ]
-        return section(verdict(view), row(*blocks), self._course(view, step), maps_html(view))
-
-    def _course(self, view: AttackView, step: int | None) -> str:
-        """How the confidences went, step by step."""
-        assert view.result is not None
-        moments = [m for m in view.result.trace if m.logits is not None]
-        if len(moments) < 2:
-            return ""
-        shares = torch.stack([cast("torch.Tensor", m.logits)[0] for m in moments]).softmax(1)
-        shown = {int(view.result.labels[0]), int(view.result.predicted[0])}
-        if view.result.target is not None:
-            shown.add(int(view.result.target[0]))
-        lines = {view.images.classes[k]: shares[:, k].tolist() for k in sorted(shown)}
-        return confidence_curve(lines, mark=step).html
+        """The verdict; the image as it is, what was added, the attacked image; the answers."""
+        return picture(result, None)
 
     def code(self) -> str:
         """The calls that give the result shown."""
@@ -221,19 +168,29 @@ class AttackPanel(Panel[AttackPanelParameters, AttackView]):
         }
 
     def controls(self) -> ipw.Widget:
-        """The attack and its form; launch; scrub; save."""
-        self.settings = ipw.VBox()
+        """The attack, its target and its budget."""
+        self.budget, self.others = ipw.Box(), ipw.Box()
         self._show_settings()
         about = "Step of the attack to look at"
-        self.scrub = slider(ipw.IntSlider, "step", about, max=0, disabled=True)
+        self.scrub = slider(ipw.IntSlider, "step of the attack", about, max=0, disabled=True)
         self.listen(self.scrub, self._scrubbed)
-        style, about = {"description_width": "5em"}, "Where to save the attacked image"
-        self.file = ipw.Text("attacked.png", description="file", tooltip=about, style=style)
-        about = "Save the attacked image, with a check"
-        save = button("Save PNG", about, guarded(self, self._save_clicked))
+        return ipw.Box([super().controls(), self.budget]).add_class("wb-first")
+
+    def folded(self) -> list[ipw.Widget]:
+        """What else the attack and the panel can be told."""
+        return [self.others, *super().folded()]
+
+    def under(self) -> list[ipw.Widget]:
+        """The steps to look at."""
+        return [ipw.Box([self.scrub]).add_class("wb-first")]
+
+    def details(self) -> list[tuple[str, ipw.Widget]]:
+        """A place to save the attacked image."""
+        self.file = slider(ipw.Text, "file name", "Where to save the image", value="attacked.png")
+        about = "Save it, and ask the model about what was saved"
+        save = button("Save as PNG", about, guarded(self, self._save_clicked))
         self.saved = ipw.HTML()
-        form = ipw.HBox([super().controls(), self.settings], layout={"flex_flow": "row wrap"})
-        return ipw.VBox([form, self.scrub, ipw.HBox([self.file, save, self.saved])])
+        return [("Save the attacked image", ipw.HBox([self.file, save, self.saved]))]
 
     def shown(self, result: AttackView) -> None:
         """Give the slider the steps there are."""
@@ -241,11 +198,28 @@ class AttackPanel(Panel[AttackPanelParameters, AttackView]):
         self.scrub.disabled = len(trace) < 2
         self.scrub.max = self.scrub.value = max(0, len(trace) - 1)
         self.saved.value = ""
+        if "eps" in self.attack_form.controls:
+            self.attack_form.controls["eps"].continuous_update = self.quick
 
     def _show_settings(self) -> None:
-        self.attack_form = Form(self.attack)
-        self.attack_form.observe(guarded(self, self._settings_changed))
-        self.settings.children = [self.attack_form.widget]
+        self.attack_form = form = Form(
+            self.attack, matter=("eps",), sliders=spans(self.attack, self.colour)
+        )
+        form.observe(guarded(self, self._settings_changed))
+        self.budget.children, self.others.children = [form.first], [form.rest]
+        self._name_eps()
+
+    def _name_eps(self) -> None:
+        """Say a budget in 255ths too, where the image has colours."""
+        attack = self.attack
+        if isinstance(attack, FixedBudget) and self.colour and attack.norm == "Linf":
+            words = f"largest change (eps), {255 * attack.eps:.3g}/255"
+            self.attack_form.controls["eps"].description = words
+
+    @property
+    def colour(self) -> bool:
+        """Whether the images have colours."""
+        return self.selection.as_it_is().shape[0] == 3
 
     def taken(self, values: AttackPanelParameters) -> AttackPanelParameters:
         """Another attack has settings of its own."""
@@ -253,30 +227,72 @@ class AttackPanel(Panel[AttackPanelParameters, AttackView]):
 
     def changed(self, before: AttackPanelParameters) -> None:
         """Another attack brings its form; another target is one for all panels."""
-        if self.params.attack != before.attack:
-            self.attack = attacks.get(self.params.attack)
+        p = self.params
+        if (p.attack, p.settings) != (before.attack, before.settings):
+            attack = attacks.get(p.attack, **p.settings)
+            self._take(attack if "eps" in p.settings else self.usual_of(attack))
+        self.aim(p.target)
+
+    def _take(self, attack: Attack) -> None:
+        """Another attack, or the same with other settings."""
+        self.attack = attack
+        self.params = self.params.model_copy(update={"settings": set_of(attack)})
+        if self.live:
             self._show_settings()
-        self.aim(self.params.target)
 
     def _settings_changed(self, values: Parameters) -> None:
-        self.attack = cast("Attack", values)
-        self.params = self.params.model_copy(update={"settings": self.attack.changes()})
+        before, attack = self.attack, cast("Attack", values)
+        self.attack = attack
+        self.params = self.params.model_copy(update={"settings": set_of(attack)})
+        self._note()
+        if spans(attack, self.colour) != spans(before, self.colour):
+            self._show_settings()
+        elif isinstance(before, FixedBudget) and attack.changed(eps=before.eps) == before:
+            self._name_eps()  # the slider answers: at once where that is quick, else in a thread
+            (self.run if self.quick else self.start)()
 
     def followed(self, change: Any) -> None:
         """The selection changed: show the image, attack nothing."""
         if change["name"] in ("dataset", "towards"):
             self.params = self.params.changed(target=self.selection.towards)
+        of_the_model = self.usual is not None and self.attack.changed(eps=self.usual) == self.attack
+        if change["name"] in ("dataset", "model") and of_the_model:
+            self._take(self.usual_of(self.attack))
         super().followed(change)
+
+    def usual_of(self, attack: Attack) -> Attack:
+        """An attack with the budget to begin with: 8/255 of colours, else the card's, or 0.3."""
+        self.usual, card = None, self.selection.card(self.selection.model)
+        if not isinstance(attack, FixedBudget) or attack.norm != "Linf":
+            return attack
+        self.usual = 8 / 255 if self.colour else card.eps or 0.3
+        return attack.changed(eps=self.usual)
+
+    def picked(self, what: str, which: str, event: dict[str, Any]) -> None:
+        """A way on was picked: a larger budget, or no target."""
+        if what == "eps":
+            self._take(self.attack.changed(eps=float(which)))
+            self._note()
+            self.start()
+        elif what == "target":
+            self.set(target=which)
+            self.aim(which)
 
     def _scrubbed(self, step: int) -> None:
         if self.result is not None and self.result.result is not None:
-            self.view.value = self.draw_at(self.result, step)
+            self.view.value = picture(self.result, step)
 
     def _save_clicked(self) -> None:
         kept = "still fools the model"
         if not self.save(self.file.value):
             kept = "no longer does what was asked: lost in rounding"
         self.saved.value = f"<span role='status'>saved; in 8 bits it {kept}</span>"
+
+
+def set_of(attack: Attack) -> dict[str, Any]:
+    """The settings of an attack: its changes, and always its budget, whose usual value varies."""
+    budget = {"eps": attack.eps} if isinstance(attack, FixedBudget) else {}
+    return {**attack.changes(), **budget}
 
 
 def named(name: str, title: str) -> str:
@@ -288,56 +304,3 @@ def call_of(name: str, attack: Attack) -> str:
     """The call that makes an attack; `name` as it was given, which may be an entry point's."""
     arguments = "".join(f", {k}={v!r}" for k, v in attack.changes().items())
     return f"attacks.get({name.partition('(')[0]!r}{arguments})"
-
-
-def nothing_to_do(view: AttackView, target: str) -> str:
-    """Why there is nothing to attack, and a way on; empty where there is."""
-    classes, label, answer = view.images.classes, view.known, view.label
-    if target and label is not None and target == classes[label]:
-        return f"The image is of class {target} already: choose another target."
-    if target == classes[answer]:
-        return f"The model says {target} already: choose another target."
-    if label is not None and answer != label and not target:
-        return (
-            f"Already wrong: this is {classes[label]}, and the model says {classes[answer]} before "
-            "anything is changed. Step to another image, or choose a target class."
-        )
-    return ""
-
-
-def verdict(view: AttackView) -> str:
-    """What came of the attack, in a sentence with its numbers."""
-    result = view.result
-    assert result is not None
-    classes = view.images.classes
-    label, answer = int(result.labels[0]), int(result.predicted[0])
-    success = bool(result.success[0])
-    if view.known is None and result.target is None:  # nothing was right to begin with
-        outcome = "Changed its answer" if success else "Kept its answer"
-    elif success:
-        outcome = "Fooled" if result.target is None else "Fooled as asked"
-    elif answer != label:
-        outcome = "Fooled, but not into the class asked for"
-    else:
-        outcome = "Not fooled"
-    before, after = float(view.prediction.confidence[0]), float(result.confidence[0])
-    was = classes[view.label]
-    sizes = ", ".join(f"{norm} {float(size[0]):.3g}" for norm, size in result.norms.items())
-    spent = f"{int(result.queries['forwards'][0])} forward passes"
-    if int(result.queries["backwards"][0]):
-        spent += f", {int(result.queries['backwards'][0])} gradients"
-    return status(
-        f"<b>{outcome}</b>: {escape(was)} {before:.2f} → {escape(classes[answer])} {after:.2f}. "
-        f"Perturbation: {sizes}. Cost: {spent}."
-    )
-
-
-def maps_html(view: AttackView) -> str:
-    """Saliency before and after, side by side."""
-    blocks = []
-    for when, pixels in zip(("before", "after"), view.maps, strict=False):
-        title = f"{pixels.method} of {view.images.classes[int(pixels.target[0])]}, {when}"
-        scale = "diverging" if pixels.signed else "sequential"
-        picture = heat_overlay(None, pixels.values[0], scale, height=HEIGHT, title=title)
-        blocks.append(column(picture.html))
-    return row(*blocks)

@@ -5,26 +5,38 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from html import escape
+from pathlib import Path
 from typing import Any
 
 import ipywidgets as ipw
 import torch
+import traitlets
 
-from workbench.figures import images, img_tag
+from workbench.figures import colourise, images, img_tag
 
+from .pick_view import PickView
+
+DOWNLOAD = Path(__file__).with_name("download.js")
 HEIGHT = 120  # pixels on the screen for an image, whatever its own size
 
 
 def figure(image: torch.Tensor, alt: str, caption: str = "", height: int = HEIGHT) -> str:
-    """An image `(C, H, W)` with its caption: HTML, or else the alt text."""
+    """An image `(C, H, W)` with its caption: HTML, or else the alt text, which shows on hover."""
     tag = img_tag(image.cpu(), alt, height=height)
     words = f"<figcaption>{caption or escape(alt)}</figcaption>"
-    return f'<figure style="margin:0;max-width:16em">{tag}{words}</figure>'
+    return f'<figure class="wb-figure" title="{escape(alt)}">{tag}{words}</figure>'
+
+
+def signed(values: torch.Tensor, alt: str, caption: str, height: int = HEIGHT) -> str:
+    """A change of an image `(C, H, W)`, of the channel changed most: blue less, orange more."""
+    strongest = values.gather(0, values.abs().argmax(0, keepdim=True))[0].cpu()
+    pixels = torch.from_numpy(colourise(strongest, "diverging")).permute(2, 0, 1) / 255
+    return figure(pixels.float(), alt, caption, height)
 
 
 def row(*blocks: str) -> str:
     """Blocks side by side, wrapped where there is no room."""
-    return f'<div style="display:flex;flex-wrap:wrap;gap:20px">{"".join(blocks)}</div>'
+    return f'<div class="wb-row">{"".join(blocks)}</div>'
 
 
 def section(*blocks: str) -> str:
@@ -37,6 +49,12 @@ def column(*blocks: str, width: str = "26em") -> str:
     return f'<div style="max-width:{width}">{"".join(blocks)}</div>'
 
 
+def thumbs(images: Sequence[torch.Tensor], words: Sequence[str], height: int = 60) -> str:
+    """Small images in a row."""
+    tags = (img_tag(x.cpu(), alt, height) for x, alt in zip(images, words, strict=True))
+    return f'<div class="wb-thumbs">{"".join(tags)}</div>'
+
+
 def table(caption: str, rows: Iterable[Sequence[str]], head: Sequence[str] = ()) -> str:
     """Rows of HTML cells, the first of which says what its row is about."""
     bold = [(f"<b>{name}</b>", *cells) for name, *cells in rows]
@@ -47,6 +65,11 @@ def pickable(name: str, block: str, tag: str = "span") -> str:
     """A block that can be clicked in a `PickView`, where it is called `name`."""
     about = f'data-pick="{escape(name)}" tabindex="0" role="button" style="cursor:pointer"'
     return f"<{tag} {about}>{block}</{tag}>"
+
+
+def pick(name: str, words: str) -> str:
+    """A button of a `PickView`, a way on from where there is none; hidden without a kernel."""
+    return f'<button class="wb-pick wb-live" data-pick="{escape(name)}">{escape(words)}</button> '
 
 
 def status(words: str) -> str:
@@ -80,11 +103,51 @@ def failure(title: str, error: BaseException | None) -> str:
 
 def code_block(code: str) -> str:
     """Code with a button that copies it."""
-    copy = "navigator.clipboard.writeText(this.nextElementSibling.innerText)"
-    return (
-        f'<button onclick="{copy}" aria-label="Copy the code">Copy</button>'
-        f'<pre style="margin:4px 0;line-height:1.4">{escape(code)}</pre>'
-    )
+    return copier("Copy the code", code) + f'<pre class="wb-code">{escape(code)}</pre>'
+
+
+def copier(name: str, words: str) -> str:
+    """A button that copies words, and says so."""
+    copy = "navigator.clipboard.writeText(this.dataset.words);this.textContent='Copied'"
+    return f'<button data-words="{escape(words)}" onclick="{copy}">{name}</button>'
+
+
+def download(title: str) -> str:
+    """A button that saves what the panel around it shows as a PNG."""
+    name = title.lower().replace(" ", "-") + ".png"
+    about = f'data-name="{escape(name)}" onclick="{escape(DOWNLOAD.read_text())}"'
+    return f"<button {about}>Download the picture</button>"
+
+
+class Folds(traitlets.HasTraits):
+    """Buttons, each of which unfolds a widget, one at a time; by keyboard as by pointer.
+
+    buttons: the row of them; body: what is unfolded. selected_index: which, or None.
+    """
+
+    selected_index = traitlets.Int(None, allow_none=True)
+
+    def __init__(self, parts: Sequence[tuple[str, ipw.Widget]]) -> None:
+        super().__init__()
+        self.titles, self.widgets = [title for title, _ in parts], [part for _, part in parts]
+        self.buttons, self.body = PickView().add_class("wb-folds"), ipw.VBox()
+        self.buttons.observe(self._picked, "picked")
+        self._unfold()
+
+    def _picked(self, change: Any) -> None:
+        key, which = change["new"].get("key", ""), int(change["new"]["name"])
+        if not key.startswith("Arrow"):
+            self.selected_index = None if which == self.selected_index else which
+
+    @traitlets.observe("selected_index")
+    def _unfold(self, _: object = None) -> None:
+        here = self.selected_index
+        self.body.children = [] if here is None else [self.widgets[here]]
+        self.buttons.value = " ".join(
+            f'<button data-pick="{i}" aria-expanded="{str(i == here).lower()}">'
+            f"{'▾' if i == here else '▸'} {escape(title)}</button>"
+            for i, title in enumerate(self.titles)
+        )
 
 
 def button(name: str, tooltip: str, action: Callable[..., Any], **options: Any) -> ipw.Button:
@@ -95,8 +158,8 @@ def button(name: str, tooltip: str, action: Callable[..., Any], **options: Any) 
 
 
 def slider(kind: type[ipw.Widget], name: str, tooltip: str, **options: Any) -> ipw.Widget:
-    """A control of the kind of widget given, as wide as the picker."""
-    common = {"style": {"description_width": "5em"}, "layout": {"width": "36em"}}
+    """A control of the kind of widget given, as wide as it has to be."""
+    common = {"style": {"description_width": "initial"}, "layout": {"width": "auto"}}
     return kind(description=name, tooltip=tooltip, **{**common, **options})
 
 

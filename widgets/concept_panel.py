@@ -35,10 +35,14 @@ class ConceptPanelParameters(Parameters):
 
     layer: str = Field("", description="layer to look into; empty: the last one with places")
     method: Literal["nmf", "semi-nmf", "kmeans", "pca", "sae"] = Field(
-        "nmf", description="how activations are taken apart; NMF needs them at least 0"
+        "nmf",
+        title="taken apart by",
+        description="how activations are taken apart; NMF needs them at least 0",
     )
-    n_concepts: int = Field(10, ge=2, le=50, description="how many concepts")
-    n_crops: int = Field(1000, ge=50, le=10_000, description="random crops to find them on")
+    n_concepts: int = Field(10, ge=2, le=50, title="concepts", description="how many to look for")
+    n_crops: int = Field(
+        1000, ge=50, le=10_000, title="image crops", description="random crops to find them on"
+    )
     chosen: int = Field(-1, ge=-1, description="concept looked at; -1: the most important")
     seed: int = Field(0, ge=0, le=10**6, description="seed of the crops and of the search")
 
@@ -76,7 +80,8 @@ class ConceptPanel(Panel[ConceptPanelParameters, ConceptView]):
     title = "Concept panel"
     follows = (*Panel.follows, "layer")
     only = FORM
-    action = ("Find concepts", "Run")
+    matter = ("layer", "n_concepts")
+    action = ("Find concepts", "Look for what the layer has learned; it takes some seconds")
     picks = True
     _kept: tuple[Any, Concepts | None, str] = (None, None, "")
 
@@ -207,12 +212,16 @@ class ConceptPanel(Panel[ConceptPanelParameters, ConceptView]):
     def controls(self) -> ipw.Widget:
         """The form; what to do to the concept chosen."""
         self.slider = slider(
-            *(ipw.FloatSlider, "strength", "Of the concept chosen: 0 takes it away, 2 doubles it"),
-            value=1, min=0, max=3, step=0.1, disabled=True, layout={"width": "28em"},
+            *(ipw.FloatSlider, "concept × ", "Of the one chosen: 0 takes it away, 2 doubles it"),
+            value=1, min=0, max=3, step=0.1, disabled=True,
         )  # fmt: skip
         self.listen(self.slider, self._slid)
-        reset = button("Reset", "All concepts as they are", guarded(self, lambda: self._steer({})))
-        return ipw.VBox([super().controls(), ipw.HBox([self.slider, reset])])
+        return ipw.Box([super().controls(), self.slider]).add_class("wb-first")
+
+    def actions(self) -> list[ipw.Widget]:
+        """A way back from damping and boosting."""
+        about = "All concepts count as they do in the model"
+        return [button("Reset concepts", about, guarded(self, lambda: self._steer({})))]
 
     def shown(self, result: ConceptView) -> None:
         """Bring the slider to the concept chosen."""

@@ -7,17 +7,18 @@ from dataclasses import dataclass, replace
 from html import escape
 from typing import Any, cast
 
+import torch
 from pydantic import Field
 
 from workbench import attacks, checks, robustness
 from workbench.attacks import FixedBudget
 from workbench.data import ImageDataset
-from workbench.figures import drag_eps
+from workbench.figures import colourise, drag_eps, size
 from workbench.params import Parameters
 from workbench.robustness import Breaking
 from workbench.steps import Step
 
-from .blocks import section
+from .blocks import section, status, thumbs
 from .labels import called
 from .panel import Panel
 
@@ -27,9 +28,13 @@ class EpsPanelParameters(Parameters):
 
     attack: str = Field("PGD", description="an attack with a budget")
     eps: float = Field(
-        0.0, ge=0, le=1, description="the largest budget; 0: 0.3 for grey images, 16/255 else"
+        0.0,
+        ge=0,
+        le=1,
+        title="up to (eps)",
+        description="the largest budget; 0: 0.3 for grey images, 16/255 else",
     )
-    compare: str = Field("", description="a second model under the same attack")
+    compare: str = Field("", title="beside it", description="a second model under the same attack")
     seed: int = Field(0, ge=0, le=10**6, description="seed of the attack")
 
 
@@ -54,6 +59,7 @@ class EpsPanel(Panel[EpsPanelParameters, EpsView]):
 
     Params = EpsPanelParameters
     title = "Eps panel"
+    matter = ("attack", "compare", "eps")
     picks = True
 
     def check(self, params: EpsPanelParameters) -> None:
@@ -68,7 +74,14 @@ class EpsPanel(Panel[EpsPanelParameters, EpsView]):
         """The attack, with the largest budget."""
         colour = self.selection.as_it_is().shape[0] == 3
         eps = self.params.eps or (16 / 255 if colour else 0.3)
-        return cast("FixedBudget", attacks.get(self.params.attack).changed(eps=eps))
+        attack = cast("FixedBudget", attacks.get(self.params.attack).changed(eps=eps))
+        # The strongest inside each budget, and not the first that fools.
+        whole = "exhaustive" in type(attack).model_fields
+        return attack.changed(exhaustive=True) if whole else attack
+
+    def peek(self) -> Iterator[Step[EpsView]]:
+        """The image, before it is attacked."""
+        yield Step(1, 1, "image", EpsView(*self.image()))
 
     def steps(self) -> Iterator[Step[EpsView]]:
         """The model's answer at every budget, then that of the one it is compared with."""
@@ -90,7 +103,30 @@ class EpsPanel(Panel[EpsPanelParameters, EpsView]):
         for b in result.breaking:
             if known and b.classes[b.label] != label:
                 words += f" {b.model} says {b.classes[b.label]} before anything is changed."
-        return section(f"<p>{escape(words)}</p>", drag_eps(result.breaking).html)
+        figure = drag_eps(result.breaking).html if result.breaking else status("Not attacked yet.")
+        return section(f"<p>{escape(words)}</p>", figure)
+
+    def tile(self, result: EpsView) -> tuple[str, str]:
+        """Where the answer breaks; the image there, and the change."""
+        x = result.images.images[result.index]
+        if not result.breaking:
+            return "drag eps, watch it break", thumbs([x], ["the image"])
+        b = result.breaking[0]
+        at = len(b.radii) - 1 if b.breaks is None else b.radii.tolist().index(b.breaks)
+        words = (
+            f"{'holds up to' if b.breaks is None else 'breaks at'} {size(float(b.radii[at]), b)}"
+        )
+        largest = float(b.radii[at])
+        change = torch.from_numpy(
+            colourise((b.images[at] - x).mean(0), "diverging", (-largest, largest))
+        )
+        pictures = [x, change.permute(2, 0, 1) / 255, b.images[at]]
+        return words, thumbs(pictures, ["the image", "the change", "the image attacked"])
+
+    def _repr_mimebundle_(self, **options: object) -> dict[str, Any]:
+        if self.result is None:  # shown by itself, and not in a bench: it is attacked at once
+            self.run()
+        return super()._repr_mimebundle_(**options)
 
     def code(self) -> str:
         """The calls that give the result shown."""

@@ -37,10 +37,19 @@ class EvaluationPanelParameters(Parameters):
     )
     norm: Literal["Linf", "L2"] = Field("Linf", description="norm of the perturbation")
     eps: tuple[float, ...] = Field(
-        (0.05, 0.1, 0.15), min_length=1, description="radii, with commas between them"
+        (0.05, 0.1, 0.15),
+        min_length=1,
+        title="largest changes (eps)",
+        description="radii, with commas between them",
     )
-    n: int = Field(100, ge=1, le=100_000, description="test images, the first ones")
-    health: bool = Field(True, description="ask the indicators about the strongest attack")
+    n: int = Field(
+        100, ge=1, le=100_000, title="test images", description="how many, from the first on"
+    )
+    health: bool = Field(
+        True,
+        title="ask whether it can be trusted",
+        description="run the indicators on the strongest attack",
+    )
     seed: int = Field(0, ge=0, le=10**6, description="seed of the random draws")
 
     @field_validator("eps", mode="before")
@@ -89,6 +98,7 @@ class EvaluationPanel(Panel[EvaluationPanelParameters, EvaluationView]):
     title = "Evaluation panel"
     follows = ("dataset", "model")
     action = ("Evaluate", "Attack the images")
+    matter = ("attacks", "eps", "n")
     waits = True
 
     def check(self, params: EvaluationPanelParameters) -> None:

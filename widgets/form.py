@@ -13,8 +13,18 @@ from workbench.params import Parameters
 
 from .blocks import alert, quiet
 
-STYLE = {"description_width": "6em"}
-LAYOUT = {"width": "28em"}
+# What many methods call the same, in words; other names read well as they are.
+WORDS = {
+    "alpha": "step size",
+    "c": "weight c",
+    "eps": "largest change (eps)",
+    "eta": "noise variance (eta)",
+    "gamma": "norm change (gamma)",
+    "of": "what is removed",
+    "p_init": "first squares",
+    "seed": "random seed",
+}
+FIRST = 3  # controls in view; the others are folded
 FEW = 500  # whole numbers over a wider range get a text field, not a slider
 LISTED = 40  # more choices than these are searched, not scrolled
 
@@ -22,8 +32,11 @@ LISTED = 40  # more choices than these are searched, not scrolled
 class Form:
     """One control a field: bounds, choices and help come from the declaration.
 
+    `first` has the controls that matter, in a row; `rest` the others, to be folded.
+
     values: to start from. choices: for fields whose choices are known only now, a list
-    of values or of (label, value) pairs. only: the fields to show, in this order.
+    of values or of (label, value) pairs. only: the fields to show, in this order. matter: those
+    in `first`; the first few when None. sliders: (least, most, step) for fields without bounds.
     """
 
     def __init__(
@@ -32,19 +45,32 @@ class Form:
         *,
         choices: Mapping[str, Sequence[Any]] | None = None,
         only: Sequence[str] | None = None,
+        matter: Sequence[str] | None = None,
+        sliders: Mapping[str, tuple[float, float, float]] | None = None,
     ) -> None:
         self.kind = type(values)
         self._values = values
+        self._sliders = sliders or {}
         self._listeners: list[Callable[[Parameters], None]] = []
         self.quiet = False
         self.message = ipw.HTML()
         self.controls: dict[str, ipw.Widget] = {}
         for name in only or self.kind.model_fields:
             field = self.kind.model_fields[name]
-            control = make_control(name, field, getattr(values, name), (choices or {}).get(name))
+            value, listed = getattr(values, name), (choices or {}).get(name)
+            control = make_control(name, field, value, listed, self._sliders.get(name))
             control.observe(self._changed, "value")
             self.controls[name] = control
-        self.widget = ipw.VBox([*self.controls.values(), self.message])
+        self.matter = list(self.controls)[:FIRST] if matter is None else matter
+        self.first, self.rest = ipw.Box().add_class("wb-first"), ipw.Box().add_class("wb-rest")
+        self.widget = ipw.VBox([self.first, self.rest])
+        self._lay_out()
+
+    def _lay_out(self) -> None:
+        """Put the controls where they belong, and what is wrong with them beside the first."""
+        first = [self.controls[name] for name in self.matter if name in self.controls]
+        self.first.children = [*first, self.message]
+        self.rest.children = [c for c in self.controls.values() if c not in first]
 
     @property
     def values(self) -> Parameters:
@@ -62,6 +88,8 @@ class Form:
             for name, control in self.controls.items():
                 value, is_text = getattr(values, name), isinstance(control, ipw.Text)
                 several = isinstance(value, tuple) and is_text  # in a text field, with commas
+                if name in self._sliders:
+                    control.max = max(control.max, value)
                 control.value = ", ".join(map(str, value)) if several else value
         self.message.value = ""
 
@@ -74,7 +102,7 @@ class Form:
                 control = make_control(name, self.kind.model_fields[name], value, choices)
                 control.observe(self._changed, "value")
                 self.controls[name] = control
-                self.widget.children = [*self.controls.values(), self.message]
+                self._lay_out()
             choose_from(control, choices, value)
 
     def _changed(self, _: object) -> None:
@@ -92,17 +120,24 @@ class Form:
 
 
 def make_control(
-    name: str, field: FieldInfo, value: Any, choices: Sequence[Any] | None = None
+    name: str,
+    field: FieldInfo,
+    value: Any,
+    choices: Sequence[Any] | None = None,
+    span: tuple[float, float, float] | None = None,
 ) -> ipw.Widget:
-    """The control that fits a field: list, checkbox, slider, log slider or text."""
+    """The control that fits a field: list, checkbox, slider, log slider or text.
+
+    It is labelled by the field's title, else by its name in words. span: as in `Form.sliders`.
+    """
     listed = get_origin(field.annotation) is tuple
     extra = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
     common: dict[str, Any] = {
         "value": ", ".join(map(str, value)) if listed and choices is None else value,
-        "description": str(extra.get("label", name.replace("_", " "))),
+        "description": field.title or WORDS.get(name, name.removeprefix("n_").replace("_", " ")),
         "tooltip": field.description or "",
-        "style": STYLE,
-        "layout": LAYOUT,
+        "style": {"description_width": "initial"},
+        "layout": {"width": "auto"},
     }
     typed = {**common, "continuous_update": False}
     if choices is None and get_origin(field.annotation) is Literal:
@@ -117,6 +152,10 @@ def make_control(
     if field.annotation is bool:
         return ipw.Checkbox(indent=False, **common)
     low, high = bounds(field)
+    if span is not None:
+        low, high, pace = span
+        high = max(high, value)
+        return ipw.FloatSlider(min=low, max=high, step=pace, readout_format=".3f", **common)
     if field.annotation is int:
         least, most = int(-(2**31) if low is None else low), int(2**31 if high is None else high)
         kind = ipw.IntSlider if most - least <= FEW else ipw.BoundedIntText

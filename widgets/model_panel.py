@@ -31,13 +31,21 @@ HEIGHT = 168  # pixels on the screen for an image, whatever its own size
 class ModelPanelParameters(Parameters):
     """What `ModelPanel` shows beside the data, the model and the image."""
 
-    compare: str = Field("", description="a second model, shown beside the first")
-    browse: Literal["in order", "mistakes", "least confident first"] = Field(
-        "in order", description="which images to step through, by what the model says of them"
+    compare: str = Field(
+        "", title="beside it", description="a second model, shown beside the first"
     )
-    only: str = Field("", description="step through images of this class only")
-    method: str = Field(NONE, description="how to find the pixels that matter")
-    target: str = Field("", description="class to explain; the predicted one when empty")
+    browse: Literal["in order", "mistakes", "least confident first"] = Field(
+        "in order",
+        title="show images",
+        description="which images to step through, by what the model says of them",
+    )
+    only: str = Field("", title="of class", description="step through images of this class only")
+    method: str = Field(
+        NONE, title="why (saliency)", description="how to find the pixels that matter"
+    )
+    target: str = Field(
+        "", title="why class", description="class to explain; the predicted one when empty"
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,6 +94,7 @@ class ModelPanel(Panel[ModelPanelParameters, ModelView]):
 
     Params = ModelPanelParameters
     title = "Model panel"
+    matter = ("method", "browse", "compare")
     follows = (*Panel.follows, "towards")
 
     def __init__(self, *args: Any, **parameters: Any) -> None:

@@ -13,13 +13,14 @@ from workbench.data import ImageDataset
 from workbench.models import Classifier, Prediction
 from workbench.params import Parameters
 
-from .blocks import bundle, button, code_block, failure, in_words, status
+from .blocks import Folds, bundle, button, code_block, copier, download, failure, in_words, status
 from .form import Form
 from .frame import LOOKED_AT, Frame, R, guarded
 from .picker import Picker
 from .saver import Saver
 from .selection import SELECTED, Selection
 
+UNDONE = ("dataset", "model", "index", "towards", "layer")  # of a selection
 P = TypeVar("P", bound=Parameters)
 
 
@@ -47,6 +48,7 @@ class Panel(Frame[R], Generic[P, R]):
     follows: ClassVar[tuple[str, ...]] = LOOKED_AT
     only: ClassVar[tuple[str, ...] | None] = None  # fields of the form; all of them
     action: ClassVar[tuple[str, str]] = ("", "")  # name and tooltip of a button that starts
+    matter: ClassVar[tuple[str, ...] | None] = None  # in view, the rest folded; the first few
     waits: ClassVar[bool] = False  # for its button: a change brings a first look alone
 
     def __init__(
@@ -69,7 +71,10 @@ class Panel(Frame[R], Generic[P, R]):
         self._shares_picker = False  # with panels beside it; then another brings it into line
         self._widget: ipw.Widget | None = None
         self.live = False  # once there are controls
+        self._past: list[tuple[dict[str, Any], P]] = []  # what an undo goes back to
+        self.calm = False  # where it begins with a first look, and others start the rest
         self.code_view = ipw.HTML()
+        self.view.add_class("wb-view")
         if checked:
             self.check(self.params)
         self.selection.observe(guarded(self, self._follow), list(self.follows))
@@ -91,17 +96,31 @@ class Panel(Frame[R], Generic[P, R]):
         """The API calls that give the result shown."""
         raise NotImplementedError
 
+    def tile(self, result: R) -> tuple[str, str]:
+        """A result in a few words and as a small picture, HTML, for a tile of the bench."""
+        return self.title, ""
+
     def choices(self) -> Mapping[str, Sequence[Any]]:
         """What can be chosen in the form, for fields whose choices are known only now."""
         return {}
 
     def controls(self) -> ipw.Widget:
-        """The widgets above the view, beside the picker: the form, and the button that starts."""
-        self.form = Form(self.params, choices=self.choices(), only=self.only)
+        """The widgets that matter, above the view: those of the form, and what a panel adds."""
+        self.form = Form(self.params, choices=self.choices(), only=self.only, matter=self.matter)
         self.form.observe(guarded(self, self._form_changed))
-        name, tooltip = self.action
-        start = button(name, tooltip, guarded(self, self.start), button_style="primary")
-        return ipw.VBox([self.form.widget, *[start] * bool(name)])
+        return self.form.first
+
+    def folded(self) -> list[ipw.Widget]:
+        """The other controls, folded."""
+        return [self.form.rest] if self.form.rest.children else []
+
+    def actions(self) -> list[ipw.Widget]:
+        """Buttons beside the one that starts."""
+        return []
+
+    def under(self) -> list[ipw.Widget]:
+        """The widgets right below the view."""
+        return []
 
     def details(self) -> list[tuple[str, ipw.Widget]]:
         """What folds out below the view, each with its title."""
@@ -137,7 +156,7 @@ class Panel(Frame[R], Generic[P, R]):
 
     def begin(self) -> None:
         """Start the work, or a first look where the rest waits for the button."""
-        self.start(self.peek() if self.waits else None)
+        self.start(self.peek() if self.waits or self.calm else None)
 
     def aim(self, towards: str) -> None:
         """Begin anew, towards a class that is the same for all panels; "" for none."""
@@ -172,16 +191,15 @@ class Panel(Frame[R], Generic[P, R]):
             controls = self._controls()
             self.saver = Saver(self)
             saver = ("Save as notebook or report", self.saver.widget)
-            folded = [("Copy as code", self.code_view), saver, *self.details()]
-            titles = [title for title, _ in folded]
-            self.below = ipw.Accordion([widget for _, widget in folded], titles=titles)
+            self.below = Folds([("Copy as code", self.code_view), saver, *self.details()])
             self.listen(self.below, lambda _: self._show_code(), "selected_index")
             if self.result is not None:
                 with self.quietly():
                     self.shown(self.result)
-            self.live = True
-            parts = [controls, self.progress, self.message, self.view, self.below]
-            self._widget = ipw.VBox(parts)
+            self.live, self._here = True, self._now()
+            parts = [*controls, self.message, self.view, *self.under()]
+            self._widget = ipw.VBox([*parts, self.below.buttons, self.below.body])
+            self._widget.add_class("wb-panel")
         return self._widget
 
     def framed(self) -> ipw.Widget:
@@ -193,14 +211,25 @@ class Panel(Frame[R], Generic[P, R]):
             self._widget = ipw.VBox([ipw.HTML(failure(self.title, error))])
             return self._widget
 
-    def _controls(self) -> ipw.Widget:
-        """The panel's own controls beside the picker; without it where panels share one."""
+    def _controls(self) -> list[ipw.Widget]:
+        """The picker, where panels do not share one; what matters; the buttons; the rest."""
+        above, folded = [], []
         self._shares_picker = self.picker is not None
-        if self._shares_picker:
-            return self.controls()
-        self.picker = picker = Picker(self.selection, partial(guarded, self))
-        shown = picker.widget if "index" in self.follows else ipw.VBox([picker.data, picker.model])
-        return ipw.HBox([shown, self.controls()], layout={"flex_flow": "row wrap"})
+        if self.picker is None:
+            self.picker = Picker(self.selection, partial(guarded, self))
+            above = [self.picker.widget if "index" in self.follows else self.picker.short]
+        above.append(self.controls())
+        name, tooltip = self.action
+        start = button(name, tooltip, guarded(self, self.start), button_style="primary")
+        about = "Back to the parameters and the image before the last change"
+        self._back = button("Undo", about, guarded(self, self.undo), icon="undo", disabled=True)
+        buttons = [*[start] * bool(name), *self.actions(), self._back]
+        if rest := self.folded():
+            more = Folds([("Settings", ipw.VBox(rest))])
+            buttons, folded = [*buttons, more.buttons], [more.body]
+        if not name:  # there is room for them beside what matters
+            buttons = [above.pop(), *buttons]
+        return [*above, ipw.Box([*buttons, self.progress]).add_class("wb-acts"), *folded]
 
     def _form_changed(self, values: Parameters) -> None:
         # The form knows nothing of what was chosen elsewhere since it was made.
@@ -216,6 +245,35 @@ class Panel(Frame[R], Generic[P, R]):
         self.check(params)
         before, self.params = self.params, params
         self.changed(before)
+        self._note()
+
+    def _now(self) -> tuple[dict[str, Any], P]:
+        """What an undo comes back to."""
+        return {name: getattr(self.selection, name) for name in UNDONE}, self.params
+
+    def _note(self) -> None:
+        """Remember what there was before a change."""
+        if self.live and self._now() != self._here:
+            self._past.append(self._here)
+            self._here, self._back.disabled = self._now(), False
+
+    def undo(self) -> None:
+        """Go back to the parameters and the selection before the last change of either."""
+        if not self._past:
+            return
+        with self._lock:
+            (chosen, params), self.live = self._past.pop(), False  # nothing is noted on the way
+            try:
+                with self.selection.hold_trait_notifications():
+                    for name, value in chosen.items():
+                        setattr(self.selection, name, value)
+                self.accept(params)
+            finally:
+                self.live = True
+            self.choose_anew()
+            if hasattr(self, "form"):
+                self.form.set(self.params)
+            self._here, self._back.disabled = self._now(), not self._past
 
     def set(self, **values: Any) -> None:
         """Change parameters, and the form with them; nothing is started."""
@@ -235,6 +293,7 @@ class Panel(Frame[R], Generic[P, R]):
         if self.picker is not None and not self._shares_picker:
             self.picker.sync()
         self.followed(change)
+        self._note()
 
     def fail(self, error: BaseException | None) -> None:
         """Show an error in place of a picture and of its code."""
@@ -246,12 +305,21 @@ class Panel(Frame[R], Generic[P, R]):
         if self.live:
             with self.quietly():
                 self.shown(result)
+            self._here = self._now()  # what the panel itself set is no step
             guarded(self, self._show_code)()
 
     def _show_code(self) -> None:
         """Make the code, where it is unfolded."""
         looked_at = self.below.selected_index == 0 and self.result is not None
-        self.code_view.value = code_block(self.code()) if looked_at else ""
+        self.code_view.value = self._code_html() if looked_at else ""
+
+    def _code_html(self) -> str:
+        """The code; a button for the cell that shows this panel, and one for its picture."""
+        kind = type(self).__name__
+        cell = f"from workbench.widgets import {kind}\n\n{kind}.from_state({self.state()!r})"
+        own = any(map(self.selection.is_own, (self.selection.origin, self.selection.model)))
+        share = "" if own else copier("Copy a cell that shows this panel", cell)
+        return f"{share} {download(self.title)}{code_block(self.code())}"
 
     # What a panel is, in other forms.
 

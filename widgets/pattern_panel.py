@@ -23,7 +23,7 @@ from workbench.patterns.neurons import check_neurons
 from workbench.patterns.recording import copied, rectifiers
 from workbench.steps import Step
 
-from .blocks import column, figure, live, row, section
+from .blocks import column, figure, live, row, section, slider
 from .form import choose_from
 from .labels import called
 from .mined import Key, Mined
@@ -41,11 +41,21 @@ FORM = ("delta", "kind", "false_alarms", "n_train", "switch")
 class PatternPanelParameters(Parameters):
     """What `PatternPanel` does beside the data, the model and the image."""
 
-    delta: float = Field(0.99, gt=0.5, le=1, description="share of a class's images that agree")
-    kind: Literal["pattern", "hamming", "box"] = Field("pattern", description="kind of monitor")
-    false_alarms: float = Field(0.05, ge=0, le=0.5, description="most of the held-out images")
-    n_train: int = Field(5000, ge=10, le=10**6, description="training images to mine from")
-    switch: Literal["as it is", "off", "on"] = Field("as it is", description="the neuron below")
+    delta: float = Field(
+        0.99, gt=0.5, le=1, title="images that agree", description="share of a class's images"
+    )
+    kind: Literal["pattern", "hamming", "box"] = Field(
+        "pattern", title="monitor", description="what the distance to the class is measured by"
+    )
+    false_alarms: float = Field(
+        0.05, ge=0, le=0.5, title="false alarms", description="largest share of held-out images"
+    )
+    n_train: int = Field(
+        5000, ge=10, le=10**6, title="training images", description="how many to mine from"
+    )
+    switch: Literal["as it is", "off", "on"] = Field(
+        "as it is", title="switch the neuron", description="the one chosen in a strip below"
+    )
     layer: str = Field("", description="layer of the neuron looked at; empty: the last")
     neuron: int = Field(-1, ge=-1, description="neuron looked at; -1: the one that fires most")
 
@@ -94,14 +104,15 @@ class PatternPanel(Panel[PatternPanelParameters, PatternView]):
     title = "Pattern panel"
     follows = (*Panel.follows, "layer")
     only = FORM
-    action = ("Mine", "Mine the patterns")
+    matter = ("delta", "kind", "switch")
+    action = ("Mine", "Find the pattern of each class in training images")
     picks = True
     _mined: Mined | None = None
 
     def __init__(self, *args: Any, training: ImageDataset | None = None, **options: Any) -> None:
         super().__init__(*args, **options)
         self.selection.train_on(training)
-        self.layers = ipw.Dropdown(description="layer", tooltip="Layer to draw and look into")
+        self.layers = slider(ipw.Dropdown, "layer", "Layer to draw and look into")
         self.listen(self.layers, self._show_layer)
 
     def check(self, params: PatternPanelParameters) -> None:
@@ -242,6 +253,31 @@ class PatternPanel(Panel[PatternPanelParameters, PatternView]):
             strips += f"<details>{heads}{''.join(rest)}</details>"
         return section(row(*blocks), below, figures.pattern_legend().html, strips)
 
+    def tile(self, result: PatternView) -> tuple[str, str]:
+        """What fires in the last layer, and how it fits the pattern of the class."""
+        layer, label = list(result.values)[-1], result.model.classes[result.label]
+        on, wide = result.on[layer], min(32, len(result.on[layer]))
+        cells = torch.full((-(-len(on) // wide), wide, 3), 0.85)
+        cells.view(-1, 3)[: len(on)][on] = torch.tensor([0.0, 0.447, 0.698])
+        picture = f'<div class="wb-cells">{figures.img_tag(cells.permute(2, 0, 1), "", 64)}</div>'
+        words = f"{int(on.sum()):,} of {len(on):,} neurons of {escape(layer)} fire"
+        if result.broken is None:
+            return f"{on.float().mean():.0%} of the neurons fire", f"{words}{picture}"
+        off = int(result.broken[result.label])
+        fit = f"as class {label} fires" if off == 0 else f"{off:,} unlike class {label}"
+        return fit, f"{words}{picture}"
+
+    def monitor_tile(self, result: PatternView) -> tuple[str, str]:
+        """The monitor's lamp."""
+        if result.patterns is None:
+            return "not asked yet", escape(result.remark) or "It learns the patterns first."
+        if not result.patterns.total[result.label]:
+            return "no pattern", self._verdict(result, result.patterns)
+        lamp = "▲ alarm" if result.score > result.threshold else "● no alarm"
+        rate = f"{self.params.false_alarms:.1%} of clean images alarm at most"
+        words = f"distance {result.score:.3g}, alarm above {result.threshold:.3g}"
+        return lamp, f"{words}<br>{rate}"
+
     def _verdict(self, view: PatternView, pattern: Patterns) -> str:
         """What the monitor says of the image."""
         if not pattern.total[view.label]:
@@ -290,7 +326,7 @@ class PatternPanel(Panel[PatternPanelParameters, PatternView]):
 
     def controls(self) -> ipw.Widget:
         """The form; a button to mine."""
-        return ipw.VBox([super().controls(), self.layers])
+        return ipw.Box([super().controls(), self.layers]).add_class("wb-first")
 
     def picked(self, what: str, which: str, event: dict[str, Any]) -> None:
         """A cell or a layer was clicked, or a key pressed on a strip."""

@@ -30,8 +30,10 @@ class Picker:
         self.quiet = False
         self.data = slider(ipw.Dropdown, "data", "The data set")
         self.model = slider(ipw.Dropdown, "model", "The model")
-        about = "The place in the images stepped through"
-        self.place = slider(ipw.BoundedIntText, "place", about, min=1, max=1)
+        about = "Which of the images stepped through, counted from 1"
+        self.place = slider(
+            ipw.BoundedIntText, "image", about, min=1, max=1, layout={"width": "9em"}
+        )
         self.count = ipw.HTML()
         back = button("◀ previous", "Previous image", guard(lambda: self.step(-1)))
         forth = button("next ▶", "Next image", guard(lambda: self.step(+1)))
@@ -39,8 +41,9 @@ class Picker:
         self.data.observe(guard(self._data_picked), "value")
         self.model.observe(guard(self._model_picked), "value")
         self.place.observe(guard(self._place_typed), "value")
-        steps = ipw.HBox([back, forth, self.count])
-        self.widget = ipw.VBox([self.data, self.model, self.place, steps])
+        parts = [self.data, self.model, back, self.place, self.count, forth]
+        self.widget = ipw.Box(parts).add_class("wb-first")
+        self.short = ipw.Box(parts[:2]).add_class("wb-first")  # where no image is looked at
 
     def sync(self) -> None:
         """Bring the controls into line with the selection."""
@@ -48,6 +51,7 @@ class Picker:
         with quiet(self):
             choose_from(self.data, s.dataset_names(), s.dataset)
             choose_from(self.model, model_choices(s), s.model)
+            self.model.tooltip = model_label(s.card(s.model))
             self.place.max = max(1, len(self.order))
             self.place.value = position(self.order, s.index) + 1
             self.count.value = f"<span>of {len(self.order):,}</span>"
@@ -82,13 +86,14 @@ class Picker:
 
 
 def model_choices(selection: Selection) -> list[tuple[str, str]]:
-    """The models that fit the data, with accuracies and sizes, its own first."""
-    names = selection.models_for(selection.dataset)
-    return [(model_label(selection.card(name)), name) for name in names]
+    """The models that fit the data, with accuracies, its own first."""
+    cards = [(name, selection.card(name)) for name in selection.models_for(selection.dataset)]
+    rights = ("" if card.accuracy is None else f" · {card.accuracy:.1%}" for _, card in cards)
+    return [(card.name + right, name) for (name, card), right in zip(cards, rights, strict=True)]
 
 
 def model_label(card: ModelCard) -> str:
-    """A model in a list: name, accuracies and size."""
+    """A model in a line: name, accuracies and size."""
     parts = [card.name]
     if card.accuracy is not None:
         parts.append(f"{card.accuracy:.1%} right")

@@ -34,14 +34,29 @@ class ProofPanelParameters(Parameters):
     """What `ProofPanel` does beside the data, the model and the image."""
 
     eps: float = Field(
-        0.02, ge=0.001, le=1, description="L-infinity radius", json_schema_extra={"log": True}
+        0.02,
+        ge=0.001,
+        le=1,
+        title="largest change (eps)",
+        description="of each pixel (the L-infinity radius)",
+        json_schema_extra={"log": True},
     )
-    pattern: bool = Field(False, description="only images that follow the class's pattern")
-    delta: float = Field(0.99, gt=0.5, le=1, description="share that agrees on a pattern's neuron")
+    pattern: bool = Field(
+        False,
+        title="with the class's pattern only",
+        description="ask about those images alone that follow the pattern of their class",
+    )
+    delta: float = Field(
+        0.99, gt=0.5, le=1, title="images that agree", description="share, on a neuron of a pattern"
+    )
     backend: Literal["branching", "milp"] = Field(
-        "branching", description="branch and bound, or a mixed-integer programme by HiGHS"
+        "branching",
+        title="proved by",
+        description="branch and bound, or a mixed-integer programme by HiGHS",
     )
-    time_limit: float = Field(20.0, ge=1, le=600, description="seconds")
+    time_limit: float = Field(
+        20.0, ge=1, le=600, title="time limit, seconds", description="then the answer is open"
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,7 +85,8 @@ class ProofPanel(Panel[ProofPanelParameters, ProofView]):
 
     Params = ProofPanelParameters
     title = "Verify panel"
-    action = ("Verify", "Prove or refute")
+    action = ("Verify", "Prove it, or find an image that refutes it")
+    matter = ("eps", "time_limit")
     waits = True
     _mined: tuple[Any, Patterns | None] = (None, None)
 

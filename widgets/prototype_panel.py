@@ -24,7 +24,7 @@ from workbench.prototypes import (
 )
 from workbench.steps import Step
 
-from .blocks import figure, row, section, slider
+from .blocks import figure, row, section, thumbs
 from .labels import called
 from .panel import Panel
 from .selection import GIVE, Selection
@@ -39,7 +39,14 @@ class PrototypePanelParameters(Parameters):
     """What `PrototypePanel` shows beside the data, the model and the image."""
 
     chosen: int = Field(-1, ge=-1, description="prototype to go to; -1: nearest of another class")
-    share: float = Field(0.5, ge=0, le=1, description="of the way from the image's code to it")
+    share: float = Field(
+        0.5,
+        ge=0,
+        le=1,
+        title="how far to the prototype",
+        description="share of the way from the image to the prototype chosen, between their codes",
+        json_schema_extra={"step": 0.05},
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,6 +93,7 @@ class PrototypePanel(Panel[PrototypePanelParameters, PrototypeView]):
     Params = PrototypePanelParameters
     title = "Prototype panel"
     follows = (*Panel.follows, "towards")
+    only = ("share",)
     picks = True
     _near: tuple[Any, ...] = (None, None, None)
 
@@ -191,6 +199,16 @@ class PrototypePanel(Panel[PrototypePanelParameters, PrototypeView]):
             blocks += ["<h4>How sure it is</h4>", uncertainty_bars(view.doubts).html]
         return section(*blocks)
 
+    def tile(self, result: PrototypeView) -> tuple[str, str]:
+        """What the nearest prototype speaks for, and the three nearest."""
+        explanation, pictures = result.explanation, result.pictures
+        if explanation is None or pictures is None:
+            return "no prototypes", ""
+        near = explanation.order[0][:3].tolist()
+        names = [explanation.classes[int(explanation.votes[k])] for k in near]
+        words = [f"prototype {k}, for {name}" for k, name in zip(near, names, strict=True)]
+        return f"nearest speaks for {names[0]}", thumbs([pictures[k] for k in near], words)
+
     def _chosen(self, explanation: Explanation) -> int:
         """The prototype to go to: the one chosen, or the nearest of another class."""
         if 0 <= self.params.chosen < len(explanation.votes):
@@ -249,22 +267,21 @@ class PrototypePanel(Panel[PrototypePanelParameters, PrototypeView]):
     # The controls.
 
     def controls(self) -> ipw.Widget:
-        """How far to go to the prototype chosen."""
-        about = "Share of the way from the image's code to the prototype's"
-        self.slider = slider(
-            *(ipw.FloatSlider, "change", about), value=self.params.share, min=0, max=1, step=0.05,
-            readout_format=".0%",
-        )  # fmt: skip
-        self.listen(self.slider, self._slid)
-        return self.slider
+        """How far to go to the prototype chosen; it follows while one drags."""
+        row = super().controls()
+        self.form.controls["share"].continuous_update = True
+        return row
 
     def shown(self, result: PrototypeView) -> None:
         """No way without prototypes."""
-        self.slider.disabled = result.explanation is None
+        self.form.controls["share"].disabled = result.explanation is None
 
-    def _slid(self, share: float) -> None:
-        self.params = self.params.changed(share=share)
-        self.redraw()
+    def changed(self, before: PrototypePanelParameters) -> None:
+        """Another share of the way: nothing has to be explained anew."""
+        if self.params.chosen == before.chosen:
+            self.redraw()
+        else:
+            self.begin()
 
     def picked(self, what: str, which: str, event: dict[str, Any]) -> None:
         """A prototype was clicked, or a key pressed on one."""

@@ -38,7 +38,12 @@ class TreatmentPanelParameters(Parameters):
     treatment: str = Field("Prune", description="what is done; none: train by the recipe alone")
     settings: dict[str, Any] = Field(default_factory=dict, description="of the treatment")
     recipe: str = Field("", description="train a new model by this recipe, for the data selected")
-    epochs: int = Field(0, ge=0, le=1000, description="passes over the images; 0: the recipe's")
+    epochs: int = Field(
+        0,
+        ge=0,
+        le=1000,
+        description="passes over the training images; 0: as many as the recipe has",
+    )
     seed: int = Field(0, ge=0, le=10**6, description="seed of the training, or of chance")
 
 
@@ -54,6 +59,7 @@ class TreatmentPanel(Panel[TreatmentPanelParameters, TreatmentView]):
     Params = TreatmentPanelParameters
     title = "Treatment panel"
     only = ("treatment", "recipe", "epochs", "seed")
+    matter = ("treatment", "recipe")
     action = ("Start", "Treat the model, or train by the recipe")
     waits = True
 
@@ -291,16 +297,23 @@ class TreatmentPanel(Panel[TreatmentPanelParameters, TreatmentView]):
 
     def controls(self) -> ipw.Widget:
         """The treatment and its form; start, resume, open on the bench."""
-        self.settings, self.opened = ipw.VBox(), ipw.VBox()
+        self.main, self.others, self.opened = ipw.Box(), ipw.Box(), ipw.VBox()
         self._show_settings()
+        return ipw.Box([super().controls(), self.main]).add_class("wb-first")
+
+    def folded(self) -> list[ipw.Widget]:
+        """What else the treatment and the panel can be told."""
+        return [self.others, *super().folded()]
+
+    def actions(self) -> list[ipw.Widget]:
+        """Go on with a training; open what was made."""
         about = "Go on with the training that was cancelled"
         self.buttons = [
             button("Resume", about, guarded(self, self.resume)),
             button("Open on the bench", "Both models, side by side", guarded(self, self.open)),
         ]
         self._enable()
-        form = ipw.HBox([super().controls(), self.settings], layout={"flex_flow": "row wrap"})
-        return ipw.VBox([form, ipw.HBox(self.buttons)])
+        return [*self.buttons]
 
     def details(self) -> list[tuple[str, ipw.Widget]]:
         """The bench, once it was opened."""
@@ -332,15 +345,17 @@ class TreatmentPanel(Panel[TreatmentPanelParameters, TreatmentView]):
             self.buttons[1].disabled = self.result is None or self.result.model is None
 
     def _show_settings(self) -> None:
-        self.settings.children = []
+        self.main.children = self.others.children = []
         if self.treatment is not None and self.params.treatment != NONE:
-            form = Form(self.treatment)
+            names = [*type(self.treatment).model_fields]
+            form = Form(self.treatment, matter=names[:1])
             form.observe(guarded(self, self._settings_changed))
-            self.settings.children = [form.widget]
+            self.main.children, self.others.children = [form.first], [form.rest]
 
     def _settings_changed(self, values: Parameters) -> None:
         self.treatment = cast("Treatment", values)
         self.params = self.params.model_copy(update={"settings": values.changes()})
+        self._note()
         self.begin()
 
     def taken(self, values: TreatmentPanelParameters) -> TreatmentPanelParameters:
@@ -350,8 +365,8 @@ class TreatmentPanel(Panel[TreatmentPanelParameters, TreatmentView]):
 
     def changed(self, before: TreatmentPanelParameters) -> None:
         """Another treatment brings its form."""
-        name = self.params.treatment
-        if name != before.treatment:
-            self.treatment = None if name == NONE else treatments.get(name)
+        name, settings = self.params.treatment, self.params.settings
+        if (name, settings) != (before.treatment, before.settings):
+            self.treatment = None if name == NONE else treatments.get(name, **settings)
             self._show_settings()
         self.begin()

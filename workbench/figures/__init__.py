@@ -12,16 +12,16 @@ import lazy_loader
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
-        "breaking": ["drag_eps"],
+        "breaking": ["drag_eps", "size"],
         "charts": ["confusion_matrix", "learning_curves", "reliability"],
         "concepts": ["cluster_graph", "concept_grid", "concept_rows", "logit_table"],
         "curve": ["confidence_curve", "robustness_curve"],
-        "images": ["Picture", "heat_overlay", "image_grid", "img_tag", "png"],
-        "palettes": ["CLASSES", "DIVERGING", "SEQUENTIAL", "class_colour", "colourise"],
+        "images": ["Picture", "heat_overlay", "image_grid", "img_tag", "png", "png_data"],
+        "palettes": ["CLASSES", "DIVERGING", "SEQUENTIAL", "class_colour", "colourise", "rgb"],
         "patterns": ["pattern_legend", "pattern_strip", "pattern_table"],
         "planes": ["plane_map", "region_map"],
         "prototypes": ["prototype_grid", "uncertainty_bars"],
-        "tables": ["confidence_table", "health_table"],
+        "tables": ["confidence_pair", "confidence_table", "health_table"],
         "template": ["empty_figure", "styled"],
     },
 )

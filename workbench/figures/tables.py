@@ -50,6 +50,54 @@ def confidence_table(
     return Picture(html, f"{verdict}; of {count(len(p), 'class')}: {listed}")
 
 
+def confidence_pair(
+    one: torch.Tensor,
+    other: torch.Tensor,
+    classes: Sequence[str],
+    names: tuple[str, str],
+    label: int | None = None,
+    *,
+    top: int = 5,
+) -> Picture:
+    """Two answers over the same classes, such as before and after an attack: paired bars.
+
+    one, other: `(K,)`, each summing to 1. names: of the two. label: the true class, if known.
+    The `top` classes that are likeliest in either, and the true one.
+    """
+    shares = [inputs.probabilities(one), inputs.probabilities(other)]
+    known = inputs.class_names(classes, len(shares[0]))
+    first = np.argsort(-np.maximum(*shares), kind="stable")[:top].tolist()
+    rows, listed = [], []
+    for k in dict.fromkeys([*first, *([] if label is None else [label])]):
+        said = [percent(float(p[k])) for p in shares]
+        bars = "".join(thin(float(p[k]), c) for p, c in zip(shares, PAIR, strict=True))
+        numbers = "<br>".join(
+            f'<span style="color:{c}">{escape(n)}</span>' for c, n in zip(PAIR, said, strict=True)
+        )
+        mark = " ✓" if k == label else ""
+        track = f'<div style="width:120px">{bars}</div>'
+        rows.append(
+            [escape(known[k]) + mark, track, f'<div style="line-height:1.1">{numbers}</div>']
+        )
+        listed.append(f"{known[k]} {said[0]}, then {said[1]}")
+    head = "".join(
+        f'<span style="color:{c};white-space:nowrap">■ {escape(n)}</span> '
+        for c, n in zip(PAIR, names, strict=True)
+    )
+    alt = f"confidence, {names[0]} and {names[1]}: {'; '.join(listed)}"
+    html = table(rows, caption=head)
+    return Picture(f'<div title="{escape(alt, quote=True)}">{html}</div>', alt)
+
+
+PAIR = ("var(--wb-a, #0072b2)", "var(--wb-b, #b84d00)")
+
+
+def thin(share: float, colour: str) -> str:
+    """A thin bar of a pair."""
+    style = f"height:7px;margin:1px 0;width:{100 * share:.1f}%;min-width:1px;background:{colour}"
+    return f'<div style="{style}"></div>'
+
+
 LEVELS = {  # mark and colour: told apart by shape and word too
     "red": ("■", "#D55E00"),
     "error": ("✕", "#D55E00"),
