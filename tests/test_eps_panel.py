@@ -7,6 +7,7 @@ import torch
 from browsers import MARKS
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from workbench.widgets import EpsPanel
 
 from workbench import attacks, data, figures, models, reports, robustness
@@ -74,6 +75,8 @@ def test_the_figure_starts_where_it_breaks_and_says_so():
     assert "sum keeps its answer up to eps 0.3" in picture.alt
     assert "no longer more" in picture.html
     assert "<script" not in picture.html
+    assert f">breaks at eps {weak.breaks:.3g}</text>" in picture.html  # marked on the curve, once
+    assert picture.html.count(">breaks at") == 1
     with pytest.raises(ValueError, match="results: expected some of the same radii, got 0"):
         figures.drag_eps([])
 
@@ -112,20 +115,33 @@ def test_bad_parameters_are_named(arguments, words):
         EpsPanel("digits", "digits/cnn", **arguments)
 
 
+@pytest.fixture(scope="module")
+def still(tmp_path_factory):
+    """A page with the figure of two models, without a kernel."""
+    from nbformat import v4
+
+    weak, strong = (
+        robustness.breaking(halves(gap), GREY, attacks.PGD(eps=0.3, n_steps=5)) for gap in (0.5, 9)
+    )
+    shown = figures.drag_eps([weak, strong])
+    output = v4.new_output("display_data", {"text/html": shown.html, "text/plain": shown.alt})
+    cells = [v4.new_markdown_cell("# It moves"), v4.new_code_cell("1", outputs=[output])]
+    path = tmp_path_factory.mktemp("still") / "page.html"
+    path.write_text(reports.to_html(v4.new_notebook(cells=cells)))
+    return path.as_uri(), weak
+
+
 class TestInABrowser:
     pytestmark = MARKS
 
-    def test_it_is_dragged_in_a_report_without_a_kernel(self, tmp_path, page):
-        import nbformat
+    @pytest.fixture
+    def figure(self, still, page):
+        page.goto(still[0])
+        return page.locator(".wb-headline [data-drag]")
 
-        code = "from workbench.widgets import EpsPanel\nEpsPanel('digits', 'digits/cnn', 3)"
-        cells = [nbformat.v4.new_code_cell(code)]
-        nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / "n.ipynb")
-        report = reports.execute(tmp_path / "n.ipynb", {}, tmp_path / "out")
-        page.goto(report.html.as_uri())
-        slider = page.locator("[data-drag] input[type=range]")
-        status = page.locator("[data-drag] [role=status]")
-        bar = page.locator("[data-kind=width]").first
+    def test_it_stands_at_the_head_and_moves_by_the_keyboard(self, figure, page, still):
+        status, slider = figure.locator("[role=status]"), figure.locator("input[type=range]")
+        bar = figure.locator("[data-kind=width]").first
         slider.focus()
         page.keyboard.press("Home")
         assert status.inner_text().startswith("At eps 0:")
@@ -134,4 +150,76 @@ class TestInABrowser:
         assert status.inner_text().startswith("At eps 0.3:")
         assert bar.evaluate("node => node.style.width") != first
         assert slider.get_attribute("aria-valuetext") == status.inner_text()
-        assert [p for p in page.problems if "Content Security Policy" not in p] == []
+        other = page.locator(".jp-OutputArea [data-drag] [role=status]")
+        assert other.inner_text().startswith(f"At eps {still[1].breaks:.3g}:"), "each by itself"
+        assert page.problems == []
+        assert page.requested == [still[0]], "it asks nothing of the network"
+
+    def test_the_pointer_over_the_curve_says_the_eps(self, figure, page):
+        box = figure.locator("[data-plot]").bounding_box()
+        words, slider = figure.locator("[role=status]"), figure.locator("input[type=range]")
+        for frame in (0, 5, 12):
+            page.mouse.move(box["x"] + 1 + (box["width"] - 2) * frame / 12, box["y"] + 20)
+            assert slider.input_value() == str(frame)
+            assert words.inner_text().startswith(f"At eps {0.3 * frame / 12:.3g}:")
+        thumb = slider.bounding_box()
+        y = thumb["y"] + thumb["height"] / 2
+        page.mouse.move(thumb["x"] + thumb["width"] - 8, y)
+        page.mouse.down()
+        page.mouse.move(thumb["x"] + 8, y, steps=5)
+        page.mouse.up()
+        assert words.inner_text().startswith("At eps 0:")
+
+    def test_it_plays_to_its_end_and_pauses(self, figure, page):
+        figure.locator("input[type=range]").focus()
+        for _ in range(2):
+            page.keyboard.press("End")
+            page.keyboard.press("ArrowLeft")
+        play = figure.locator("[data-do=play]")
+        play.click()
+        figure.get_by_text("▶ Play").wait_for()  # it was at the last but one: over by itself
+        assert figure.locator("input[type=range]").input_value() == "12"
+        play.click()
+        figure.get_by_text("Pause").wait_for()
+        play.click()
+        assert play.inner_text() == "▶ Play"
+
+    def test_who_wants_no_motion_has_one_frame_a_press(self, figure, page):
+        page.emulate_media(reduced_motion="reduce")
+        slider, play = figure.locator("input[type=range]"), figure.locator("[data-do=play]")
+        before = int(slider.input_value())
+        play.focus()
+        for _ in range(2):
+            page.keyboard.press("Enter")
+        assert (int(slider.input_value()), play.inner_text()) == (before + 2, "▶ Play")
+
+    def test_what_is_saved_moves_by_itself_and_is_a_picture(self, figure, page, tmp_path):
+        with page.expect_download() as waiting:
+            figure.locator("[data-do=page]").click()
+        waiting.value.save_as(tmp_path / waiting.value.suggested_filename)
+        with page.expect_download() as waiting:
+            figure.locator("[data-do=picture]").click()
+        waiting.value.save_as(tmp_path / waiting.value.suggested_filename)
+        with Image.open(tmp_path / "drag-eps.png") as picture:
+            levels = picture.convert("RGB").getcolors(10**6)
+            assert min(picture.size) > 300
+        assert len(levels) > 20, "bars, curves and words"
+        page.goto((tmp_path / "drag-eps.html").as_uri())
+        page.locator("input[type=range]").focus()
+        page.keyboard.press("Home")
+        assert page.locator("[role=status]").inner_text().startswith("At eps 0:")
+        assert page.problems == []
+
+    def test_a_panel_moves_in_a_report_without_a_kernel(self, tmp_path, page):
+        import nbformat
+
+        code = "from workbench.widgets import EpsPanel\nEpsPanel('digits', 'digits/cnn', 3)"
+        cells = [nbformat.v4.new_code_cell(code)]
+        nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / "n.ipynb")
+        report = reports.execute(tmp_path / "n.ipynb", {}, tmp_path / "out")
+        page.goto(report.html.as_uri())
+        page.locator("section [data-drag] input[type=range]").focus()
+        page.keyboard.press("End")
+        status = page.locator("section [data-drag] [role=status]")
+        assert status.inner_text().startswith("At eps 0.3:")
+        assert page.problems == []

@@ -23,7 +23,8 @@ export default {
       const box = node.getBoundingClientRect();
       const x = (event.clientX - box.left) / box.width;
       const y = (event.clientY - box.top) / box.height;
-      tell(node, { key: "", x, y });
+      // A map notes the point itself, to what a pointer can tell.
+      tell(node, { key: "", x: Number(node.dataset.x ?? x), y: Number(node.dataset.y ?? y) });
     });
     el.addEventListener("keydown", (event) => {
       const node = event.target.closest("[data-pick]");
@@ -31,9 +32,9 @@ export default {
       if (!node || !keys.includes(event.key)) return;
       event.preventDefault();
       event.stopPropagation();
-      tell(node, { key: event.key, x: 0.5, y: 0.5 });
+      const { x = 0.5, y = 0.5 } = node.dataset;
+      tell(node, { key: event.key, x: Number(x), y: Number(y) });
     });
-    el.addEventListener("input", drag);
     model.on("change:value", draw);
     draw();
   },

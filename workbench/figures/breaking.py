@@ -10,16 +10,23 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from workbench.figures.curve import HEIGHT, ROOM, WIDTH, line_chart
 from workbench.figures.images import Picture, png_data
 from workbench.figures.inputs import percent
-from workbench.figures.palettes import CLASSES
 
 if TYPE_CHECKING:
     from workbench.robustness import Breaking
 
 SIDE = 168  # pixels on the screen of a picture
 BARS = 5  # classes with a bar
+COLOURS = ("var(--wb-a, #0072b2)", "var(--wb-b, #b84d00)")  # a model, and the one beside it
+SOFT, LINE = "var(--wb-soft, #57606a)", "var(--wb-line, #d8dde3)"
+WIDE, LEFT, TALL = 560, 44, 130  # of the chart and its plot, in the units of the drawing
+PLOT = WIDE - LEFT - 12
+BUTTONS = {
+    "play": ("▶ Play", "Go through the budgets, from here"),
+    "page": ("Save as page", "This figure as an HTML file that moves by itself"),
+    "picture": ("Save picture", "This figure as it is now, PNG"),
+}
 
 
 def drag_eps(results: Sequence[Breaking]) -> Picture:
@@ -37,16 +44,33 @@ def drag_eps(results: Sequence[Breaking]) -> Picture:
     breaks = [r.breaks for r in results if r.breaks is not None]
     frame = radii.index(min(breaks)) if breaks else len(radii) - 1
     status = [sentence(results, i) for i in range(len(radii))]
-    blocks = "".join(_model(r, frame) for r in results)
-    slider = (
-        '<label style="display:block;margin:8px 0">largest change of a pixel '
-        f'<input type="range" min="0" max="{len(radii) - 1}" value="{frame}" '
-        f'aria-valuetext="{escape(status[frame], quote=True)}" style="width:{WIDTH + 100}px"> '
-        f"{_part('b', 'text', [size(e, results[0]) for e in radii], frame)}</label>"
+    models = "".join(_model(r, frame, COLOURS[i % 2]) for i, r in enumerate(results))
+    words = (
+        f'<p role="status" class="wb-head" {_frames("text", status)}>{escape(status[frame])}</p>'
     )
-    words = f'<p role="status" {_frames("text", status)}>{escape(status[frame])}</p>'
-    html = f'<div data-drag="eps">{words}{slider}{blocks}</div>'
-    return Picture(html, f"{status[frame]} {_course(results)}")
+    return moving(words, models, _chart(results, frame), status, frame, _course(results))
+
+
+def moving(
+    words: str, pictures: str, chart: str, status: Sequence[str], frame: int, alt: str
+) -> Picture:
+    """A figure with a slider below its chart, and buttons; `status` says each frame in words."""
+    place = f"margin-left:calc({LEFT / WIDE:.2%} - 8px);width:calc({PLOT / WIDE:.2%} + 16px)"
+    slider = (
+        f'<input type="range" min="0" max="{len(status) - 1}" value="{frame}" '
+        f'aria-label="eps: the largest change of a pixel" '
+        f'aria-valuetext="{escape(status[frame], quote=True)}" style="{place}">'
+    )
+    buttons = "".join(
+        f'<button type="button" data-do="{name}" title="{about}">{label}</button>'
+        for name, (label, about) in BUTTONS.items()
+    )
+    html = (
+        f'<div data-drag="eps" class="wb wb-drag">{words}<div class="wb-row">{pictures}</div>'
+        f'<div style="max-width:{WIDE}px">{chart}{slider}</div>'
+        f'<div class="wb-drag-buttons">{buttons}</div></div>'
+    )
+    return Picture(html, f"{status[frame]} {alt}")
 
 
 def sentence(results: Sequence[Breaking], frame: int) -> str:
@@ -61,9 +85,9 @@ def sentence(results: Sequence[Breaking], frame: int) -> str:
 
 
 def size(eps: float, result: Breaking) -> str:
-    """A budget as people read it: of colours in 255ths."""
+    """A budget as people read it: of colours in the 255ths that they are stored in, too."""
     levels = result.images.shape[1] == 3
-    return f"eps {eps:.3g}, {eps * 255:.1f}/255" if levels else f"eps {eps:.3g}"
+    return f"eps {eps:.3g}, {eps * 255:.3g}/255" if levels else f"eps {eps:.3g}"
 
 
 def _course(results: Sequence[Breaking]) -> str:
@@ -77,8 +101,8 @@ def _course(results: Sequence[Breaking]) -> str:
     return f"{'; '.join(ends)} ({results[0].attack})."
 
 
-def _model(result: Breaking, frame: int) -> str:
-    """The picture, the bars and the curve of one model."""
+def _model(result: Breaking, frame: int, colour: str) -> str:
+    """The picture and the bars of one model."""
     n, _, h, w = result.images.shape
     pixels = (result.images.permute(0, 2, 3, 1) * 255).round().numpy().astype(np.uint8)
     strip = pixels.reshape(n * h, w, -1)
@@ -94,55 +118,106 @@ def _model(result: Breaking, frame: int) -> str:
         f'<div role="img" aria-label="{escape(alt, quote=True)}" '
         f'{_frames("backgroundPosition", offsets)} style="{style}"></div>'
     )
-    columns = (picture, _bars(result, frame), _curve(result, frame))
-    inner = "".join(f"<div>{column}</div>" for column in columns)
-    head = f"<b>{escape(result.model)}</b>"
-    return f'{head}<div style="display:flex;flex-wrap:wrap;gap:16px">{inner}</div>'
+    head = f'<b style="color:{colour}">{escape(result.model)}</b>'
+    inner = f"{picture}<div>{_bars(result, frame, colour)}</div>"
+    return f'<div>{head}<div style="display:flex;gap:12px;margin-top:4px">{inner}</div></div>'
 
 
-def _bars(result: Breaking, frame: int) -> str:
-    """The classes that are ever likely, with bars."""
+def _bars(result: Breaking, frame: int, colour: str) -> str:
+    """The classes that are ever likely, with bars: the first answer's in the model's colour."""
     most = result.probabilities.amax(0)
     order = most.argsort(descending=True, stable=True)[:BARS].tolist()
     order = [result.label, *(k for k in order if k != result.label)][:BARS]
     rows = []
     for k in order:
         shares = result.probabilities[:, k].tolist()
-        colour = CLASSES[0] if k == result.label else CLASSES[3]
-        style = f"height:8px;background:{colour};width:{shares[frame]:.1%}"
+        style = f"height:10px;background:{colour if k == result.label else SOFT}"
         widths = _frames("width", [f"{share:.1%}" for share in shares])
-        fill = f'<div {widths} style="{style}"></div>'
-        track = f'<div style="width:120px;background:rgba(128,128,128,.2)">{fill}</div>'
-        said = _part("span", "text", [percent(share) for share in shares], frame)
-        cells = (escape(result.classes[k]), track, said)
-        rows.append("<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
-    return f"<table>{''.join(rows)}</table>"
+        fill = f'<div {widths} style="{style};width:{shares[frame]:.1%}"></div>'
+        track = f'<div style="width:110px;background:{LINE}">{fill}</div>'
+        said = [percent(share) for share in shares]
+        words = f'<td style="min-width:3em" {_frames("text", said)}>{said[frame]}</td>'
+        name = f'<th scope="row" style="text-align:left">{escape(result.classes[k])}</th>'
+        rows.append(f"<tr>{name}<td>{track}</td>{words}</tr>")
+    return f'<table style="border-spacing:6px 2px">{"".join(rows)}</table>'
 
 
-def _curve(result: Breaking, frame: int) -> str:
-    """The confidence of the first answer and of its strongest rival, and a line at the eps."""
-    radii, p = result.radii.tolist(), result.probabilities.clone()
-    own = p[:, result.label].tolist()
-    p[:, result.label] = -1
-    rival = int(p.amax(0).argmax())
-    lines = {result.classes[result.label]: own, result.classes[rival]: p[:, rival].tolist()}
-    points = {name: list(zip(radii, values, strict=True)) for name, values in lines.items()}
-    ticks = (0.0, radii[-1] / 2, radii[-1])
-    chart = line_chart(points, radii[-1], _course([result]), ticks=ticks, mark=result.breaks)
-    places = [round(ROOM + WIDTH * e / radii[-1], 1) for e in radii]
-    line = (
-        f'<line {_frames("x", places)} transform="translate({places[frame]} 0)" y1="0" '
-        f'y2="{HEIGHT + 10}" stroke="currentColor" stroke-dasharray="3 2"/>'
+def _chart(results: Sequence[Breaking], frame: int) -> str:
+    """The confidence of each first answer and of its strongest rival, with the eps of the frame."""
+    radii, last = results[0].radii.tolist(), float(results[0].radii[-1])
+    lines, named = [], []
+    for i, r in enumerate(results):
+        p, dash = r.probabilities.clone(), ' stroke-dasharray="7 4"' * (i % 2)
+        own = p[:, r.label].tolist()
+        p[:, r.label] = -1
+        rival = int(p.amax(0).argmax())
+        for k, values in {r.label: own, rival: p[:, rival].tolist()}.items():
+            colour = SOFT if k == rival else COLOURS[i % 2]
+            look = f'stroke="{colour}" stroke-width="{1.5 if k == rival else 2.5}"{dash}'
+            about = r.classes[k] if k == rival else f"{r.model}: {r.classes[k]}"
+            sign = "╌" if dash else "━"
+            named.append(f'<tspan fill="{colour}">{sign} {escape(about)}</tspan>')
+            lines.append(curve(list(zip(radii, values, strict=True)), last, look, about))
+        if r.breaks is not None:
+            lines.append(_flip(r, i))
+    alt = f"confidence over eps: {_course(results)}"
+    return axes("".join(lines), radii, frame, alt, f"confidence {' '.join(named)}")
+
+
+def axes(inside: str, radii: Sequence[float], frame: int, alt: str, title: str) -> str:
+    """The drawing around lines over eps, and the line that moves; title: in SVG."""
+    last, bottom = radii[-1], TALL + 8
+    text = f'font-size="11" fill="{SOFT}"'
+    parts = [f'<text x="{LEFT}" y="-4" {text}>{title}</text>']
+    for share in (0, 0.5, 1):
+        y = 8 + TALL * (1 - share)
+        parts.append(f'<path d="M{LEFT} {y}h{PLOT}" stroke="{LINE}"/>')
+        parts.append(
+            f'<text x="{LEFT - 6}" y="{y + 4}" text-anchor="end" {text}>{share:.0%}</text>'
+        )
+    for share in (0, 0.25, 0.5, 0.75, 1):
+        x, eps = LEFT + PLOT * share, last * share
+        words = f"{eps:.2g}" if share < 1 else f"eps {eps:.2g}"
+        anchor = "end" if share == 1 else "middle"
+        parts.append(
+            f'<text x="{x}" y="{bottom + 14}" text-anchor="{anchor}" {text}>{words}</text>'
+        )
+    places = [round(LEFT + PLOT * eps / last, 1) for eps in radii]
+    move = f'{_frames("x", places)} transform="translate({places[frame]} 0)"'
+    ink = 'stroke="var(--wb-ink, currentColor)"'
+    plot = (
+        f'<rect data-plot="" x="{LEFT}" y="8" width="{PLOT}" height="{TALL}" fill="transparent"/>'
     )
-    return chart.html.replace("</svg>", f"{line}</svg>")
+    return (
+        f'<svg role="img" aria-label="{escape(alt, quote=True)}" '
+        f'viewBox="0 -18 {WIDE} {TALL + 44}" '
+        'style="display:block;width:100%;font-family:system-ui,sans-serif;touch-action:pan-y">'
+        f'{"".join(parts)}{inside}<path {move} d="M0 8V{bottom}" {ink}/>{plot}</svg>'
+    )
+
+
+def curve(points: Sequence[tuple[float, float]], last: float, look: str, about: str) -> str:
+    """A line through points (eps, share); `about` is said where the pointer rests on it."""
+    places = " ".join(f"{LEFT + PLOT * x / last:.1f},{8 + TALL * (1 - y):.1f}" for x, y in points)
+    return (
+        f'<polyline points="{places}" fill="none" {look}><title>{escape(about)}</title></polyline>'
+    )
+
+
+def _flip(result: Breaking, row: int) -> str:
+    """The mark where an answer breaks."""
+    eps, last, colour = result.breaks or 0.0, float(result.radii[-1]), COLOURS[row % 2]
+    x, y = LEFT + PLOT * eps / last, 22 + 14 * (row % 2)
+    side, shift = ("end", -5) if eps > last / 2 else ("start", 5)
+    return (
+        f'<path d="M{x:.1f} 8v{TALL}" stroke="{colour}" stroke-dasharray="2 3"/>'
+        f'<text x="{x + shift:.1f}" y="{y}" text-anchor="{side}" font-size="12" font-weight="600" '
+        f'fill="{colour}" stroke="var(--wb-page, #fff)" stroke-width="4" paint-order="stroke">'
+        f"breaks at {size(eps, result)}</text>"
+    )
 
 
 def _frames(kind: str, values: Sequence[Any]) -> str:
     """The attributes of a part that has a value a frame."""
     listed = escape(json.dumps(list(values), ensure_ascii=False), quote=True)
     return f'data-kind="{kind}" data-frames="{listed}"'
-
-
-def _part(tag: str, kind: str, values: Sequence[str], frame: int) -> str:
-    """An element of words that change."""
-    return f"<{tag} {_frames(kind, values)}>{escape(values[frame])}</{tag}>"

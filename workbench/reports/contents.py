@@ -16,6 +16,7 @@ from nbformat import NotebookNode
 PLOTLY = "application/vnd.plotly.v1+json"
 DATA = "data:image/png;base64,"
 FENCED = re.compile(r"^(```|~~~).*?(?:^\1|\Z)", re.MULTILINE | re.DOTALL)
+LIVE = re.compile(r"<[^>]* data-(drag|map)=")  # figures that move
 REPR = re.compile(r"<|\w+\(")  # of an object, which says nothing of its picture
 HEADING = re.compile(r"^#{1,6}[ \t]+(.+?)(?:[ \t]+#+)?[ \t]*$", re.MULTILINE)
 
@@ -52,7 +53,8 @@ def figures(notebook: NotebookNode) -> list[Figure]:
     for number, cell in enumerate(notebook.cells, 1):
         for output in cell.get("outputs", []):
             pictures = _pictures(output)
-            if PLOTLY in output.get("data", {}) or pictures:
+            data = output.get("data", {})
+            if PLOTLY in data or pictures or LIVE.search(data.get("text/html", "")):
                 name = f"figure-{len(made) + 1}"
                 alt = _alt(output, pictures) or f"Figure {len(made) + 1}"
                 made.append(Figure(name, number, alt, pictures, output))

@@ -14,7 +14,7 @@ from nbconvert import HTMLExporter
 from nbformat import NotebookNode
 from plotly.offline import get_plotlyjs
 
-from workbench.files import DRAG, STYLE
+from workbench.files import LIVE, STYLE
 from workbench.reports import head
 from workbench.reports.contents import DATA, PLOTLY, Figure, figures, sections
 from workbench.reports.inputs import read_notebook
@@ -103,9 +103,9 @@ def to_html(notebook: str | Path | NotebookNode, *, folder: str | Path | None = 
         )
     if "Plotly.newPlot(" in html:
         html = html.replace("</head>", f"<script>{get_plotlyjs()}</script>\n</head>", 1)
-    if "data-drag=" in html:
-        script = f'{DRAG.read_text()}document.addEventListener("input", drag);'
-        html = html.replace("</head>", f'<script type="module">{script}</script>\n</head>', 1)
+    if "data-drag=" in html or "data-map=" in html:
+        script = f'<script type="module">{LIVE}</script>'
+        html = html.replace("</head>", f"{script}\n</head>", 1)
     return html
 
 
@@ -144,11 +144,13 @@ def _static(notebook: NotebookNode) -> NotebookNode:
 def _figure(figure: Figure) -> str:
     """A figure as HTML: of a chart with alternative text and caption."""
     data, alt = figure.output.data, escape(figure.alt)
+    if "text/html" in data and PLOTLY not in data:
+        return f'<span id="{figure.id}"></span>{data["text/html"]}'
     if PLOTLY not in data:
         known = figure.output.get("metadata", {}).get("image/png", {})
         size = "".join(f' {side}="{known[side]}"' for side in ("width", "height") if side in known)
         image = f'<img alt="{alt}"{size} src="{DATA}{figure.pictures[0][1]}">'
-        return f'<span id="{figure.id}"></span>{data.get("text/html", image)}'
+        return f'<span id="{figure.id}"></span>{image}'
     drawing = plotly.io.to_html(
         data[PLOTLY],
         config={"displaylogo": False},
