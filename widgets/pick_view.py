@@ -7,7 +7,7 @@ from pathlib import Path
 import anywidget
 import traitlets
 
-from workbench.files import DRAG, STYLE
+from workbench.files import LIVE, STYLE
 
 ARROWS = {"ArrowLeft": (-1, 0), "ArrowRight": (1, 0), "ArrowUp": (0, 1), "ArrowDown": (0, -1)}
 
@@ -20,7 +20,7 @@ class PickView(anywidget.AnyWidget):
     `figures.drag_eps` move what they say by themselves.
     """
 
-    _esm = DRAG.read_text() + Path(__file__).with_name("pick_view.js").read_text()
+    _esm = LIVE + Path(__file__).with_name("pick_view.js").read_text()
     _css = STYLE
     value = traitlets.Unicode().tag(sync=True)
     picked = traitlets.Dict().tag(sync=True)

@@ -7,7 +7,8 @@ import uuid
 from importlib.resources import files
 from pathlib import Path
 
-DRAG = Path(__file__).with_name("drag.js")  # moves `figures.drag_eps`, in a panel and in a report
+# The scripts of figures that move, in a panel and in a report: `drag_eps` and `plane_map`.
+LIVE = "".join(Path(__file__).with_name(f"{name}.js").read_text() for name in ("drag", "map"))
 STYLE = Path(str(files("workbench.widgets"))) / "style.css"  # of panels, reports, cards, site
 
 
