@@ -65,7 +65,7 @@ def test_the_json_names_all_it_takes_to_check(card):
 
 
 def test_the_page_holds_the_figures_as_links_and_no_cut_text(card):
-    html = card.html.read_text()
+    html = re.sub("<(script|style).*?</\\1>", "", card.html.read_text(), flags=re.DOTALL)
     links = re.findall(r'href="([^"]+)">([^<]+)<', html)
     assert links == [
         ("../a%20report.html#figure-1", "Curve &lt;of&gt; &#x27;x&#x27;"),
@@ -77,6 +77,40 @@ def test_the_page_holds_the_figures_as_links_and_no_cut_text(card):
     for row in card.content["indicators"]:
         assert row["level"] in html
     assert "http" not in html.replace("http-equiv", "")
+
+
+def test_the_page_shows_percent_words_and_pictures(card):
+    html = card.html.read_text().split("<main>")[1]
+    plain = re.sub("<[^>]*>", " ", html.split("<script")[0])
+    assert not re.search(r"0\.\d{4}", plain), "no rate of six figures"
+    assert not re.search(r"[{}]|\w\"", plain), "no raw JSON"
+    clean = card.frame().iloc[0]
+    low, high = (f"{clean[end]:.1%}".replace("%", "\u2009%") for end in ("low", "high"))
+    assert f"{low} to {high}" in plain
+    assert "data-drag=" in html
+    images, model = data.load("digits").sample(40, seed=0), models.load("digits/mlp")
+    prediction = model.predict(images.images)
+    wrong = prediction.label != images.labels
+    assert wrong.any(), "a sample that shows mistakes"
+    assert html.count("✗ ") == min(8, int(wrong.sum()))
+    first = images.classes[images.labels[~wrong][0]]
+    assert re.search(rf'<th scope="row"[^>]*>{first}</th>', html), "bars begin with the right class"
+    assert (
+        f"✗ {images.classes[prediction.label[wrong][prediction.confidence[wrong].argmax()]]}, is"
+        in html
+    )
+
+
+def test_a_model_without_mistakes_and_one_without_a_hit_have_a_page(tmp_path):
+    """The two ends: nothing to show as a mistake, nothing to attack."""
+    images, model = data.load("digits").sample(10, seed=0), models.load("digits/cnn")
+    answer = model.predict(images.images).label
+    attack = cards.ATTACKS[1].changed(eps=0.1)
+    right = cards.pictures(model, dataclasses.replace(images, labels=answer), attack, 0)
+    assert "No mistake among 10 images." in right
+    wrong = cards.pictures(model, dataclasses.replace(images, labels=(answer + 1) % 10), attack, 0)
+    assert "data-drag=" not in wrong
+    assert wrong.count("✗ ") == 8
 
 
 def test_a_run_that_raises_leaves_the_rate_unknown(quick, tmp_path, monkeypatch):

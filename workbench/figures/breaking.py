@@ -66,8 +66,8 @@ def moving(
         for name, (label, about) in BUTTONS.items()
     )
     html = (
-        f'<div data-drag="eps" class="wb wb-drag">{words}<div class="wb-row">{pictures}</div>'
-        f'<div style="max-width:{WIDE}px">{chart}{slider}</div>'
+        f'<div data-drag="eps" class="wb wb-drag">{words}<div class="wb-row">{pictures}'
+        f'<div style="flex:1 1 420px;max-width:{WIDE}px">{chart}{slider}</div></div>'
         f'<div class="wb-drag-buttons">{buttons}</div></div>'
     )
     return Picture(html, f"{status[frame]} {alt}")
@@ -143,14 +143,15 @@ def _bars(result: Breaking, frame: int, colour: str) -> str:
 
 
 def _chart(results: Sequence[Breaking], frame: int) -> str:
-    """The confidence of each first answer and of its strongest rival, with the eps of the frame."""
+    """The confidence of each first answer and of its rival where it breaks, over eps."""
     radii, last = results[0].radii.tolist(), float(results[0].radii[-1])
     lines, named = [], []
     for i, r in enumerate(results):
         p, dash = r.probabilities.clone(), ' stroke-dasharray="7 4"' * (i % 2)
         own = p[:, r.label].tolist()
         p[:, r.label] = -1
-        rival = int(p.amax(0).argmax())
+        where = len(radii) - 1 if r.breaks is None else radii.index(r.breaks)
+        rival = int(p[where].argmax())
         for k, values in {r.label: own, rival: p[:, rival].tolist()}.items():
             colour = SOFT if k == rival else COLOURS[i % 2]
             look = f'stroke="{colour}" stroke-width="{1.5 if k == rival else 2.5}"{dash}'

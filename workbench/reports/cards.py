@@ -9,20 +9,24 @@ from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from urllib.parse import quote
 
 import pandas as pd
 
-from workbench import checks, data, models, robustness
-from workbench.attacks import APGD, FGSM, PGD
+from workbench import checks, data, figures, models, robustness
+from workbench.attacks import APGD, FGSM, PGD, FixedBudget
 from workbench.files import write
-from workbench.reports.grid_page import PAGE, html_table
 from workbench.reports.needs import digest, hashed, labels
+from workbench.reports.results import short, words
 from workbench.reports.runner import versions
-from workbench.steps import Step, work
+from workbench.reports.sheet import in_words, page
+from workbench.steps import Step, run, work
 
 ATTACKS = (FGSM(), PGD(), APGD(loss="margin"))  # the last is the one diagnosed
+MISTAKES = 8  # that a card shows
+SHOWN = ("model", "accuracies", "indicators", "figures")  # of the content, before the rest
 DIAGNOSED = 100  # images for the indicators, which take some fifteen runs of the attack
 
 
@@ -71,7 +75,7 @@ def card(
     if eps is None and card.eps is None:
         raise ValueError(f"eps: the card of {model} names none; give one, such as 0.1")
     budget = float(card.eps if eps is None else eps)  # type: ignore[arg-type]
-    figures = {} if report is None else linked(Path(report).absolute(), folder)
+    links = {} if report is None else linked(Path(report).absolute(), folder)
     images = data.load(card.dataset).sample(n, seed=seed)
     few, strongest = images[:DIAGNOSED], ATTACKS[-1].changed(eps=budget)
     evaluation = yield from _hundred(
@@ -90,7 +94,7 @@ def card(
         "diagnosed": {"attack": diagnosis.attack, "images": len(few), "sha256": few.sha256()},
         "files": {label: digest(Path(), label) for label in labels(Path(), model)},
         "versions": versions(),
-        "figures": figures,
+        "figures": links,
     }
     folder.mkdir(parents=True, exist_ok=True)
     stem = re.sub(r"[^A-Za-z0-9_]+", "-", model).strip("-")
@@ -98,7 +102,9 @@ def card(
         stem = f"{stem[:71]}-{hashed(model)[:8]}"
     path = folder / f"{stem}.json"
     write(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
-    write(path.with_suffix(".html"), to_html(content))
+    doubled = strongest.changed(eps=min(1.0, 2 * budget))
+    shown = pictures(classifier, images, doubled, seed) if budget else ""
+    write(path.with_suffix(".html"), to_html(content, shown))
     yield Step(201, 201, "written", Card(path, path.with_suffix(".html"), content))
 
 
@@ -134,20 +140,78 @@ def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
     return json.loads(frame.to_json(orient="records", double_precision=15))
 
 
-def to_html(content: dict[str, Any]) -> str:
-    """The page of a card's content."""
-    rates = pd.DataFrame(content["accuracies"]).drop(columns="failed")
-    found = pd.DataFrame(content["indicators"])[["name", "level", "says", "why"]]
-    shown = ("accuracies", "indicators", "figures")
-    facts = pd.DataFrame([(k, json.dumps(v)) for k, v in content.items() if k not in shown])
-    figures = content["figures"].items()
-    parts = {
-        "Accuracies, with 95% intervals": html_table(rates, index=False, na_rep="not known"),
-        "What the indicators say": html_table(found, index=False),
-        "To check it": html_table(facts, index=False, header=False),
-        "Figures in the report": "".join(
-            f'<p><a href="{escape(to)}">{escape(text)}</a></p>' for text, to in figures
-        ),
+def pictures(
+    classifier: models.Classifier, images: data.ImageDataset, attack: FixedBudget, seed: int
+) -> str:
+    """One image, the first that is right, on which the attack is dragged; and the mistakes."""
+    prediction, labels = classifier.predict(images.images), images.labels
+    right = (prediction.label == labels).nonzero().flatten()[:1]
+    wrong = ((prediction.label != labels) & (labels >= 0)).nonzero().flatten()
+    worst = wrong[prediction.confidence[wrong].argsort(descending=True, stable=True)][:MISTAKES]
+    html = ""
+    if len(right):
+        x = images.images[right]
+        breaking = run(robustness.breaking.steps(classifier, x, attack, seed=seed), progress=False)
+        html += f'<div class="wb-card">{figures.drag_eps([breaking]).html}</div>'
+    shown = (each[worst] for each in (images.images, labels, prediction.label))
+    grid = figures.image_grid(*shown, prediction.confidence[worst], classifier.classes).html
+    if not len(worst):
+        grid = f"<p>No mistake among {len(labels)} images.</p>"
+    return f"{html}<h2>The most confident mistakes</h2>{grid}"
+
+
+def to_html(content: dict[str, Any], pictures: str = "") -> str:
+    """The page of a card's content; pictures: HTML that stands below its first lines."""
+    rates, model = pd.DataFrame(content["accuracies"]), content["model"]
+    worst = rates.iloc[-1]
+    budget = f"{worst['norm']} eps {worst['eps']:.3g}"
+    said = f"Right on {_rate(rates.iloc[0])} of {rates.iloc[0]['images']} test images, on "
+    said += f"{_rate(worst)} of them in the {worst['accuracy']} of the attacks ({budget})."
+    told = [("data", "dataset"), ("architecture",) * 2, ("parameters",) * 2, ("licence",) * 2]
+    facts = " · ".join(f"{name} {in_words(model[key])}" for name, key in told if model.get(key))
+    folded = {
+        "model": {k: v for k, v in model.items() if k not in ("name", "classes", "named")},
+        **{k: v for k, v in content.items() if k not in SHOWN},
     }
-    body = "".join(f"<h2>{title}</h2>\n{part}\n" for title, part in parts.items() if part)
-    return PAGE.format(title=escape(f"Card: {content['model']['name']}"), body=body)
+    rows = "".join(
+        f'<tr><th scope="row">{words(name)}</th><td>{escape(in_words(value))}</td></tr>'
+        for name, value in folded.items()
+    )
+    links = "".join(
+        f'<li><a href="{escape(to)}">{escape(text)}</a></li>'
+        for text, to in content["figures"].items()
+    )
+    findings = [SimpleNamespace(**row) for row in content["indicators"]]
+    parts = [
+        f'<p class="wb-head">{escape(said)}</p><p class="wb-soft">{escape(facts)}</p>{pictures}',
+        f"<h2>Accuracy, and under attack ({escape(budget)}), with 95 % intervals</h2>",
+        interval_chart(rates),
+        f"<h2>Can it be trusted?</h2>{figures.health_table(findings).html}",
+        f"<h2>Figures in the report</h2><ul>{links}</ul>" if links else "",
+        f"<details><summary>To check it</summary><table>{rows}</table></details>",
+    ]
+    return page(f"Card: {model['name']}", "\n".join(parts))
+
+
+def interval_chart(rates: pd.DataFrame) -> str:
+    """A bar an accuracy, with its interval as a line on it."""
+    rows = []
+    for row in rates.to_dict("records"):
+        shown = "not known" if pd.isna(row["rate"]) else short(row["rate"], "rate")
+        bar = ""
+        if not pd.isna(row["rate"]):
+            low, high = row["low"], row["high"]
+            about = f"{short(low, 'rate')} to {short(high, 'rate')}, {row['images']} images"
+            bar = (
+                f'<div class="wb-bar" title="{about}"><i style="width:{row["rate"]:.1%}"></i>'
+                f'<b style="left:{low:.1%};width:{high - low:.1%}"></b></div>'
+            )
+            shown += f" <small>{short(low, 'rate')} to {short(high, 'rate')}</small>"
+        name = escape(row["accuracy"])
+        rows.append(f'<tr><th scope="row">{name}</th><td>{bar}</td><td>{shown}</td></tr>')
+    return f'<table class="wb-bars">{"".join(rows)}</table>'
+
+
+def _rate(row: pd.Series) -> str:
+    """A rate as percent, or that it is not known."""
+    return "an unknown share" if pd.isna(row["rate"]) else short(row["rate"], "rate")
