@@ -121,7 +121,7 @@ class EpsPanel(Panel[EpsPanelParameters, EpsView]):
             colourise((b.images[at] - x).mean(0), "diverging", (-largest, largest))
         )
         pictures = [x, change.permute(2, 0, 1) / 255, b.images[at]]
-        return words, thumbs(pictures, ["the image", "the change", "the image attacked"])
+        return words, thumbs(pictures, ["the image", "the change", "the image attacked"], 48)
 
     def _repr_mimebundle_(self, **options: object) -> dict[str, Any]:
         if self.result is None:  # shown by itself, and not in a bench: it is attacked at once
