@@ -240,6 +240,7 @@ def test_a_plane_is_what_the_model_says_at_its_points(digits):
     assert torch.equal(found.predicted.flatten(), shares.argmax(1))
     assert torch.allclose(found.confidence.flatten(), shares.amax(1), atol=1e-5)
     assert torch.allclose(found.followed.flatten(), shares[:, 4], atol=1e-5)
+    assert torch.allclose(found.probabilities.flatten(0, 1), shares, atol=1e-5)
     images = at.images(points).flatten(1)
     inside = (images.amin(1) >= -1e-6) & (images.amax(1) <= 1 + 1e-6)
     assert torch.equal(found.inside.flatten(), inside)

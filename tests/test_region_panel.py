@@ -26,6 +26,8 @@ def test_copied_code_gives_the_same_regions(plane):
     panel = RegionPanel("digits", "digits/mlp", 3, plane=plane, **SMALL)
     view, names = panel.run(), {}
     exec(panel.code(), names)
+    shares = view.planes["digits/mlp"].probabilities
+    assert torch.equal(shares, names["plane"].probabilities)
     assert np.array_equal(view.regions["digits/mlp"].vertices, names["regions"].vertices)
     assert view.summary()["digits/mlp"]["regions"] == len(names["regions"])
 
@@ -34,7 +36,7 @@ def test_every_region_is_drawn_with_its_words(panel):
     (found,) = panel.result.regions.values()
     html = panel.view.value
     assert html.count("<polygon ") == html.count("<title>region ") == len(found)
-    assert f'aria-label="{len(found)} linear regions' in html
+    assert f"{len(found)} linear regions" in html
     home = int(found.locate(torch.zeros(1, 2))[0])
     (words,) = re.findall(rf"<title>region {home}: ([^<]*)</title>", html)
     prediction = models.load("digits/cnn").predict(data.load("digits").images[3:4])
@@ -49,7 +51,8 @@ def test_the_polygons_are_where_their_numbers_are(panel):
     corners = np.array([[float(v) for v in p.split(",")] for p in " ".join(drawn).split()])
     left, right, bottom, top = panel.result.at.window
     expected = np.concatenate(found.polygons)
-    expected = (expected - [left, top]) / [right - left, bottom - top] * 360
+    side = panel.view.value.partition('viewBox="0 0 ')[2].partition(" ")[0]
+    expected = (expected - [left, top]) / [right - left, bottom - top] * float(side)
     assert np.allclose(corners, expected, atol=0.06)
 
 
@@ -57,6 +60,7 @@ def test_a_model_that_is_not_piecewise_linear_is_refused_with_a_reason():
     panel = RegionPanel("shapes", "shapes/vit", 0, **SMALL)
     view = panel.run()
     assert view.regions == {}
+    assert set(view.planes) == {"shapes/vit"}, "what it says there can be seen all the same"
     assert "levelsets.plane" in panel.view.value
     assert 'role="alert"' in panel.view.value
 
@@ -80,6 +84,9 @@ def test_another_image_and_another_model_are_followed(panel):
     panel.form.controls["compare"].value = "digits/mlp"
     settle(panel)
     assert set(panel.result.regions) == {"digits/cnn", "digits/mlp"}
+    one, other = panel.result.planes.values()
+    assert one.slice is other.slice
+    assert '["digits/cnn", "digits/mlp"]' in panel.view.value.replace("&quot;", '"')
 
 
 def test_regions_are_drawn_over_the_plane_of_the_level_set_panel():

@@ -8,25 +8,26 @@ from html import escape
 from typing import Any
 
 import ipywidgets as ipw
+import numpy as np
 import torch
 from pydantic import Field
 
 from workbench import levelsets
 from workbench.data import ImageDataset
-from workbench.figures import confidence_table, img_tag, plane_map
+from workbench.figures import CLASSES, img_tag, plane_map, png_data, rgb
+from workbench.figures.planes import point_view
 from workbench.levelsets import LevelSetTraversal, Plane, Regions, Slice, Traversal
-from workbench.models import Prediction
+from workbench.models import Classifier, Prediction
 from workbench.params import Parameters
 from workbench.steps import Step
 
-from .blocks import figure, live, pickable, row, section, slider
+from .blocks import figure, live, pickable, row, section, slider, thumbs
 from .labels import called, one_of_each, other_images
 from .panel import Panel
-from .pick_view import ARROWS
 from .region_panel import LIMIT
 from .views import Answered, filled
 
-NUDGE = 0.02  # of the plane's side, for an arrow key
+SMALL = 64  # pixels on the screen of an image beside the map
 
 
 class LevelSetPanelParameters(Parameters):
@@ -38,19 +39,20 @@ class LevelSetPanelParameters(Parameters):
     extent: float = Field(0.25, ge=0, le=2, description="room round the images in the plane")
     side: int = Field(101, ge=17, le=401, description="points of the plane, each way")
     regions: bool = Field(False, description="draw the exact linear regions over the plane")
+    compare: str = Field("", description="a second model on the same plane")
     seed: int = Field(0, ge=0, le=10**6, description="seed of the start")
 
 
 @dataclass(frozen=True, eq=False)
 class Picked:
-    """A point of the plane, `(2,)`; the image there `(1, C, H, W)`, and what the model says.
+    """A point of the plane, `(2,)`, and the image there `(1, C, H, W)`, clipped to [0, 1].
 
-    lost: how far the image was moved by clipping it to [0, 1], L2.
+    probabilities: of the image as it is, `(K,)`, one a model. prediction: of the clipped one.
     """
 
     point: torch.Tensor
     image: torch.Tensor
-    lost: float
+    probabilities: list[torch.Tensor]
     prediction: Prediction
 
 
@@ -61,6 +63,7 @@ class LevelSetView(Answered):
     target: int
     traversal: Traversal | None = None
     plane: Plane | None = None
+    compared: Plane | None = None
     regions: Regions | None = None
     picked: Picked | None = None
     remark: str = ""
@@ -86,10 +89,13 @@ class LevelSetPanel(Panel[LevelSetPanelParameters, LevelSetView]):
     action = ("Run", "Traverse")
     picks = True
     point: torch.Tensor | None = None  # of the plane, where it was clicked
+    before: LevelSetView | None = None  # the last with a plane
 
     def check(self, params: LevelSetPanelParameters) -> None:
-        """Check that there is such a target."""
+        """Check that there are such a target and the model to compare with."""
         self._pair(params)
+        if params.compare:
+            self.selection.classifier(params.compare)
 
     def _pair(self, params: LevelSetPanelParameters | None = None) -> tuple[ImageDataset, int, int]:
         """The images, and the indices of source and target.
@@ -123,21 +129,25 @@ class LevelSetPanel(Panel[LevelSetPanelParameters, LevelSetView]):
         pair = view.images.images[[view.index, view.target]]
         method = LevelSetTraversal(n_steps=params.n_steps, delta=params.delta)
         way = method.steps(view.model, pair[:1], pair[1:], seed=params.seed)
-        total = 3 if params.regions else 2
+        total = 2 + bool(params.compare) + params.regions
         view = yield from filled(view, "traversal", way, of=total)
         assert view.traversal is not None
         at = plane_of(view.traversal, params.extent)
         plane = levelsets.plane.steps(view.model, at, params.side, label=view.label)
         view = yield from filled(view, "plane", plane, 1, total)
+        if params.compare:
+            other = self.selection.classifier(params.compare)
+            plane = levelsets.plane.steps(other, at, params.side, label=view.label)
+            view = yield from filled(view, "compared", plane, 2, total)
         if params.regions:
             try:
                 cut = levelsets.regions.steps(view.model, at, limit=LIMIT)
-                view = yield from filled(view, "regions", cut, 2, total, "regions: ")
+                view = yield from filled(view, "regions", cut, total - 1, total, "regions: ")
             except ValueError as error:
                 yield Step(1, 1, "no regions", replace(view, remark=str(error)))
 
     def updated(self, result: LevelSetView) -> LevelSetView:
-        """The image at the point picked, in [0, 1], and what the model says of it."""
+        """The image at the point picked, in [0, 1], and what is said of it."""
         before = None if result.picked is None else result.picked.point
         if self.point is before or result.plane is None:
             return result
@@ -145,65 +155,92 @@ class LevelSetPanel(Panel[LevelSetPanelParameters, LevelSetView]):
             return replace(result, picked=None)
         image = result.plane.slice.images(self.point[None])
         clipped = image.clamp(0, 1)
-        prediction = result.model.predict(clipped)
-        lost = float((image - clipped).flatten().norm())
-        return replace(result, picked=Picked(self.point, clipped, lost, prediction))
+        names = [self.params.compare] * (result.compared is not None)
+        models = [result.model, *map(self.selection.classifier, names)]
+        said = [probabilities(model, image) for model in models]
+        return replace(
+            result, picked=Picked(self.point, clipped, said, result.model.predict(clipped))
+        )
 
     # The picture.
 
     def draw(self, result: LevelSetView) -> str:
-        """Source, image reached and target; the plane with the path; the point picked."""
+        """The plane with the path; source, image reached and target; targets to choose from."""
         # The moment scrubbed to, as long as the path has not grown.
-        scrubbed = self.live and self.scrub.max == last_moment(result)
-        return self.draw_at(result, self.scrub.value if scrubbed else None)
+        scrubbed = self.live and self.scrub.max == moments(result)[-1]
+        return self.draw_at(result, nearest(result, self.scrub.value) if scrubbed else None)
 
     def draw_at(self, view: LevelSetView, moment: int | None) -> str:
         """The picture at one moment of the path; of the image reached when None."""
         images, way = view.images, view.traversal
-        label, hint = images.classes[view.label], live("Pick a target, or press <b>Run</b>.")
-        blocks = [figure(view.x[0], f"source {view.index}: taken for {label}")]
+        label, towards = images.classes[view.label], called(images, view.target)
+        trio = [figure(view.x[0], f"source {view.index}: {label}", height=SMALL)]
+        words = "Pick a target below, or press <b>Run</b>."
         if way is not None:
-            hint, moment = "", len(way.moments) - 1 if moment is None else moment
+            moment = len(way.moments) - 1 if moment is None else moment
             reached = way.images[0] if way.path is None else way.path[moment, 0]
             remaining = float(way.distance[moment, 0])
-            words = (
-                f"step {way.moments[moment]}: still {label}, {way.confidence[moment, 0]:.2f} "
-                f"(at first {way.confidence[0, 0]:.2f}); RMSE to the target {remaining:.3f}, "
+            step = way.moments[moment]
+            trio.append(figure(reached, f"step {step}: {label}", height=SMALL))
+            words = escape(
+                f"step {step}: still {label}, {way.confidence[moment, 0]:.3f} "
+                f"(at first {way.confidence[0, 0]:.3f}); RMSE to the target {remaining:.3f}, "
                 f"{remaining / float(way.distance[0, 0]):.0%} of the way left"
             )
-            blocks.append(figure(reached, words))
-        target = f"target {view.target}: {called(images, view.target)}"
-        blocks.append(figure(images.images[view.target], target))
-        return section(row(*blocks), hint, targets(view), self._plane(view, moment))
+        alt = f"target {view.target}: {towards}"
+        trio.append(figure(images.images[view.target], alt, height=SMALL))
+        shown = f"<p>{words}</p>" if way is not None else live(words)
+        return section(self._map(view, moment, row(*trio) + shown), targets(view))
 
-    def _plane(self, view: LevelSetView, moment: int | None) -> str:
-        """The plane with the path in it, and what the model says at the point picked."""
-        plane, way = view.plane, view.traversal
+    def _map(self, view: LevelSetView, moment: int | None, beside: str) -> str:
+        """The plane with the path in it; until it is there the last one, dimmed."""
+        last = self.before if self.live else None
+        of, waiting = view, ""
+        if view.plane is None and last is not None:
+            of, waiting = last, "being computed" if self.whole else "not computed for this pair"
+        plane, way = of.plane, of.traversal
         if plane is None or way is None:
-            return ""
+            hint = live("Here the plane through source, target and the image reached will be.")
+            first = point_view(view.x[0], view.prediction.probabilities[0], view.images.classes)
+            return map_to_come(hint, first.html + beside)
         at = plane.slice
         ends = torch.cat([way.source, way.target, way.images])
         marks = dict(zip(("source", "target", "reached"), at.points(ends), strict=True))
         path = at.points(way.path[:, 0]) if way.path is not None else None
-        if path is not None and moment is not None and moment < len(path) - 1:
-            marks["here"] = path[moment]
-        beside = live("Click into the plane, or move in it with the arrow keys.")
-        if view.picked is not None:
-            marks["picked"], lost = view.picked.point, view.picked.lost
-            words = "the point picked" + (f", clipped by L2 {lost:.2f}" if lost > 1e-3 else "")
-            shares = view.picked.prediction.probabilities[0]
-            table = confidence_table(shares, view.images.classes).html
-            beside = f"<div>{figure(view.picked.image[0], words)}{table}</div>"
-        floor = float(way.confidence[0, 0]) - way.delta
-        polygons = view.regions.polygons if view.regions is not None else ()
-        map_ = plane_map(
-            *(plane,), marks=marks, path=path, levels=(round(floor, 3), 0.5), lines=polygons,
+        if of is view and path is not None and moment is not None and moment < len(path) - 1:
+            marks["this step"] = path[moment]
+        hint, here = live("Click to keep a point; arrow keys move it, with shift by five."), None
+        if of.picked is not None:
+            p, here = of.picked.prediction, (of.picked.point, of.picked.probabilities)
+            clipped = f"{p.classes[int(p.label)]}, {float(p.confidence):.3f}"
+            hint = f"<p>Kept: this point. Of the image clipped to [0, 1]: {escape(clipped)}.</p>"
+        other = self.params.compare
+        name = self.selection.model if other else ""
+        picture = plane_map(
+            {name: plane} | ({other: of.compared} if other else {}),
+            marks=marks,
+            path=path,
+            levels=(round(float(way.confidence[0, 0]) - way.delta, 3), 0.5),
+            regions={name: of.regions} if of.regions is not None else None,
+            here=here,
             pick="plane",
-        )  # fmt: skip
-        remark = view.remark
-        if view.regions is not None:
-            remark = f"{len(view.regions.polygons):,} linear regions"
-        return row(map_.html, beside) + (f"<p>{escape(remark)}</p>" if remark else "")
+            beside=hint + beside,
+            waiting=waiting,
+        )
+        remark = of.remark
+        if of.regions is not None:
+            remark = f"{len(of.regions.polygons):,} linear regions"
+        return picture.html + (f"<p>{escape(remark)}</p>" if remark else "")
+
+    def tile(self, result: LevelSetView) -> tuple[str, str]:
+        """How far the image goes at kept confidence, and the plane."""
+        images, way = result.images, result.traversal
+        ends = [images.images[result.index], images.images[result.target]]
+        if way is None or result.plane is None:
+            words = ["the image", f"target: {called(images, result.target)}"]
+            return f"towards {called(images, result.target)}", thumbs(ends, words)
+        name, left = images.classes[result.label], float(way.distance[-1, 0] / way.distance[0, 0])
+        return f"still {name}, {1 - left:.0%} of the way", small_plane(result.plane)
 
     def code(self) -> str:
         """The calls that give the result shown."""
@@ -218,30 +255,41 @@ class LevelSetPanel(Panel[LevelSetPanelParameters, LevelSetView]):
             f"at = levelsets.span(source[0], target[0], way.images[0], {p.extent})",
             f"plane = levelsets.plane(model, at, {p.side})",
         ]
+        if p.compare:
+            other = self.selection.code("model", p.compare)
+            lines.append(f"other = levelsets.plane({other}, at, {p.side}, label=plane.label)")
         return "\n".join(lines + (["regions = levelsets.regions(model, at)"] * p.regions))
 
     # The controls.
 
     def controls(self) -> ipw.Widget:
-        """The form; run and scrub."""
-        about = "Moment of the path to look at"
+        """The form; the step of the way to look at."""
+        about = "Step of the traversal to look at"
         self.scrub = slider(ipw.IntSlider, "step", about, disabled=True, max=0)
         self.listen(self.scrub, self._scrubbed)
         return ipw.VBox([super().controls(), self.scrub])
 
-    def shown(self, result: LevelSetView) -> None:
-        """Give the slider the moments there are."""
-        last = last_moment(result)
-        stays = self.live and self.scrub.max == last
-        self.scrub.disabled, self.scrub.max = last == 0, last
-        self.scrub.value = self.scrub.value if stays else last
+    def choices(self) -> dict[str, list[Any]]:
+        """The models to compare with."""
+        fit = self.selection.models_for(self.selection.dataset)
+        others = [name for name in fit if name != self.selection.model]
+        return {"compare": [("no other model", ""), *others]}
 
-    def _scrubbed(self, moment: int) -> None:
+    def shown(self, result: LevelSetView) -> None:
+        """Give the slider the steps there are; keep a view that has a plane."""
+        steps = moments(result)
+        stays = self.live and self.scrub.max == steps[-1]
+        self.scrub.disabled, self.scrub.max = len(steps) == 1, steps[-1]
+        self.scrub.step = steps[1] - steps[0] if len(steps) > 1 else 1
+        self.scrub.value = self.scrub.value if stays else steps[-1]
+        self.before = result if result.plane is not None else self.before
+
+    def _scrubbed(self, step: int) -> None:
         if self.result is not None and self.result.traversal is not None:
-            self.view.value = self.draw_at(self.result, moment)
+            self.view.value = self.draw_at(self.result, nearest(self.result, step))
 
     def picked(self, what: str, which: str, event: dict[str, Any]) -> None:
-        """A target or a point of the plane was clicked, or a key pressed on one."""
+        """A target or a point of the plane was picked."""
         view = self.result
         if what == "target":
             self.point = None
@@ -249,13 +297,9 @@ class LevelSetPanel(Panel[LevelSetPanelParameters, LevelSetView]):
             self.start()
         elif what == "plane" and view is not None and view.plane is not None:
             left, right, bottom, top = view.plane.slice.window
+            share = torch.tensor([event["x"], 1 - event["y"]])
             side = torch.tensor([right - left, top - bottom])
-            if event["key"] in ARROWS:
-                here = torch.zeros(2) if self.point is None else self.point
-                self.point = here + NUDGE * side * torch.tensor(ARROWS[event["key"]])
-            else:
-                share = torch.tensor([event["x"], 1 - event["y"]])
-                self.point = torch.tensor([left, bottom]) + share * side
+            self.point = torch.tensor([left, bottom]) + share * side
             self.redraw()
 
     def changed(self, before: LevelSetPanelParameters) -> None:
@@ -266,6 +310,9 @@ class LevelSetPanel(Panel[LevelSetPanelParameters, LevelSetView]):
     def followed(self, change: Any) -> None:
         """The selection changed, here or in another panel: show the pair, traverse nothing."""
         self.point = None
+        if change["name"] == "dataset" or self.params.compare == self.selection.model:
+            self.set(compare="")
+            self.choose_anew()
         if change["name"] != "model":  # another source or data set: a target is chosen anew
             self.set(target=self._first())
         self.start(self.peek())
@@ -279,19 +326,44 @@ class LevelSetPanel(Panel[LevelSetPanelParameters, LevelSetView]):
         return next((i for i in same if i != self.selection.index), -1)
 
 
+def small_plane(plane: Plane) -> str:
+    """The classes of a plane by colour, paler where less sure, as a picture of a tile."""
+    colours = rgb(CLASSES)[plane.predicted.cpu().numpy() % len(CLASSES)]
+    pixels = 255 + 0.8 * plane.confidence.cpu().numpy()[..., None] * (colours - 255)
+    source = png_data(np.flipud(np.rint(pixels)).astype(np.uint8))
+    return f'<img class="wb-tiny-map" alt="classes in the plane of three images" src="{source}">'
+
+
 def targets(view: LevelSetView) -> str:
     """One image of each class, or the first of those without a label, to be picked."""
     images, blocks = view.images, []
     for place in one_of_each(images, view.index):
         tag = img_tag(images.images[place], f"target: {called(images, place)}", height=36)
         blocks.append(pickable(f"target:{place}", tag))
-    style = "display:flex;gap:4px;flex-wrap:wrap;margin-top:8px"
-    return f'<div style="{style}">{"".join(blocks)}</div>'
+    return f'<div class="wb-targets wb-live"><span>go towards</span>{"".join(blocks)}</div>'
 
 
-def last_moment(view: LevelSetView) -> int:
-    """The number of the last moment of the path there is."""
-    return len(view.traversal.moments) - 1 if view.traversal is not None else 0
+def map_to_come(hint: str, beside: str) -> str:
+    """The room of a map that is not there yet."""
+    room = f'<div class="wb-plane-room wb-live">{hint}</div>'
+    return f'<div class="wb-row">{room}<div class="wb-plane-side">{beside}</div></div>'
+
+
+def moments(view: LevelSetView) -> tuple[int, ...]:
+    """The steps of the way that there are."""
+    return view.traversal.moments if view.traversal is not None else (0,)
+
+
+def nearest(view: LevelSetView, step: int) -> int:
+    """The place of the step noted that is nearest to one."""
+    steps = moments(view)
+    return min(range(len(steps)), key=lambda i: abs(steps[i] - step))
+
+
+def probabilities(model: Classifier, x: torch.Tensor) -> torch.Tensor:
+    """What a model says of one image `(1, C, H, W)`, which may leave [0, 1]: `(K,)`."""
+    with torch.no_grad():
+        return model(x.to(model.device)).softmax(1)[0].cpu()
 
 
 def plane_of(way: Traversal, margin: float) -> Slice:

@@ -12,16 +12,18 @@ from pydantic import Field
 
 from workbench import levelsets
 from workbench.data import ImageDataset
-from workbench.figures import region_map
-from workbench.levelsets import Regions, Slice, ascent
+from workbench.figures import plane_map
+from workbench.figures.planes import regions_in_words
+from workbench.levelsets import Plane, Regions, Slice, ascent
 from workbench.params import Parameters
 from workbench.steps import Step
 
-from .blocks import figure, row, section
+from .blocks import section, status
 from .labels import called, other_images
 from .panel import Panel
 
 LIMIT = 4000  # regions that a page can show
+SIDE = 65  # points of the plane, each way
 
 
 class RegionPanelParameters(Parameters):
@@ -46,11 +48,12 @@ class RegionPanelParameters(Parameters):
 
 @dataclass(frozen=True, eq=False)
 class RegionView:
-    """What the panel shows: the slice, and by model its regions or why there are none."""
+    """What the panel shows: the slice; by model its answers there, and regions or why none."""
 
     images: ImageDataset
     index: int
     at: Slice
+    planes: dict[str, Plane]
     regions: dict[str, Regions]
     refused: dict[str, str]
 
@@ -94,34 +97,48 @@ class RegionPanel(Panel[RegionPanelParameters, RegionView]):
         return levelsets.through(x, u, v, p.extent)
 
     def steps(self) -> Iterator[Step[RegionView]]:
-        """The regions of the model, then of the one it is compared with."""
-        view = RegionView(*self.image(), self.slice(), {}, {})
-        names = [n for n in dict.fromkeys([self.selection.model, self.params.compare]) if n]
-        yield Step(0, len(names), "cutting", view)
+        """What the model says in the slice and its regions, then those of the one compared."""
+        view = RegionView(*self.image(), self.slice(), {}, {}, {})
+        names = self.names()
+        yield Step(0, 2 * len(names), "looking", view)
         for i, name in enumerate(names):
+            for step in levelsets.plane.steps(self.selection.classifier(name), view.at, SIDE):
+                if step.value is not None:
+                    view = replace(view, planes={**view.planes, name: step.value})
+                yield part(i, 2 * len(names), step, f"{name}: {step.message}", view)
+        for i, name in enumerate(names, len(names)):
             model = self.selection.classifier(name)
             try:
                 for step in levelsets.regions.steps(model, view.at, limit=LIMIT):
                     if step.value is not None:
                         view = replace(view, regions={**view.regions, name: step.value})
-                    done = i * step.total + step.done
-                    yield Step(done, len(names) * step.total, f"{name}: {step.message}", view)
+                    yield part(i, 2 * len(names), step, f"{name}: {step.message}", view)
             except ValueError as error:
                 view = replace(view, refused={**view.refused, name: str(error)})
-                yield Step(i + 1, len(names), f"{name}: none", view)
+                yield Step(i + 1, 2 * len(names), f"{name}: none", view)
+
+    def names(self) -> list[str]:
+        """The model, and the one it is compared with."""
+        return [n for n in dict.fromkeys([self.selection.model, self.params.compare]) if n]
 
     def draw(self, result: RegionView) -> str:
-        """The image, and each model's regions."""
-        name = called(result.images, result.index)
-        alt = f"{name}, index {result.index}"
-        blocks = [figure(result.images.images[result.index], alt, escape(name))]
+        """Each model's regions over what it says, and the image under the pointer."""
+        name, blocks = called(result.images, result.index), []
         for model, cut in result.regions.items():
-            home = int(cut.locate(torch.zeros(1, 2))[0])
-            picture = region_map(cut, result.at.window, self.params.colour, home)
-            blocks.append(f"<div><b>{escape(model)}</b>{picture.html}</div>")
+            counted = f"<b>{escape(model)}</b>: {escape(regions_in_words(cut))}."
+            blocks.append(f'<p class="wb-soft">{counted}</p>')
         for model, reason in result.refused.items():
             blocks.append(f'<p role="alert"><b>{escape(model)}</b>: {escape(reason)}</p>')
-        return section(row(*blocks))
+        if not result.planes:
+            return section(status("being computed"))
+        picture = plane_map(
+            {model: result.planes.get(model) for model in self.names()},
+            marks={f"image {result.index}: {name}": torch.zeros(2)},
+            regions=result.regions,
+            colour=self.params.colour,
+            beside="".join(blocks),
+        )
+        return section(picture.html)
 
     def code(self) -> str:
         """The calls that give the result shown."""
@@ -143,6 +160,7 @@ class RegionPanel(Panel[RegionPanelParameters, RegionView]):
             lines.append("chosen = others[torch.randperm(len(others), generator=generator)[:2]]")
             lines.append("u, v = images.images[chosen] - x")
         lines.append(f"at = levelsets.through(x, u, v, {p.extent})")
+        lines.append(f"plane = levelsets.plane(model, at, {SIDE})")
         lines.append("regions = levelsets.regions(model, at)")
         if p.compare:
             other = self.selection.code("model", p.compare)
@@ -166,3 +184,8 @@ class RegionPanel(Panel[RegionPanelParameters, RegionView]):
         if change["name"] == "dataset":
             self.params = self.params.changed(compare="")
         super().followed(change)
+
+
+def part(i: int, of: int, step: Step[Any], message: str, view: RegionView) -> Step[RegionView]:
+    """A step of part `i` of the work, as a step of the whole."""
+    return Step(i * step.total + step.done, of * step.total, message, view)

@@ -98,8 +98,8 @@ const follow = (root, data, [basis, ...grids]) => {
     const lost = picture(canvas, basis, data.shape, data.scales, a, b);
     const values = own ?? grids.map((grid, m) => valueAt(grid, data.sides[m], classes, x, y));
     const sentence = (p, m) => {
-      const best = p.indexOf(Math.max(...p));
-      return `${data.names[m] || "here"}: ${data.classes[best]}, ${p[best].toFixed(3)}`;
+      const most = Math.max(...p), sure = most >= 0.9995 && most < 1 ? ">0.999" : most.toFixed(3);
+      return `${data.names[m] || "here"}: ${data.classes[p.indexOf(most)]}, ${sure}`;
     };
     part("said").textContent = values.map(sentence).join("\n");
     const box = lost >= 0.005 ? `clipped by L2 ${lost.toFixed(2)}` : "inside [0, 1]";

@@ -23,7 +23,8 @@ class Plane:
     """Answers on an n x n grid over a slice, row by row from the bottom.
 
     predicted int64, confidence (of the prediction), followed (the probability of class
-    `label`) and inside (whether the image is in [0, 1]): each `(n, n)`.
+    `label`) and inside (whether the image is in [0, 1]): each `(n, n)`. probabilities: of every
+    class, `(n, n, K)`.
     """
 
     slice: Slice
@@ -33,6 +34,7 @@ class Plane:
     confidence: torch.Tensor
     followed: torch.Tensor
     inside: torch.Tensor
+    probabilities: torch.Tensor
 
     def contours(self, level: float) -> list[torch.Tensor]:
         """Lines `(M, 2)` in plane coordinates where the class followed has confidence `level`."""
@@ -78,7 +80,7 @@ def plane(
     answered = torch.zeros(n, n, dtype=torch.bool)
     predicted, inside = torch.zeros(n * n, dtype=torch.int64), torch.zeros(n * n, dtype=torch.bool)
     confidence = torch.zeros(n * n, dtype=torch.float32)
-    followed = confidence.clone()
+    followed, shares = confidence.clone(), confidence.new_zeros(n * n, len(model.classes))
     done, size = 0, batch_size(model.input_shape, BATCH)
     for stride in strides:
         asked = torch.zeros_like(answered)
@@ -91,7 +93,7 @@ def plane(
                 raise ValueError("model: it says NaN in this slice; check its weights")
             best = probabilities.max(1)
             predicted[part], confidence[part] = best.indices.cpu(), best.values.cpu()
-            followed[part] = probabilities[:, label].cpu()
+            followed[part], shares[part] = probabilities[:, label].cpu(), probabilities.cpu()
             low, high = images.flatten(1).aminmax(dim=1)
             rounding = checks.ROUNDING
             inside[part] = ((low >= -rounding) & (high <= 1 + rounding)).cpu()
@@ -100,8 +102,8 @@ def plane(
                 yield Step(done, n * n, f"{done} of {n * n} points")
         answered |= asked
         fields = (
-            values.view(n, n)[::stride, ::stride].clone()
-            for values in (predicted, confidence, followed, inside)
+            values.view(n, n, *values.shape[1:])[::stride, ::stride].clone()
+            for values in (predicted, confidence, followed, inside, shares)
         )
         value = Plane(at, label, model.classes, *fields)
         yield Step(done, n * n, f"every {stride} points", value)
