@@ -21,7 +21,7 @@ from nbformat.v4 import new_code_cell, new_notebook
 from typer.testing import CliRunner
 
 from workbench import cli, figures, reports
-from workbench.reports import grid_page, grids, inputs, needs
+from workbench.reports import grid_charts, grid_page, grids, inputs, needs
 from workbench.steps import run
 
 DECLARED = "name: str = 'a'\neps: float = 0.1\nfew: list[int] = [1]\n"
@@ -655,6 +655,90 @@ def test_failed_runs_make_the_command_fail(fake, tmp_path, monkeypatch):
     assert result.exit_code == 1
     assert "error: 2 of 2 runs failed" in result.stderr
     assert "no luck" in (tmp_path / "out" / "results.csv").read_text()
+
+
+def wide(runs=12, numbers=20):
+    """The table of a grid over eps, model and seed, with more numbers than fit a window."""
+    rows = []
+    for i in range(runs):
+        eps, model, seed = 0.1 * (i % 3), ["digits/cnn", "digits/mlp"][i // 3 % 2], i // 6
+        facts = {"run": f"{eps:.1f}_{model.replace('/', '-')}-{i}", "checks": "2 of 2", "n": 100}
+        facts |= {"eps": eps, "model": model, "seed": seed, "robust_accuracy": (i + 1) / runs}
+        facts |= {f"rates.of_something_long {k}": i * k + 0.123456 for k in range(numbers)}
+        rows.append({**facts, "seconds": 1.5, "error": ""})
+    rows[0] |= {"error": "ValueError: " + "a long way to say it " * 20, "robust_accuracy": None}
+    return pd.DataFrame(rows).convert_dtypes()
+
+
+def test_recorded_numbers_are_charted_over_the_axes(tmp_path):
+    table = wide(numbers=2)
+    html = grid_charts.charts(table, ["seed", "model", "eps"])
+    options = re.findall('<option value="([^"]*)">', html)
+    assert options == ["robust_accuracy", "rates.of_something_long 1"], "what varies"
+    assert "over eps, for each model" in html
+    shown = html.split("data-number=")[1]
+    assert re.findall("<figcaption>([^<]*)", shown) == ["model digits/cnn", "model digits/mlp"]
+    assert shown.count("<circle") == 11, "a run is a dot, and the failed one is none"
+    assert "<title>0.167 at 0.1 (0.1_digits-cnn-1)</title>" in shown
+    means = re.search('aria-label="robust accuracy over eps, model digits/cnn: ([^"]*)"', shown)[1]
+    assert means == "0: 0.583, 0.1: 0.417, 0.2: 0.5"  # of runs 6; 1 and 7; 2 and 8
+    dots = re.findall(r'cy="([\d.]+)"[^>]*><title>([\d.]+) at', shown)
+    down = sorted((float(value), float(cy)) for cy, value in dots)
+    assert [cy for _, cy in down] == sorted((cy for _, cy in down), reverse=True)
+
+
+def test_names_have_bars_and_a_lone_run_no_chart():
+    table = wide(numbers=0)
+    html = grid_charts.charts(table, ["model"])
+    rows = re.findall(r'<th scope="row">([^<]*)</th>.*?left:([\d.]+)%;width:([\d.]+)%', html)
+    of = {m: table.loc[table["model"] == m, "robust_accuracy"].mean() for m in set(table["model"])}
+    assert {name: float(width) for name, _, width in rows} == {
+        m: pytest.approx(100 * mean, abs=0.06) for m, mean in of.items()
+    }
+    assert grid_charts.charts(table[:1], []) == ""
+    assert grid_charts.charts(table[["run", "error", "model"]], ["model"]) == ""
+
+
+def test_negative_numbers_and_hostile_names_are_drawn():
+    table = pd.DataFrame(
+        {"run": ["a", "b"], "error": "", "<x>": ['"<i>', "ok"], "gap": [-1.0, 3.0]}
+    )
+    html = grid_charts.charts(table, ["<x>"])
+    assert "<x>" not in html
+    assert '"<i>' not in html
+    assert re.findall(r"left:([\d.]+)%;width:([\d.]+)%", html) == [
+        ("0.0", "25.0"),
+        ("25.0", "75.0"),
+    ]
+
+
+def test_what_never_varies_is_one_line(tmp_path):
+    html = grid_page.to_html(wide(), tmp_path, "n.html", "p.png", ["eps", "model", "seed"])
+    assert "<p>The same in all runs: checks 2 of 2, n 100, " in html
+    assert "seconds 1.5.</p>" in html
+    assert "<th>n</th>" not in html
+    assert "0.123456" not in re.sub("<option[^>]*>", "", html)
+    assert "1 of 12 runs failed." in html
+
+
+@pytest.mark.browser
+def test_the_page_fits_its_window_and_charts_the_number_chosen(page, tmp_path):
+    (tmp_path / "index.html").write_text(
+        grid_page.to_html(wide(), tmp_path, "n.html", "p.png", ["eps", "model", "seed"])
+    )
+    page.set_viewport_size({"width": 1024, "height": 768})
+    page.goto((tmp_path / "index.html").as_uri())
+    assert page.evaluate("document.documentElement.scrollWidth") <= 1024
+    heads = "[...document.querySelectorAll('.wb-scroll thead th')].filter(h => !h.hidden).length"
+    assert page.evaluate(heads) == grid_page.FEW + 2
+    page.get_by_label("all 24 columns").check()
+    assert page.evaluate(heads) == 25
+    assert page.evaluate("document.documentElement.scrollWidth") <= 1024
+    visible = page.locator("[data-number]:not([hidden])")
+    assert visible.get_attribute("data-number") == "robust_accuracy"
+    page.get_by_label("Number").select_option("rates.of_something_long 3")
+    assert visible.get_attribute("data-number") == "rates.of_something_long 3"
+    assert page.problems == []
 
 
 @pytest.mark.browser

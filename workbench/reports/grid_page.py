@@ -1,7 +1,9 @@
-"""HTML of a grid's index: one table of all runs that sorts at a click or a key press."""
+"""HTML of a grid's index: charts, and a table of all runs that sorts at a click or a key press."""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -9,34 +11,15 @@ from urllib.parse import quote
 
 import pandas as pd
 
+from workbench.reports.grid_charts import charts
+from workbench.reports.sheet import html_table, page
+
 LONGEST = 200  # characters of a cell
-PAGE = """\
-<!DOCTYPE html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src 'self' file:;
-  style-src 'unsafe-inline'; script-src 'unsafe-inline'">
-<title>{title}</title>
-<style>
-  body {{ font: 15px/1.4 system-ui, sans-serif; margin: 1.5em; color: #1b1b1b; }}
-  table {{ border-collapse: collapse; margin: 1em 0; }}
-  th, td {{ padding: .3em .7em; border-bottom: 1px solid #ccc; text-align: left; }}
-  td {{ font-variant-numeric: tabular-nums; overflow-wrap: break-word; max-width: 40em; }}
-  td:last-child:not(:empty) {{ min-width: 20em; }}
-  th button {{ font: inherit; background: none; border: 0; padding: 0; cursor: pointer;
-    white-space: nowrap; }}
-  th button::after {{ content: " \\2195" / ""; }}
-  th[aria-sort=ascending] button::after {{ content: " \\2191" / ""; }}
-  th[aria-sort=descending] button::after {{ content: " \\2193" / ""; }}
-  button:focus-visible, a:focus-visible {{ outline: 3px solid #0072b2; }}
-  img {{ height: 60px; max-width: 160px; object-fit: contain; image-rendering: pixelated; }}
-</style></head>
-<body><main><h1>{title}</h1>
-{body}
-</main></body></html>
-"""
+FEW = 9  # columns shown at first
 SORT = """
 <script>
-const heads = [...document.querySelectorAll("thead th")], body = document.querySelector("tbody");
+const body = document.querySelector(".wb-scroll tbody");
+const heads = [...document.querySelectorAll(".wb-scroll thead th")];
 heads.forEach((head, at) => {
   const name = head.textContent, button = document.createElement("button");
   button.textContent = name;
@@ -57,17 +40,27 @@ heads.forEach((head, at) => {
       `Sorted by ${name}, ${head.getAttribute("aria-sort")}.`;
   };
 });
+const more = document.getElementById("more"), few = FEW;
+const hide = (cell, at) => {
+  cell.hidden = at > few && at < heads.length - 1 && !more.firstChild.checked;
+};
+const fold = () => document.querySelectorAll(".wb-scroll tr")
+  .forEach((row) => [...row.cells].forEach(hide));
+more.hidden = heads.length <= few + 2;
+more.oninput = fold;
+fold();
 </script>
-"""
+""".replace("FEW", str(FEW))
 
 
-def to_html(table: pd.DataFrame, folder: Path, report: str, thumbnail: str) -> str:
+def to_html(
+    table: pd.DataFrame, folder: Path, report: str, thumbnail: str, axes: Sequence[str] = ()
+) -> str:
     """The page of a grid's table, with relative links; it asks nothing of the network.
 
     report, thumbnail: the names of these files in the folder of each run, below `folder`.
+    axes: the columns of parameters that differ between runs.
     """
-    shown = table.astype(object).map(cell, na_action="ignore")
-    shown.columns = [escape(str(name)) for name in shown]
     links, pictures = [], []
     for run, error in zip(table["run"], table["error"], strict=True):
         link, picture = f"{quote(run)}/{quote(report)}", f"{quote(run)}/{thumbnail}"
@@ -75,24 +68,30 @@ def to_html(table: pd.DataFrame, folder: Path, report: str, thumbnail: str) -> s
         pictures.append(f'<img src="{picture}" alt="largest picture of {run}" loading="lazy">')
         if not (folder / run / thumbnail).exists():
             pictures[-1] = ""
+    same = [] if len(table) < 2 else [n for n in table if len(table[n].unique()) == 1]
+    shown = table.drop(columns=same).astype(object).map(cell, na_action="ignore")
+    shown.columns = [re.sub("([_.])", r"\1<wbr>", escape(str(name))) for name in shown]
     if any(pictures):
         shown.insert(1, "picture", pictures)
-    failed, title = sum(table["error"] != ""), f"{Path(report).stem}: {len(table)} runs"
-    said = f"<p>{failed or 'None'} failed. The same table: "
-    said += ", ".join(f'<a href="{f.name}">{f.name}</a>' for f in sorted(folder.glob("results.*")))
     rows = shown.assign(run=links).set_index("run").rename_axis(columns="run", index=None)
-    html = html_table(rows, escape=False, na_rep="")
-    said += '.</p>\n<p id="order" role="status">A heading sorts the runs by its column.</p>\n'
-    return PAGE.format(title=escape(title), body=said + html + SORT)
+    failed, title = sum(table["error"] != ""), f"{Path(report).stem}: {len(table)} runs"
+    said = f'<p class="wb-head">{failed or "None"} of {len(table)} runs failed.</p>'
+    known = [name for name in same if table[name].notna().all() and table[name].iloc[0] != ""]
+    facts = [f"{escape(str(name))} {cell(table[name].iloc[0])}" for name in known]
+    said += f"<p>The same in all runs: {', '.join(facts)}.</p>" if facts else ""
+    files = ", ".join(f'<a href="{f.name}">{f.name}</a>' for f in sorted(folder.glob("results.*")))
+    below = (
+        '<p id="order" role="status">A heading sorts the runs by its column.</p>'
+        f'<label id="more" hidden><input type="checkbox"> all {len(rows.columns)} columns</label>'
+        f'<div class="wb-scroll" tabindex="0" role="region" aria-label="all runs">'
+        f"{html_table(rows, escape=False, na_rep='')}</div><p>The same table: {files}.</p>"
+    )
+    return page(title, said + charts(table, list(axes)) + below, scripts=SORT)
 
 
 def cell(value: Any) -> str:
-    """One value as text, safe in HTML."""
-    text = f"{value:.6g}" if isinstance(value, float) else str(value)
+    """One value as text, safe in HTML: numbers to three figures."""
+    text = str(value)
+    if isinstance(value, float):
+        text = f"{value:.0f}" if value.is_integer() and abs(value) < 1e9 else f"{value:.3g}"
     return escape(text if len(text) <= LONGEST else f"{text[:LONGEST]}…")
-
-
-def html_table(frame: pd.DataFrame, **options: Any) -> str:
-    """A frame as an HTML table, whole; options: of `DataFrame.to_html`."""
-    with pd.option_context("display.max_colwidth", None):
-        return frame.to_html(border=0, justify="left", **options)

@@ -341,7 +341,8 @@ def _summarise(jobs: list[Job], errors: Mapping[Path, str]) -> Grid:
     if has_parquet:
         write(parquet, table.to_parquet())
     page, report = folder / "index.html", jobs[0].source.with_suffix(".html").name
-    write(page, grid_page.to_html(table, folder, report, SHOWN))
+    axes = [n for n in jobs[0].given if n in table and len(table[n].unique()) > 1]
+    write(page, grid_page.to_html(table, folder, report, SHOWN, axes))
     return Grid(page, parquet if has_parquet else None, table)
 
 

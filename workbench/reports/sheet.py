@@ -14,6 +14,7 @@ from workbench.reports.results import short, words
 PAGE = """\
 <!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
+<meta name="color-scheme" content="light dark">
 <meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src 'self' file: data:;
   style-src 'unsafe-inline'; script-src 'self' file: 'unsafe-inline'">
 <title>{title}</title>
