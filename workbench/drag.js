@@ -17,6 +17,7 @@ const dragging = () => {
   };
 
   const pause = (root) => {
+    if (!root.playing) return;
     clearInterval(root.playing);
     root.playing = 0;
     root.querySelector("[data-do=play]").textContent = "▶ Play";
