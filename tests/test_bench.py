@@ -1,22 +1,37 @@
-"""The bench: five views of one image that follow each other, drawings, and what can be saved."""
+"""The bench: one image, views that follow it on one screen, drawings, and what can be saved."""
 
+import base64
 import json
 import threading
+from io import BytesIO
+from itertools import count
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from workbench.widgets import AttackPanel, Bench, ModelPanel, Selection
+from workbench.widgets.screen import head
 
 from workbench import data, models, reports
 
 
 @pytest.fixture
 def bench():
-    made = Bench("digits", "digits/prototypes", 3)
+    made = Bench("digits", "digits/prototypes", 3, view="attack")
     made._repr_mimebundle_()
     settle(made)
     return made
+
+
+TURNS = count()
+
+
+def ask(bench, what, value=None):
+    """What a click on the screen sends."""
+    bench.screen.asked = {"what": what, "value": value, "turn": next(TURNS)}
+    settle(bench)
 
 
 def settle(bench):
@@ -38,13 +53,13 @@ def threads():
 def test_showing_it_draws_all_and_the_slow_parts_follow():
     bench = Bench("digits", "digits/prototypes", 3, auto=False)
     html = bench._repr_mimebundle_()["text/html"]
-    assert html.count("<h3>") == 5
+    assert html.count("<h3>") == 6
     assert "not asked yet" not in html
     assert not any(panel.whole for panel in bench.panels.values())
     bench.start()
     settle(bench)
-    assert all(panel.whole for panel in bench.panels.values())
-    assert bench.panels["attack"].result.result is not None
+    assert {n for n, p in bench.panels.items() if not p.whole} == {"attack"}  # where one looks
+    assert bench.panels["eps"].result.breaking
     assert bench.panels["patterns"].result.patterns is not None
     assert bench.panels["level set"].result.plane is not None
     assert not threads()
@@ -75,30 +90,105 @@ def test_another_image_cancels_what_is_stale():
     assert indices(bench) == {4}
 
 
-def test_the_panel_in_view_comes_first_and_turning_to_one_completes_it():
+def test_a_tile_that_is_opened_is_completed_first_and_drawn_alone():
     bench = Bench("digits", "digits/prototypes", 3, auto=False)
     bench._repr_mimebundle_()
+    assert all(panel.hidden for panel in bench.panels.values())
+    ask(bench, "index", 4)
+    assert bench.panels["patterns"].view.value == ""  # nobody sees it
     bench.auto = True
-    bench.tabs.selected_index = 4
+    ask(bench, "view", "patterns")
     assert bench.view == "patterns"
-    bench.panels["patterns"].wait(30)
     assert bench.panels["patterns"].result.patterns is not None
+    assert "<img" in bench.panels["patterns"].view.value
     assert not bench.panels["attack"].whole
+    assert bench.screen.bar["view"] == "patterns"
+    ask(bench, "view", "")
+    assert (bench.view, bench.screen.bar["view"]) == ("model", "")
+    assert bench.panels["patterns"].hidden
 
 
 def test_a_panel_that_does_not_fit_says_so_and_offers_models():
     bench = Bench("shapes", "shapes/vit", 3, auto=False)
     bench._repr_mimebundle_()
     settle(bench)
-    titles = [bench.tabs.get_title(i) for i in range(5)]
-    assert titles[4] == "⊘ patterns (not this model)"
-    assert titles[2] == "⊘ prototypes (not this model)"
-    assert titles[1] == "attack"
-    assert "shapes/vit has no ReLU layer" in bench.panels["patterns"].view.value
-    bench.panels["patterns"].view.picked = {"name": "model:shapes/resnet", "x": 0.5, "y": 0.5}
-    settle(bench)
+    assert bench.screen.pattern["head"] == "not of this model"
+    assert "shapes/vit has no ReLU layer" in bench.screen.pattern["html"]
+    assert "shapes/resnet" in bench.screen.pattern["fits"]
+    assert "has no prototypes" in bench.screen.prototypes["html"]
+    assert bench.screen.attack["head"] == "drag eps, watch it break"
+    ask(bench, "model", "shapes/resnet")
     assert bench.selection.model == "shapes/resnet"
-    assert bench.tabs.get_title(4) == "patterns"
+    assert "neurons fire" in bench.screen.pattern["head"]
+
+
+def test_the_answer_is_the_models(bench):
+    told, look = bench.screen.answer, bench.panels["model"].result.looks[0]
+    shares = look.prediction.probabilities[0]
+    assert [row["p"][0] for row in told["rows"]] == shares.tolist()
+    assert [row["name"] for row in told["rows"] if row["label"]] == ["0"]
+    assert told["says"] == "Labelled 0: digits/prototypes is right."
+    ask(bench, "compare", "digits/cnn-robust")
+    told, looks = bench.screen.answer, bench.panels["model"].result.looks
+    assert told["names"] == ["digits/prototypes", "digits/cnn-robust"]
+    other = looks[1].prediction.probabilities[0]
+    assert [row["p"][1] for row in told["rows"]] == other.tolist()
+    first, second = bench.panels["eps"].result.breaking
+    assert (first.model, second.model) == tuple(told["names"])
+    assert bench.screen.breaking["p"][1] == second.probabilities.tolist()
+    state = json.loads(json.dumps(bench.state()))
+    assert state["panels"]["eps"]["compare"] == "digits/cnn-robust"
+    assert Bench.from_state(state).panels["model"].params.compare == "digits/cnn-robust"
+    given = Bench("digits", "digits/cnn", compare="digits/mlp")
+    assert given.panels["eps"].params.compare == "digits/mlp"
+
+
+def test_an_answer_is_as_sure_as_its_numbers():
+    classes = ("4", "9")
+    for first, words in ((0.995, "4, surely."), (0.93, "4, most likely."), (0.6, "4, probably.")):
+        assert head(torch.tensor([first, 1 - first]), classes) == words
+    assert head(torch.tensor([0.2, 0.45, 0.35]), ("a", "b", "c")) == "b or c?"
+
+
+def test_the_strip_shows_mistakes_and_offers_one_that_is_right():
+    bench = Bench("digits", "digits/cnn", 0, auto=False)
+    bench._repr_mimebundle_()
+    model, images = bench.selection.classifier(), bench.selection.images()
+    strip = bench.screen.film
+    assert [item["index"] for item in strip["items"]] == list(range(24))
+    assert (strip["at"], strip["total"]) == (0, len(images))
+    ask(bench, "show", "mistakes")
+    wrong = (model.predict(images.images).label != images.labels).nonzero().flatten().tolist()
+    strip = bench.screen.film
+    assert [item["index"] for item in strip["items"]] == wrong[:24]
+    assert all(item["wrong"] for item in strip["items"])
+    assert bench.screen.answer["wrong"]
+    assert "is wrong and says" in bench.screen.answer["says"]
+    ask(bench, "step", 1)
+    assert bench.selection.index == wrong[1]
+    ask(bench, "right")
+    right = bench.selection.index
+    assert int(model.predict(images.images[right : right + 1]).label) == int(images.labels[right])
+    assert not bench.screen.answer["wrong"]
+
+
+def test_undo_goes_back_through_images_and_models_and_forgets_strokes(bench):
+    for i in (8, 9):
+        ask(bench, "index", i)
+    ask(bench, "model", "digits/cnn")
+    bench.selection.draw(data.load("digits").images[11])
+    bench.selection.draw(data.load("digits").images[12])
+    settle(bench)
+    ask(bench, "undo")
+    assert (bench.selection.dataset, bench.selection.index) == ("digits", 9)
+    ask(bench, "undo")
+    assert bench.selection.model == "digits/prototypes"
+    ask(bench, "undo")
+    ask(bench, "undo")
+    assert bench.selection.index == 3
+    assert not bench.screen.bar["undo"]
+    ask(bench, "undo")
+    assert bench.selection.index == 3
 
 
 def test_a_class_to_go_towards_is_shared(bench):
@@ -112,15 +202,15 @@ def test_a_class_to_go_towards_is_shared(bench):
     found = prototypes.result.explanation
     assert int(found.votes[prototypes._chosen(found)]) == 2
     assert int(bench.panels["attack"].result.result.target) == 2
-    bench.panels["model"].form.controls["target"].value = ""
+    bench.panels["model"].set(target="")
     settle(bench)
     assert bench.panels["attack"].params.target == ""
 
 
 def test_state_goes_through_json_and_gives_the_same(bench):
     bench.panels["attack"].form.controls["target"].value = "7"
-    bench.panels["model"].form.controls["method"].value = "gradient"
-    bench.tabs.selected_index = 1
+    bench.panels["model"].set(method="gradient")
+    bench.show("attack")
     settle(bench)
     first = next(iter(bench.panels["patterns"].result.values))
     bench.panels["patterns"].view.picked = {"name": f"layer:{first}", "x": 0.3, "y": 0.1, "turn": 1}
@@ -140,7 +230,7 @@ def test_copied_code_gives_the_same_to_the_bit(bench):
     names = {}
     exec(bench.code(), names)
     assert torch.equal(names["result"].x_adv, bench.panels["attack"].result.result.x_adv)
-    for part in ("# model", "# attack", "# prototypes", "# level set", "# patterns"):
+    for part in ("# model", "# eps", "# attack", "# prototypes", "# level set", "# patterns"):
         assert part in bench.code()
     reached = bench.panels["level set"].result
     assert torch.equal(names["plane"].confidence, reached.plane.confidence)
@@ -179,30 +269,48 @@ def test_a_drawing_is_the_last_image_and_is_kept_in_the_state(bench):
     assert indices(bench) == {5}
 
 
-def test_the_pad_draws_into_the_bench(bench):
-    bench.draw.value = True
-    assert bench.pad.shape == (1, 8, 8)
-    assert float(bench.pad.value.sum()) == 0
+def test_the_pen_draws_on_the_stage_and_the_answer_follows(bench):
+    bench.screen.mode = "draw"
+    front = bench._front
+    shown = bench.selection.images().images[3]
+    assert float((front.pad.value - shown).abs().max()) <= 0.5 / 255 + 1e-6
+    front.easel.children[0].children[0].click()  # a blank sheet
+    assert front.pad.shape == (1, 8, 8)
+    assert float(front.pad.value.sum()) == 0
     grid = torch.zeros(1, 8, 8)
     grid[:, 1:7, 4] = 1
-    bench.pad.image = grid
-    bench.meant.value = "1"
-    bench._drawn(bench.pad.value)
+    front.pad.image = grid
+    front._drawn(front.pad.value)
     settle(bench)
     assert indices(bench) == {360}
+    assert bench.screen.answer["ask"]  # nobody has said what it is
+    assert bench.screen.answer["says"] == "No label: no answer is right or wrong."
+    ask(bench, "meant", "1")
     assert int(bench.selection.images().labels[-1]) == 1
-    bench.brush.value = True
-    assert not bench.draw.value
-    assert torch.equal(bench.pad.value, bench.selection.images().images[-1])
-    bench.brush.value = False
-    assert bench.easel.layout.display == "none"
+    assert bench.screen.answer["says"].startswith("Labelled 1: ")
+    bench.screen.mode = "image"
+    assert front.easel.layout.display == "none"
+
+
+def test_why_lays_maps_of_one_scale_over_the_image(bench):
+    ask(bench, "compare", "digits/cnn-robust")
+    bench.screen.mode = "why"
+    settle(bench)
+    looks = bench.panels["model"].result.looks
+    assert [m["model"] for m in bench.screen.stage["maps"]] == [k.model.card.name for k in looks]
+    most = max(float(look.saliency.values.abs().max()) for look in looks)
+    for told, look in zip(bench.screen.stage["maps"], looks, strict=True):
+        raw = base64.b64decode(told["src"].partition(",")[2])
+        alpha = np.asarray(Image.open(BytesIO(raw)))[..., 3] / 255
+        expected = (look.saliency.values[0].abs() / most).sqrt().numpy()
+        assert np.abs(alpha - expected).max() < 1 / 255
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"view": "attacks"}, "unknown view 'attacks'.*attack"),
-        ({"layout": "rows"}, "unknown layout 'rows'"),
+        ({"compare": "digits/cn"}, "digits/cn"),
         ({"panels": {"atack": {}}}, "unknown panel 'atack'.*attack"),
         ({"panels": "{'attack': 1}"}, "panels: expected JSON, got"),
         ({"panels": '{"attack": 1}'}, "panels: expected parameters by panel"),
@@ -243,14 +351,15 @@ def test_a_saved_bench_runs_as_a_report_with_the_same_numbers(bench, tmp_path, m
     assert "The model says 7 already" in bench.panels["attack"].view.value
     bench.selection.towards = "3"
     settle(bench)
-    bench.saver.start_report()
-    assert bench.saver.job.wait(120)
-    assert bench.saver.job.state == "done", bench.saver.job.error
-    assert "The report is written" in bench.saver.status.value
+    saver = bench._front.saver
+    saver.start_report()
+    assert saver.job.wait(120)
+    assert saver.job.state == "done", saver.job.error
+    assert "The report is written" in saver.status.value
     kept = json.loads((tmp_path / "reports" / "bench-1" / "results.json").read_text())
     assert kept["results"] == json.loads(json.dumps(bench.run().summary()))
     assert kept["parameters"]["towards"] == "3"
-    links = [out["data"]["text/html"] for out in bench.saver.links.outputs]
+    links = [out["data"]["text/html"] for out in saver.links.outputs]
     assert "bench-1.ipynb" in links[0]
     assert "reports/bench-1/bench-1.html" in links[1]
 
@@ -287,9 +396,12 @@ def test_ones_own_cannot_be_saved_by_name(tmp_path, monkeypatch):
 
 
 def test_code_that_is_unfolded_follows(bench):
-    bench.below.selected_index = 0
-    assert "images.images[3:4]" in bench.code_view.value
-    bench.selection.index = 8
-    settle(bench)
-    assert "images.images[8:9]" in bench.code_view.value
-    assert "[3:4]" not in bench.code_view.value
+    shown = bench._front.code_view
+    ask(bench, "code")
+    assert "images.images[3:4]" in shown.value
+    ask(bench, "index", 8)
+    assert "images.images[8:9]" in shown.value
+    assert "[3:4]" not in shown.value
+    assert "Bench.from_state({" in shown.value
+    ask(bench, "code")
+    assert bench._front.below.layout.display == "none"

@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # Rooms of the bench; every other one holds methods. Their bounds are in lines.
 BENCH = ("top", "data", "models", "figures", "reports", "courses", "atlas", "widgets base")
 BASE = ("__init__", "bench", "blocks", "draw_pad", "form", "job", "labels", "panel", "pick_view")
-BASE += ("frame", "picker", "saver", "selection", "views")
+BASE += ("frame", "front", "picker", "saver", "screen", "selection", "views")
 # What reads other people's models and images: it grows with what they bring.
 BROUGHT = ("onnx", "foreign", "state_dicts", "weights_files", "wrapping", "probing", "answers")
 BROUGHT += ("copies", "arrays", "folders", "pictures", "readers")

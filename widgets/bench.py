@@ -1,13 +1,12 @@
-"""`Bench`: one image and five views of it, side by side and linked."""
+"""`Bench`: one image on one screen: what a model says of it, and five views that follow."""
 
 from __future__ import annotations
 
 import json
 import time
 from collections.abc import Iterator
-from functools import partial
 from html import escape
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import ipywidgets as ipw
 
@@ -18,29 +17,30 @@ from workbench.params import Parameters
 from workbench.steps import Step
 
 from .attack_panel import AttackPanel
-from .blocks import bundle, code_block, in_words, section
-from .draw_pad import DrawPad
-from .form import choose_from
+from .blocks import bundle, in_words, section
+from .eps_panel import EpsPanel
 from .frame import guarded
+from .front import MODES, Front
 from .job import Job
 from .level_set_panel import LevelSetPanel
 from .model_panel import ModelPanel
 from .panel import Panel
 from .pattern_panel import PatternPanel
-from .picker import Picker
 from .prototype_panel import PrototypePanel
-from .saver import Saver
+from .screen import Screen
 from .selection import SELECTED, Selection
 
 PANELS: dict[str, type[Panel[Any, Any]]] = {
     "model": ModelPanel,
+    "eps": EpsPanel,
     "attack": AttackPanel,
     "prototypes": PrototypePanel,
     "level set": LevelSetPanel,
     "patterns": PatternPanel,
 }
-COLUMNS = "repeat(auto-fit, minmax(30em, 1fr))"
 PAUSE = 0.4  # seconds without another image, or a stroke of the pen, before slow parts start
+PAST = 50  # states that undo brings back
+START = ("mnist-sample", "mnist/prototypes")  # an image one recognises; a model that fits all views
 
 
 class Broken(Panel[Parameters, Any]):
@@ -85,13 +85,15 @@ class BenchView:
 class Bench:
     """Pick an image once: what the model sees, how it is fooled, what it resembles.
 
-    Each panel shows its quick first frame at once. The slow part follows in the background,
-    of the panel in view first; another image cancels what is under way.
+    Filmstrip, stage and answer, and five tiles below, each the small view of a panel; a click
+    puts its large one on the stage. Each shows its quick first look at once. The slow part
+    follows in the background, of the panel in view first; another image cancels it.
 
     Args:
-        dataset, model, index, selection: as `ModelPanel` takes them.
+        dataset, model, index, selection: as `ModelPanel` takes them; by default digits of MNIST.
+        compare: a second model, whose answer stands beside the first one's.
         panels: the parameters of each panel by its name in `PANELS`, or the same as JSON.
-        view: the panel to show first. layout: "tabs", or "grid" for all side by side.
+        view: the panel to show first.
         training: images to mine and to train on, for a data set that is not one of the table.
         auto: whether slow parts start by themselves.
 
@@ -107,28 +109,33 @@ class Bench:
         model: str | Classifier | None = None,
         index: int = 0,
         *,
+        compare: str | Classifier = "",
         selection: Selection | None = None,
         panels: dict[str, dict[str, Any]] | str = "{}",
         view: str = "model",
-        layout: Literal["tabs", "grid"] = "tabs",
         training: ImageDataset | None = None,
         auto: bool = True,
     ) -> None:
+        if dataset is None and model is None:
+            dataset, model = START
         self.selection = selection = selection or Selection(dataset, model, index)
         selection.train_on(training)
         given = read(panels)
         checks.known("view", view, PANELS)
-        checks.known("layout", layout, ("tabs", "grid"))
+        if compare:
+            beside = {"compare": selection.add(compare, own=not isinstance(compare, str))}
+            given = {**given, **{n: given.get(n, {}) | beside for n in ("model", "eps")}}
         self.panels = {n: made(kind, selection, given.get(n)) for n, kind in PANELS.items()}
         shown = self.panels["model"]
         shown.check(shown.params)  # the model takes the images, and there is such an index
-        self.view, self.layout, self.auto = view, layout, auto
+        self.view, self.auto = view, auto
+        self.past: list[dict[str, Any]] = []
         self.message = ipw.HTML()
-        self.code_view = ipw.HTML()
-        self.picker: Picker | None = None
-        self.pad: DrawPad | None = None
-        self._widget: ipw.Widget | None = None
+        self._front: Front | None = None
         self._job: Job | None = None
+        self._now = selection.state()
+        for panel in self.panels.values():
+            panel.calm = True
         names = [*Panel.follows, "towards", "layer"]
         selection.observe(guarded(self, self._followed), names)
 
@@ -149,6 +156,12 @@ class Bench:
         if self._job is not None:
             self._job.cancel()
 
+    def stop(self) -> None:
+        """Start nothing more, and cancel what the panels are at; what there is stays."""
+        self.cancel()
+        for panel in self.panels.values():
+            panel.cancel()
+
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until the panels are filled; False if that goes on after `timeout` seconds."""
         filled = self._job is None or self._job.wait(timeout)
@@ -159,13 +172,14 @@ class Bench:
         yield Step(0, len(self.panels), "waiting")
         for panel in self.panels.values():
             panel.wait()
-        names = [self.view, *(name for name in self.panels if name != self.view)]
+        # An attack other than that of the tile is launched where one looks at it.
+        names = [self.view, *(n for n in self.panels if n not in (self.view, "attack"))]
         for i, name in enumerate(names):
             yield Step(i, len(names), name)
-            self._complete(name)
+            self.complete(name)
             self.panels[name].wait()
 
-    def _complete(self, name: str) -> None:
+    def complete(self, name: str) -> None:
         """Start the slow part of a panel that has shown a first frame only."""
         with self.selection.lock:
             panel = self.panels[name]
@@ -175,93 +189,64 @@ class Bench:
     def _ended(self, job: Job) -> None:
         if job.state == "failed":
             self.message.value = section(escape(str(job.error)))
-        elif self._widget is not None:
-            self._show_code()  # of what the panels show by now
+        elif self._front is not None:
+            self._front.show_code()  # of what the panels show by now
 
     def _followed(self, change: Any) -> None:
         """The selection changed; the panels have started on it by themselves."""
-        if self._widget is not None:
-            self._sync()
+        before, self._now = self._now, self.selection.state()
+        drawing = "drawing" in before and "drawing" in self._now  # a stroke is no step to undo
+        if not drawing and before != self._now:
+            self.past = [*self.past[-PAST + 1 :], before]
+        if self._front is not None:
+            self._front.sync()
         if self.auto:
             self.start()
 
-    # The widgets.
+    def undo(self) -> None:
+        """Go back to the image, the model and the classes before the last change."""
+        if not self.past:
+            return
+        state, past = self.past[-1], self.past[:-1]
+        s = self.selection
+        with s.hold_trait_notifications():
+            s.dataset, s.model = state["dataset"], state["model"]
+            s.index, s.towards = state["index"], state.get("towards", "")
+            s.layer = state.get("layer", "")
+        self.past = past
+        if self._front is not None:
+            self._front.sync()
 
     @property
     def widget(self) -> ipw.Widget:
-        """The picker and the draw pad above, the panels below."""
-        if self._widget is None:
-            self.picker = picker = Picker(self.selection, partial(guarded, self))
-            for panel in self.panels.values():
-                panel.picker = picker
-            shown = [panel.framed() for panel in self.panels.values()]
-            self.heads = [ipw.HTML() for _ in shown]
-            self.tabs = ipw.Tab(shown, selected_index=list(PANELS).index(self.view))
-            self.tabs.observe(guarded(self, self._turned), "selected_index")
-            pairs = [ipw.VBox(pair) for pair in zip(self.heads, shown, strict=True)]
-            grid = ipw.GridBox(pairs, layout={"grid_template_columns": COLUMNS, "grid_gap": "1em"})
-            panels = self.tabs if self.layout == "tabs" else grid
-            draw, brush = "Draw an image, or load one", "Draw on the image selected"
-            follow = "; the panels follow"
-            self.draw = ipw.ToggleButton(description="✎ draw", tooltip=draw + follow)
-            self.brush = ipw.ToggleButton(description="✎ brush", tooltip=brush + follow)
-            for button in (self.draw, self.brush):
-                button.observe(guarded(self, self._drawing_toggled), "value")
-            about = "Class of what you draw; type to search"
-            self.meant = ipw.Combobox(description="it is", tooltip=about, ensure_option=True)
-            self.easel = ipw.VBox(layout={"display": "none"})
-            left = ipw.VBox([picker.widget, ipw.HBox([self.draw, self.brush, self.meant])])
-            top = ipw.HBox([left, self.easel], layout={"flex_flow": "row wrap"})
-            self.saver = Saver(self)
-            titles = ["Copy the bench as code", "Save as notebook or report"]
-            self.below = ipw.Accordion([self.code_view, self.saver.widget], titles=titles)
-            self.below.observe(guarded(self, lambda _: self._show_code()), "selected_index")
-            self._widget = ipw.VBox([top, self.message, panels, self.below])
-            self._sync()
-        return self._widget
+        """The screen, with room for a panel's large view and for the pen on its stage."""
+        if self._front is None:
+            self._front = Front(self)
+        return self._front.widget
 
-    def _sync(self) -> None:
-        """Bring the tabs' titles and the classes into line with the selection."""
-        assert self.picker is not None
-        self.picker.sync()
-        for i, (name, panel) in enumerate(self.panels.items()):
-            title = f"⊘ {name} (not this model)" if panel.misfit() else name
-            self.tabs.set_title(i, title)
-            self.heads[i].value = f"<h3>{title}</h3>"
-        classes, meant = self.selection.class_names(), self.meant.value
-        choices = [("not said", ""), *((name, name) for name in classes)]
-        choose_from(self.meant, choices, meant if meant in classes else "")
-        self._show_code()
+    @property
+    def screen(self) -> Screen:
+        """What is seen: values, and what was clicked."""
+        assert self.widget is not None
+        assert self._front is not None
+        return self._front.screen
 
-    def _show_code(self) -> None:
-        """Show the code, where it is unfolded: it is not made anew at every stroke of a pen."""
-        if self.below.selected_index == 0:
-            self.code_view.value = code_block(self.code())
+    def show(self, name: str) -> None:
+        """Put a panel's large view on the stage; "" for the image."""
+        checks.known("view", name or "model", PANELS)
+        self.view = name or MODES[self.screen.mode]
+        if self._front is not None:
+            self._front.enlarge(name)
+        if name and self.auto:
+            self.complete(name)
 
-    def _turned(self, change: Any) -> None:
-        """Another panel is in view: its slow part does not wait for the others."""
-        if change["new"] is not None:
-            self.view = list(self.panels)[change["new"]]
-            if self.auto:
-                self._complete(self.view)
-
-    def _drawing_toggled(self, change: Any) -> None:
-        button, other = change["owner"], self.brush if change["owner"] is self.draw else self.draw
-        if button.value and other.value:
-            other.value = False
-        if not button.value:
-            self.easel.layout.display = None if other.value else "none"
-            return
-        image = self.selection.images()[self.selection.index][0]
-        on_it = button is self.brush
-        self.pad = DrawPad(tuple(image.shape), image if on_it else None, centre=not on_it)
-        self.pad.on_drawn(self._drawn)
-        self.easel.children = [self.pad]
-        self.easel.layout.display = None
-
-    def _drawn(self, drawing: Any) -> None:
-        with self.selection.lock:
-            self.selection.draw(drawing, self.meant.value)
+    def compare(self, name: str) -> None:
+        """Put a second model beside the first; "" for none."""
+        for panel in (self.panels["model"], self.panels["eps"]):
+            panel.set(compare=name)
+        self.panels["eps"].begin()
+        if self.auto:
+            self.start()
 
     # What a bench is, in other forms.
 
@@ -273,7 +258,7 @@ class Bench:
             others = known.keys() - panel.Params.model_fields
             if own := {k: v for k, v in panel.state().items() if k not in others}:
                 changes[name] = json.loads(json.dumps(own))
-        return {**known, "view": self.view, "layout": self.layout, "panels": changes}
+        return {**known, "view": self.view, "panels": changes}
 
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> Bench:

@@ -37,6 +37,8 @@ class Frame(Generic[R]):
         self.result: R | None = None
         self.whole = False  # whether the work last begun is more than a first look
         self.quiet = False  # while the panel itself sets controls
+        self.hidden = False  # where nobody sees the view, it is not drawn
+        self.watchers: list[Callable[[], None]] = []  # called when result, error or work changed
         self._job: Job | None = None
         self._current: object = None
         self._shown_of: tuple[Any, ...] = ()  # what the picture is of
@@ -108,6 +110,7 @@ class Frame(Generic[R]):
         with self._lock:
             self.result, self.view.value = None, ""
             self.message.value = failure(self.title, error)
+            self._tell()
 
     @property
     def seen(self) -> bool:
@@ -182,10 +185,21 @@ class Frame(Generic[R]):
             if token is not self._current:
                 return
             self.result = result = self.updated(result)
-            self.view.value = self._drawn = self.draw(result)
+            self.view.value = self._drawn = "" if self.hidden else self.draw(result)
             self.message.value = ""
             self._shown_of = self._looked_at_now()
             self.drawn(result)
+            self._tell()
+
+    def _tell(self) -> None:
+        for watcher in self.watchers:
+            watcher()
+
+    def reveal(self, shown: bool) -> None:
+        """Draw the view from now on, or do without, where it is not in sight."""
+        if shown is self.hidden:
+            self.hidden = not shown
+            self.redraw()
 
     def _looked_at_now(self) -> tuple[Any, ...]:
         return tuple(getattr(self.selection, name) for name in LOOKED_AT)
@@ -202,6 +216,7 @@ class Frame(Generic[R]):
                 self.bar.value = step.done / max(1, step.total)
                 self.ticks.value = f"<span>{escape(step.message)}, {remaining:.0f} s left</span>"
                 self.progress.layout.display = "flex"
+                self._tell()
 
     def _end(self, token: object, job: Job) -> None:
         with self._lock:
@@ -214,6 +229,7 @@ class Frame(Generic[R]):
                 self.message.value = alert(in_words(job.error))
             elif job.state == "cancelled":
                 self.message.value = status("Cancelled; this is what was done so far.")
+            self._tell()
 
 
 def guarded(panel: Any, action: Callable[..., None]) -> Callable[..., None]:

@@ -24,8 +24,8 @@ from workbench.prototypes import (
 )
 from workbench.steps import Step
 
-from .blocks import figure, row, section, thumbs
-from .labels import called
+from .blocks import figure, live, row, section, thumbs
+from .labels import called, says
 from .panel import Panel
 from .selection import GIVE, Selection
 from .views import View
@@ -181,7 +181,7 @@ class PrototypePanel(Panel[PrototypePanelParameters, PrototypeView]):
         k, classes, label = way.prototype, explanation.classes, int(explanation.logits.argmax())
         vote = classes[int(explanation.votes[k])]
         change = [
-            figure(view.x[0], f"{caption}, taken for {classes[label]}"),
+            figure(view.x[0], says(view.images, view.index, classes[label])),
             figure(way.image[0], f"{way.share:.0%} of the way, decoded"),
             figure(pictures[k], f"prototype #{k}, for {vote}"),
             confidence_table(way.prediction.probabilities[0].cpu(), classes).html,
@@ -207,7 +207,7 @@ class PrototypePanel(Panel[PrototypePanelParameters, PrototypeView]):
         near = explanation.order[0][:3].tolist()
         names = [explanation.classes[int(explanation.votes[k])] for k in near]
         words = [f"prototype {k}, for {name}" for k, name in zip(near, names, strict=True)]
-        return f"nearest speaks for {names[0]}", thumbs([pictures[k] for k in near], words)
+        return f"nearest speaks for {names[0]}", thumbs([pictures[k] for k in near], words, 48)
 
     def _chosen(self, explanation: Explanation) -> int:
         """The prototype to go to: the one chosen, or the nearest of another class."""
@@ -226,14 +226,14 @@ class PrototypePanel(Panel[PrototypePanelParameters, PrototypeView]):
         if view.near is None:
             if self.selection.training() is None:
                 return f"<p>There are no training images of this data set at hand; {GIVE}.</p>"
-            return "<p>They are looked up once you choose one.</p>"
+            return live("They are looked up once you choose a prototype above.")
         training, indices, distances = view.near
         labels = training.labels[indices[k]]
         same = sum(label >= 0 and training.classes[label] == vote for label in labels.tolist())
         near, far = distances[k, [0, -1]].tolist()
         words = (
             f"{same} of {len(labels)} have the class it speaks for, {vote}; "
-            f"distances {near:.2f} to {far:.2f}"
+            f"distances {near:.3g} to {far:.3g}"
         )
         grid = image_grid(training.images[indices[k]], labels, classes=training.classes, height=72)
         return f"<p>{escape(words)}</p>{grid.html}"
