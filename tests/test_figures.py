@@ -243,7 +243,7 @@ def test_confidence_table_is_a_table_with_headers():
     assert [head.get("scope") for head in page.all("th")] == ["col"] * 2 + ["row"] * 2
     assert len(page.all("caption")) == 1
     assert "Predicted b with confidence 65%, but it is c" in page.text
-    assert "◀ predicted" in page.text
+    assert "◀ answer" in page.text
     assert "✓ true" in page.text
     assert "width:65.0%" in table.html
     other = figures.confidence_table([0.05, 0.65, 0.3], ["a", "b", "c"], predicted=0, top=1)

@@ -83,7 +83,7 @@ def test_the_verdict_follows_the_threshold():
     panel.selection.index = int(own.argmin())
     settle(panel)
     assert "<b>No alarm</b>" in panel.view.value
-    assert "distance is 0;" in panel.view.value
+    assert "distance is 0," in panel.view.value
 
 
 def test_a_click_and_the_arrows_choose_a_neuron(panel):
@@ -226,7 +226,7 @@ def test_photographs_without_labels_show_what_fires_and_what_is_missing(deep):
     panel = PatternPanel(photographs(), deep, 2)
     shown = panel._repr_mimebundle_()["text/html"]
     label = int(deep.predict(photographs().images[2:3]).label)
-    assert f"index 2, taken for thing {label}" in shown
+    assert f"image 2; the model says thing {label}" in shown
     assert "There are no training images of 'photos' at hand; give them to the panel" in shown
     assert "thing 999" not in shown or label == 999
     assert panel.result.summary()["predicted"] == f"thing {label}"
@@ -280,7 +280,7 @@ def test_some_of_a_thousand_classes_are_mined(deep):
     panel = PatternPanel(images, deep, training=training)
     view = panel.run()
     assert view.patterns.total.nonzero().flatten().tolist() == [2, 5, 8]
-    assert "4 of 1,000 classes: the least broken" in panel.view.value
+    assert "4 of 1,000 classes: the least violated" in panel.view.value
     assert panel.view.value.count('scope="row"') < 60
     name = f"thing {view.label}"
     assert f"no training image of class {name}, so it has no pattern" in panel.view.value

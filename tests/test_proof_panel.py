@@ -28,7 +28,7 @@ def test_a_counterexample_is_shown_and_is_one():
     assert float((answer.counterexample - x).abs().max()) <= 0.3 + 1e-5
     called = int(model.predict(answer.counterexample[None]).label)
     assert called != int(model.predict(x[None]).label)
-    assert f"counterexample: {called}, Linf 0.3 away" in panel.view.value
+    assert f"counterexample: the model says {called}; Linf 0.3 away" in panel.view.value
     assert panel.view.value.count("<img ") == panel.view.value.count("<img alt=") == 3
 
 

@@ -126,7 +126,7 @@ def test_the_first_prototype_gone_to_is_the_nearest_of_another_class(panel):
 def test_the_slider_decodes_the_way_and_asks_the_model(panel, share):
     model = models.load("digits/prototypes")
     pick(panel, "prototype:8")
-    panel.slider.value = share
+    panel.form.controls["share"].value = share
     settle(panel)
     image = between(model, 3, 8, share)
     prediction = model.predict(image)
@@ -144,7 +144,7 @@ def test_a_move_of_the_slider_asks_of_one_image(panel, monkeypatch):
     monkeypatch.setattr(
         prototypes.PrototypeClassifier, "encode", lambda m, x: asked.extend(x) or plain(m, x)
     )
-    panel.slider.value = 0.8
+    panel.form.controls["share"].value = 0.8
     assert "80% of the way" in panel.view.value
     assert len(asked) == 1
     panel.redraw()
@@ -198,7 +198,7 @@ def test_the_five_uncertainties_of_a_probabilistic_model(prob):
 def test_an_ordinary_model_is_said_and_others_offered():
     panel = PrototypePanel("digits", "digits/cnn", 3)
     shown = panel._repr_mimebundle_()["text/html"]
-    assert panel.slider.disabled
+    assert panel.form.controls["share"].disabled
     assert "digits/cnn has no prototypes" in shown
     assert "Or train one: " in shown
     exec(panel.code(), {})
@@ -206,7 +206,7 @@ def test_an_ordinary_model_is_said_and_others_offered():
     settle(panel)
     assert panel.selection.model == "digits/prototypes"
     assert panel.result.explanation is not None
-    assert not panel.slider.disabled
+    assert not panel.form.controls["share"].disabled
     without = PrototypePanel("shapes")
     shown = without._repr_mimebundle_()["text/html"]
     assert "shapes/resnet has no prototypes to compare an image with. No model here fits" in shown

@@ -154,8 +154,8 @@ def test_another_treatment_brings_its_form_and_another_setting_a_first_look():
     panel.form.controls["treatment"].value = "Quantise"
     settle(panel)
     assert panel.params.settings == {}
-    (form,) = panel.settings.children
-    bits = next(c for c in form.children if getattr(c, "description", "") == "bits")
+    bits = panel.treatment_form.controls["bits"]
+    assert panel.main.children[0].children[0] is bits, "what matters most stays in view"
     bits.value = 6
     settle(panel)
     assert panel.stage == "Quantise(bits=6)"

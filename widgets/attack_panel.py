@@ -219,7 +219,7 @@ class AttackPanel(Panel[AttackPanelParameters, AttackView]):
     @property
     def colour(self) -> bool:
         """Whether the images have colours."""
-        return self.selection.as_it_is().shape[0] == 3
+        return self.selection.card(self.selection.model).input_shape[0] == 3
 
     def taken(self, values: AttackPanelParameters) -> AttackPanelParameters:
         """Another attack has settings of its own."""

@@ -102,7 +102,7 @@ def picture(view: AttackView, step: int | None) -> str:
         image, logits = moment.images[0], moment.logits[0]
     answer, largest = classes[int(logits.argmax())], float((image - x).abs().max())
     words = f"what was added, at most {largest:.3g} a pixel: blue darker, orange brighter"
-    alt, caption = f"attacked image, answer {answer}", f"attacked: <b>{escape(answer)}</b>"
+    alt, caption = f"attacked image: the model says {answer}", f"attacked: <b>{escape(answer)}</b>"
     shares = view.prediction.probabilities[0], logits.softmax(0)
     blocks = [
         clean,

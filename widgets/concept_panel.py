@@ -22,6 +22,7 @@ from workbench.steps import Step
 
 from .blocks import button, column, figure, live, row, section, slider, status
 from .frame import guarded
+from .labels import says
 from .panel import Panel
 from .views import Answered, filled
 
@@ -150,15 +151,18 @@ class ConceptPanel(Panel[ConceptPanelParameters, ConceptView]):
     def draw(self, result: ConceptView) -> str:
         """The image, the concept chosen on it, the logits it is steered to; all concepts."""
         view, classes, extracted = result, result.images.classes, result.extracted
-        shown = figure(view.x[0], f"index {view.index}, taken for {classes[view.label]}")
+        shown = figure(view.x[0], says(view.images, view.index, classes[view.label]))
         if extracted is None or view.codes is None or view.importance is None:
             return section(shown, live("Press <b>Find concepts</b>: it takes some seconds."))
         k, blocks = self._chosen(view), [shown]
         if extracted.grid is not None:
             codes = view.codes[..., k].view(1, 1, *extracted.grid)
             heat = interpolate(codes, view.x.shape[2:], mode="bilinear")[0, 0]
-            overlay = heat_overlay(None, heat, "sequential", height=120).html
-            blocks.append(column(overlay, f"concept {k}: where it is", width="220px"))
+            most = float(view.codes.max()) or 1.0  # one scale for all concepts of the image
+            about: dict[str, Any] = {"limits": (0.0, most), "height": 120, "over": True}
+            title = f"where concept {k} is"
+            overlay = heat_overlay(view.x[0], heat, "sequential", title=title, **about).html
+            blocks.append(column(overlay, width="240px"))
         done = ", ".join(f"concept {k} × {v:g}" for k, v in sorted(view.factors.items()))
         logits = view.prediction.logits[0].cpu()
         blocks.append(column(logit_table(logits, view.steered, classes, what=done).html))
@@ -168,12 +172,12 @@ class ConceptPanel(Panel[ConceptPanelParameters, ConceptView]):
             *(extracted, view.importance, strength), chosen=k, factors=view.factors, pick=True
         )
         error = (
-            f"{escape(extracted.layer)}: the concepts leave {extracted.dictionary.error:.0%} of "
-            f"the activations over. Importance for {escape(classes[view.label])}, gradient x "
-            f"input, mean of {len(view.importance.scores)} images."
+            f"Together the concepts explain {1 - extracted.dictionary.error:.0%} of what layer "
+            f"{escape(extracted.layer)} holds. Importance is for {escape(classes[view.label])}: "
+            f"gradient × input, the mean of {len(view.importance.scores)} images."
         )
         remark = status(escape(view.remark)) if view.remark else ""
-        return section(row(*blocks), remark, f"<p>{error}</p>", rows.html)
+        return section(row(*blocks), remark, f'<p class="wb-soft">{error}</p>', rows.html)
 
     def _chosen(self, view: ConceptView) -> int:
         assert view.importance is not None
@@ -207,7 +211,7 @@ class ConceptPanel(Panel[ConceptPanelParameters, ConceptView]):
 
     def choices(self) -> dict[str, list[tuple[str, str]]]:
         """The layers that concepts can be looked for in."""
-        return {"layer": [("the last with places", ""), *((name, name) for name in self._layers())]}
+        return {"layer": [("the last with a map", ""), *((name, name) for name in self._layers())]}
 
     def controls(self) -> ipw.Widget:
         """The form; what to do to the concept chosen."""

@@ -156,14 +156,15 @@ class EvaluationPanel(Panel[EvaluationPanelParameters, EvaluationView]):
         accuracy = f"{result.images:,} test images, whose classes the model does not know: nothing "
         accuracy += "is right or wrong, and attacks start from what the model says of each."
         if result.accuracy is not None:
-            accuracy = f"{result.accuracy:.1%} of {result.images:,} test images right, unattacked."
+            accuracy = f"Without an attack {result.accuracy:.1%} of {result.images:,} test images "
+            accuracy += "are right."
         if result.evaluation is None:
             return section(f"<p>{accuracy}</p>", live("Press <b>Evaluate</b> to attack them."))
         curve = result.evaluation.curve()
         if curve["attack"].nunique() == 2:  # one attack is its own worst case
             curve = curve[curve["attack"] != "worst case"]
         picture = robustness_curve(curve).html
-        title = f"<p>Robust accuracy over eps ({self.params.norm})</p>"
+        title = f"<h4>Accuracy under attack ({self.params.norm})</h4>"
         blocks = [f"<div>{title}{picture}{curve_table(curve)}{troubles(result.evaluation)}</div>"]
         if result.diagnosis is not None:
             about = f"<b>Can it be trusted?</b> Asked about {escape(result.diagnosis.attack)}:"

@@ -143,7 +143,7 @@ def make_control(
     if choices is None and get_origin(field.annotation) is Literal:
         choices = get_args(field.annotation)
     if choices is not None and listed:
-        return ipw.SelectMultiple(options=pairs(choices), rows=min(8, len(choices)), **common)
+        return ipw.SelectMultiple(options=pairs(choices), rows=min(4, len(choices)), **common)
     if choices is not None and searched(pairs(choices)):
         names, empty = searchable(choices)
         return ipw.Combobox(options=names, placeholder=empty, ensure_option=True, **typed)

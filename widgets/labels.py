@@ -23,6 +23,12 @@ def one_of_each(images: ImageDataset, index: int) -> list[int]:
     return [first[key] for key in sorted(first)][:MOST]
 
 
+def says(images: ImageDataset, index: int, answer: str) -> str:
+    """An image, its class and what the model says of it: a caption."""
+    whose = f" of class {called(images, index)}" if int(images.labels[index]) >= 0 else ""
+    return f"image {index}{whose}; the model says {answer}"
+
+
 def called(images: ImageDataset, index: int) -> str:
     """What an image is labelled, in words."""
     label = int(images.labels[index])

@@ -20,9 +20,9 @@ from workbench.params import Parameters
 from workbench.saliency import Saliency
 from workbench.steps import Step
 
-from .blocks import column, figure, row, section, table
+from .blocks import figure, section, table
 from .panel import Panel
-from .picker import model_choices
+from .picker import model_choices, model_label
 
 NONE = "none"
 HEIGHT = 168  # pixels on the screen for an image, whatever its own size
@@ -200,8 +200,12 @@ class ModelPanel(Panel[ModelPanelParameters, ModelView]):
         labelled = f"labelled {result.label}" if result.label else "without a label"
         alt = f"index {result.index} of {result.images.name}, {labelled}"
         caption = f"index {result.index}, {escape(labelled)}"
-        shown = figure(result.images.images[result.index], alt, caption, HEIGHT)
-        return section(row(shown, *(draw_look(look, result.label) for look in result.looks)))
+        image = result.images.images[result.index]
+        shown = figure(image, alt, caption, HEIGHT)
+        maps = [look.saliency.values for look in result.looks if look.saliency is not None]
+        most = max((float(values.abs().max()) for values in maps), default=0.0) or 1.0
+        looks = (f"<div>{draw_look(k, result.label, image, most)}</div>" for k in result.looks)
+        return section(f'<div class="wb-looks">{shown}{"".join(looks)}</div>')
 
     def _nothing(self) -> str:
         s = self.selection
@@ -308,13 +312,15 @@ def chosen(order: np.ndarray, index: int) -> int | None:
     return index if index in order else int(order[0])
 
 
-def draw_look(look: Look, label: str) -> str:
-    """One model's answer as a table of confidences, with its map below.
+def draw_look(look: Look, label: str, image: torch.Tensor, most: float) -> str:
+    """One model's answer as a table of confidences, with its map below, over the image.
 
-    label: what the data set calls the image, which may be no class of the model.
+    label: what the data set calls the image, which may be no class of the model. most: the
+    value at the end of the map's scale, the same for all that are compared.
     """
     prediction, shown = look.prediction, look.saliency
-    title = f'<h4 style="margin:0 0 4px">{escape(look.model.card.name)}</h4>'
+    card = look.model.card
+    title = f'<h4 title="{escape(model_label(card))}">{escape(card.name)}</h4>'
     blocks = [
         title,
         confidence_table(
@@ -327,10 +333,11 @@ def draw_look(look: Look, label: str) -> str:
     if label and look.label is None:
         blocks.append(f"<p>{escape(label)} is no class of this model: nothing is right here.</p>")
     if shown is not None:
-        about = f"{shown.method} of {prediction.classes[int(shown.target[0])]}"
-        scale = "diverging" if shown.signed else "sequential"
-        blocks.append(heat_overlay(None, shown.values[0], scale, height=HEIGHT, title=about).html)
-    return column(*blocks, width="30em")
+        about = f"why {prediction.classes[int(shown.target[0])]} ({shown.method})"
+        scale, low = ("diverging", -most) if shown.signed else ("sequential", 0.0)
+        ends: dict[str, Any] = {"limits": (low, most), "height": HEIGHT, "title": about}
+        blocks.append(heat_overlay(image, shown.values[0], scale, over=True, **ends).html)
+    return "".join(blocks)
 
 
 def card_table(model: Classifier) -> str:

@@ -23,9 +23,9 @@ from workbench.patterns.neurons import check_neurons
 from workbench.patterns.recording import copied, rectifiers
 from workbench.steps import Step
 
-from .blocks import column, figure, live, row, section, slider
+from .blocks import column, figure, live, row, section, slider, status
 from .form import choose_from
-from .labels import called
+from .labels import called, says
 from .mined import Key, Mined
 from .panel import Panel
 from .pick_view import ARROWS
@@ -227,7 +227,7 @@ class PatternPanel(Panel[PatternPanelParameters, PatternView]):
     def draw(self, result: PatternView) -> str:
         """The image, the patterns it breaks, the verdict; the neuron; a strip a layer."""
         view, pattern = result, result.patterns
-        words = f"index {view.index}, taken for {view.model.classes[view.label]}"
+        words = says(view.images, view.index, view.model.classes[view.label])
         blocks = [figure(view.x[0], words)]
         if not view.values:
             return section(*blocks, view.offer)
@@ -237,7 +237,7 @@ class PatternPanel(Panel[PatternPanelParameters, PatternView]):
             below = f"<p>{escape(view.remark, quote=False)}</p>"
         if pattern is not None and view.quality is not None and view.broken is not None:
             table = figures.pattern_table(pattern, view.quality, view.broken, view.label)
-            blocks += [table.html, column(f"<p>{self._verdict(view, pattern)}</p>", width="18em")]
+            blocks += [table.html, column(status(self._verdict(view, pattern)), width="22em")]
             below = looked_at(view, pattern, layer, k) if view.top is not None else ""
         strips, rest = "", []
         shown, known = drawn(view, layer), pattern is not None
@@ -254,15 +254,16 @@ class PatternPanel(Panel[PatternPanelParameters, PatternView]):
         return section(row(*blocks), below, figures.pattern_legend().html, strips)
 
     def tile(self, result: PatternView) -> tuple[str, str]:
-        """What fires in the last layer, and how it fits the pattern of the class."""
-        layer, label = list(result.values)[-1], result.model.classes[result.label]
+        """What fires in the layer that is most divided, and how all fits the pattern."""
+        label = result.model.classes[result.label]
+        layer = min(result.on, key=lambda name: abs(float(result.on[name].float().mean()) - 0.5))
         on, wide = result.on[layer], min(32, len(result.on[layer]))
         cells = torch.full((-(-len(on) // wide), wide, 3), 0.85)
         cells.view(-1, 3)[: len(on)][on] = torch.tensor([0.0, 0.447, 0.698])
         picture = f'<div class="wb-cells">{figures.img_tag(cells.permute(2, 0, 1), "", 64)}</div>'
         words = f"{int(on.sum()):,} of {len(on):,} neurons of {escape(layer)} fire"
         if result.broken is None:
-            return f"{on.float().mean():.0%} of the neurons fire", f"{words}{picture}"
+            return f"{on.float().mean():.0%} of {escape(layer)} fires", f"{words}{picture}"
         off = int(result.broken[result.label])
         fit = f"as class {label} fires" if off == 0 else f"{off:,} unlike class {label}"
         return fit, f"{words}{picture}"
@@ -285,8 +286,9 @@ class PatternPanel(Panel[PatternPanelParameters, PatternView]):
             return f"There is no training image of class {name}, so it has no pattern."
         return (
             f"{'▲ <b>Alarm</b>' if view.score > view.threshold else '● <b>No alarm</b>'}: the "
-            f"{self.params.kind} monitor's distance is {view.score:.4g}; alarm above "
-            f"{view.threshold:.4g}; {self.params.false_alarms:.1%} of the held-out at most."
+            f"{self.params.kind} monitor's distance is {view.score:.3g}, the alarm starts above "
+            f"{view.threshold:.3g}. At most {self.params.false_alarms:.3g} of held-out images "
+            "give a false alarm."
         )
 
     def shown(self, result: PatternView) -> None:
@@ -369,9 +371,12 @@ class PatternPanel(Panel[PatternPanelParameters, PatternView]):
 def looked_at(view: PatternView, pattern: Patterns, layer: str, k: int) -> str:
     """The neuron chosen: the images that fire it most, and the logits with it switched."""
     assert view.top is not None
-    images, asked = view.images, ("free", "on", "off")[pattern.phases[layer][view.label, k]]
+    phase = int(pattern.phases[layer][view.label, k])
+    images, asked = view.images, ("not in the pattern of", "on in the pattern of")[abs(phase)]
+    asked = asked.replace("on in", "off in") if phase < 0 else asked
     what = view.units[layer]
-    words = f"{layer}, {what} {k}: {view.values[layer][k]:.3g} here; the pattern asks: {asked}"
+    name = view.model.classes[view.label]
+    words = f"{layer}, {what} {k}: {view.values[layer][k]:.3g} on this image; {asked} {name}"
     tags = ""
     for i, fires in zip(*(part[0].tolist() for part in view.top), strict=True):
         alt = f"index {i}, {called(images, i)}: {fires:.3g}"
@@ -379,7 +384,7 @@ def looked_at(view: PatternView, pattern: Patterns, layer: str, k: int) -> str:
     to, logits = view.held or (0.0, None)
     switched = f"{what} at {to:.3g}"
     table = figures.logit_table(view.logits, logits, view.model.classes, what=switched, n=4)
-    top = f"<p><b>{escape(words)}</b></p><p>fired most by<br>{tags or 'no test image'}</p>"
+    top = f"<p><b>{escape(words)}</b></p><p>Most active on<br>{tags or 'no test image'}</p>"
     return row(f"<div>{top}</div>", table.html)
 
 

@@ -31,9 +31,7 @@ class Picker:
         self.data = slider(ipw.Dropdown, "data", "The data set")
         self.model = slider(ipw.Dropdown, "model", "The model")
         about = "Which of the images stepped through, counted from 1"
-        self.place = slider(
-            ipw.BoundedIntText, "image", about, min=1, max=1, layout={"width": "9em"}
-        )
+        self.place = slider(ipw.BoundedIntText, "no.", about, min=1, max=1, layout={"width": "9em"})
         self.count = ipw.HTML()
         back = button("◀ previous", "Previous image", guard(lambda: self.step(-1)))
         forth = button("next ▶", "Next image", guard(lambda: self.step(+1)))

@@ -12,13 +12,15 @@ from torch import Tensor
 
 from workbench import patterns
 from workbench.figures import confidence_table
+from workbench.figures.inputs import count
 from workbench.models import Prediction
 from workbench.params import Parameters
 from workbench.patterns import Patterns
 from workbench.proofs import Answer, local_robustness, prove
 from workbench.steps import Step
 
-from .blocks import figure, live, row, section
+from .blocks import figure, live, row, section, signed
+from .labels import says
 from .panel import Panel
 from .views import Answered
 
@@ -27,7 +29,7 @@ WORDS = {
     "falsified": "Refuted: here is one. The model was asked about it.",
     "unknown": "Open: neither proved nor refuted in the time given.",
 }
-COLOURS = {"verified": "#009E73", "falsified": "#D55E00", "unknown": "#777777"}
+LOOKS = {"verified": "wb-ok", "falsified": "wb-warn", "unknown": "wb-soft"}
 
 
 class ProofPanelParameters(Parameters):
@@ -128,16 +130,17 @@ class ProofPanel(Panel[ProofPanelParameters, ProofView]):
     def draw(self, result: ProofView) -> str:
         """The question, the verdict, how far it got, and the counterexample."""
         view, classes, x = result, result.images.classes, result.x[0]
-        blocks = [figure(x, f"index {view.index}, taken for {classes[view.label]}")]
+        blocks = [figure(x, says(view.images, view.index, classes[view.label]))]
         verdict, answer = live("Press <b>Verify</b>."), view.answer
         if answer is not None:
-            edge = f"border-left:6px solid {COLOURS[answer.verdict]};padding-left:8px"
-            bound = "" if answer.bound is None else f", least margin proved {answer.bound:.4g}"
+            look = f'class="wb-verdict {LOOKS[answer.verdict]}"'
+            bound = "" if answer.bound is None else f", least margin proved {answer.bound:.3g}"
+            rest = f", {answer.open:,} of them left" if answer.open else ""
             note = f" {escape(answer.note)}" if answer.note else ""
             verdict = (
-                f'<p role="status" style="{edge}"><b>{WORDS[answer.verdict]}</b>{note}<br>'
-                f"{answer.branches:,} branches, {answer.open:,} open{bound}, "
-                f"{answer.seconds:.1f} s</p>"
+                f'<p role="status" {look}><b class="wb-head">{WORDS[answer.verdict]}</b>{note}<br>'
+                f'<span class="wb-soft">{count(answer.branches, "case")} looked at{rest}{bound}, '
+                f"{answer.seconds:.1f} s</span></p>"
             )
             if answer.counterexample is not None and view.refuted is not None:
                 blocks += refutation(x, answer.counterexample, view.refuted)
@@ -172,9 +175,10 @@ def refutation(x: Tensor, counterexample: Tensor, prediction: Prediction) -> lis
     """The counterexample, what was changed, and what the model says of it."""
     away = float((counterexample - x).abs().max())
     called = prediction.classes[int(prediction.label[0])]
-    change = ((counterexample - x) / (2 * max(away, 1e-9)) + 0.5).clamp(0, 1)
+    words = f"what was added, at most {away:.3g} a pixel: blue darker, orange brighter"
+    about = f"counterexample: the model says {called}"
     return [
-        figure(counterexample, f"counterexample: {called}, Linf {away:.3g} away"),
-        figure(change, "what was changed, grey is nothing"),
+        signed(counterexample - x, words, "what was added"),
+        figure(counterexample, f"{about}; Linf {away:.3g} away", about),
         confidence_table(prediction.probabilities[0].cpu(), prediction.classes).html,
     ]

@@ -65,9 +65,9 @@ def picture(view: TreatmentView) -> str:
     if len(view.course) > 1:
         last = view.course[-1]
         alt = f"accuracy on {FEW} test images: {view.course[0][1]:.1%}, at last {last[1]:.1%}"
-        chart = line_chart({"accuracy": view.course}, 1.0, alt, ticks=(0, 1))
-        caption = "Accuracy on test images, from the start (0) to the end (1) of the work"
-        parts.append(column(chart.html, f"<small>{caption}</small>", width="40em"))
+        axes = ("share of the work done", "accuracy on test images")
+        chart = line_chart({"accuracy": view.course}, 1.0, alt, ticks=(0, 0.5, 1), axes=axes)
+        parts.append(column(chart.html, width="40em"))
     if view.after is not None and view.after.cost is not None:
         parts.append(costs_table(view))
     if view.before is None and view.after is None:

@@ -292,7 +292,7 @@ class TreatmentPanel(Panel[TreatmentPanelParameters, TreatmentView]):
         known = treatments.available().items()
         return {
             "treatment": [*((f"{n}: {kind.title}", n) for n, kind in known), NONE],
-            "recipe": [("no recipe: treat the model selected", ""), *models.RECIPES],
+            "recipe": [("none: treat the model above", ""), *models.RECIPES],
         }
 
     def controls(self) -> ipw.Widget:
@@ -348,7 +348,7 @@ class TreatmentPanel(Panel[TreatmentPanelParameters, TreatmentView]):
         self.main.children = self.others.children = []
         if self.treatment is not None and self.params.treatment != NONE:
             names = [*type(self.treatment).model_fields]
-            form = Form(self.treatment, matter=names[:1])
+            self.treatment_form = form = Form(self.treatment, matter=names[:1])
             form.observe(guarded(self, self._settings_changed))
             self.main.children, self.others.children = [form.first], [form.rest]
 

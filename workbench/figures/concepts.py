@@ -10,8 +10,8 @@ import torch
 
 from workbench import checks
 from workbench.concepts import Concepts, Importance, Strategies
-from workbench.figures.images import Picture, captioned, choice, img_tag, table
-from workbench.figures.inputs import count
+from workbench.figures.images import SOFT, Picture, captioned, choice, img_tag, table
+from workbench.figures.inputs import count, percent
 from workbench.figures.palettes import class_colour
 from workbench.figures.prototypes import signed_bar
 from workbench.figures.template import styled
@@ -98,14 +98,20 @@ def concept_rows(
         words += "its strongest crop" + f", times {factor:g}" * (factor != 1)
         described.append(words)
         block = (
-            f'<b style="width:24px">{k}</b>'
+            f'<b style="width:56px">{k}</b>'
             f'<div style="width:92px">{signed_bar(float(mean[k]), largest)}</div><div style="width:'
-            f'84px">{share} here{f", × {factor:g}" * (factor != 1)}</div>'
+            f'92px">{share}{f", × {factor:g}" * (factor != 1)}</div>'
         ) + _crops(concepts, k, n, height)
         style = "display:flex;gap:6px;align-items:center;padding:2px 4px"
         rows.append(choice(block, f"concept:{k}", words, style, chosen=k == chosen, pick=pick))
-    body = f'<div style="font-size:12px">{"".join(rows)}</div>'
-    caption = f"{count(len(rows), 'concept')} of {concepts.layer}, the most important first"
+    heads = zip(("concept", "importance", "in this image", "crops"), (56, 92, 92, 90), strict=True)
+    head = "".join(f'<span style="width:{wide}px">{name}</span>' for name, wide in heads)
+    head = f'<div aria-hidden="true" style="display:flex;gap:6px;padding:0 7px;{SOFT}">{head}</div>'
+    body = f'<div style="font-size:12px">{head}{"".join(rows)}</div>'
+    caption = (
+        f"{count(len(rows), 'concept')} of {concepts.layer}, the most important first; in this "
+        "image: as a share of the strongest crop"
+    )
     return captioned(body, caption, alt=f"{caption}: {'; '.join(described)}")
 
 
@@ -132,6 +138,6 @@ def logit_table(
         rows.append([name, *cells])
         listed.append(f"{classes[k]} {float(logits[k]):.2f} to {float(after[k]):.2f}")
     label = classes[int(after.argmax())]
-    caption = f"predicted {label}, {float(after.softmax(0).max()):.1%}"
-    alt = f"predicted {label}; logits: {', '.join(listed)}"
+    caption = f"the model says {label} ({percent(float(after.softmax(0).max()))})"
+    alt = f"{caption}; logits: {', '.join(listed)}"
     return captioned(table(rows, [escape(name) for name in head]), caption, alt=alt)

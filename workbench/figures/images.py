@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -16,9 +17,12 @@ from PIL import Image
 
 from workbench import checks
 from workbench.figures.inputs import count, numbers, percent
-from workbench.figures.palettes import CLASSES, SCALES, colourise, scale_limits
+from workbench.figures.palettes import SCALES, colourise, scale_limits
 
-MISTAKE = f"outline:3px solid {CLASSES[3]}"  # vermillion; always beside the sign ✗, never alone
+MISTAKE = "outline:3px solid var(--wb-warn, #b3261e)"  # always beside the sign ✗, never alone
+SOFT = "color:var(--wb-soft, #57606a);font-size:12px"  # of captions
+# What the colours of a map say, in words.
+SCALE_WORDS = {"diverging": "blue below zero, orange above", "sequential": "the brighter, the more"}
 OUTLINE = "outline:1px solid rgba(128,128,128,0.5)"
 
 
@@ -88,7 +92,7 @@ def image_grid(
         words, caption = _caption(true[i], guess[i], sure[i], wrong[i])
         tag = _tag(pixels[i], words, height, MISTAKE if wrong[i] else OUTLINE)
         cells.append(
-            f'<figure style="margin:0;width:{width}px">{tag}<figcaption style="font-size:12px;'
+            f'<figure style="margin:0;width:{width}px">{tag}<figcaption style="{SOFT};'
             f'margin-top:4px;overflow-wrap:anywhere">{escape(caption)}</figcaption></figure>'
         )
     style = f"display:flex;flex-wrap:wrap;gap:10px;max-width:{columns * (width + 10)}px"
@@ -103,25 +107,49 @@ def heat_overlay(
     limits: tuple[float, float] | None = None,
     height: int = 160,
     title: str | None = None,
+    over: bool = False,
 ) -> Picture:
     """An image and, beside it, a map of values over it (a saliency, say) in colours.
 
     image: float32 `(C, H, W)` in [0, 1], or None to show the map alone. values: `(H', W')`,
     signed for "diverging" (blue negative, white zero, orange positive), any for
     "sequential". limits: the values at the ends of the scale; give the same to maps that
-    are to be compared.
+    are to be compared. over: lay the map over the image, with a slider from one to the other,
+    which works in panels and reports without a kernel.
     """
     array = numbers("values", values, 2)
     low, high = scale_limits(array, scale, limits)
     alt = _map_in_words(array, scale, low, high)
+    heat = _tag(colourise(array, scale, limits), alt, height)
     shown = "" if image is None else _tag(_one(image), "the image", height)
-    shown += _tag(colourise(array, scale, limits), alt, height)
-    bar = f"width:120px;height:12px;background:linear-gradient(90deg,{','.join(SCALES[scale])})"
+    shown = _laid_over(shown, heat) if over and shown else shown + heat
+    bar = f"width:90px;height:10px;background:linear-gradient(90deg,{','.join(SCALES[scale])})"
     body = (
         f'<div style="display:flex;flex-wrap:wrap;gap:12px">{shown}</div><div style="display:flex;'
-        f'gap:6px;margin-top:4px">{low:.3g}<div style="{bar};{OUTLINE}"></div>{high:.3g}</div>'
+        f'align-items:center;gap:6px;margin-top:4px;{SOFT}">{low:.3g}<div style="{bar};{OUTLINE}">'
+        f"</div>{high:.3g}</div>"
     )
-    return captioned(body, alt, title)
+    return captioned(body, SCALE_WORDS[scale], title, alt)
+
+
+def _laid_over(image: str, heat: str, at: int = 7, most: int = 10) -> str:
+    """A map over its image, and the slider that says how much of each is seen."""
+    shares = [i / most for i in range(most + 1)]
+    style = f"position:absolute;inset:0;opacity:{shares[at]}"
+    frames = f'data-kind="opacity" data-frames="{shares}"'
+    layers = f'<div {frames} style="{style}">{heat}</div>'
+    words = [f"{share:.0%} map" for share in shares]
+    said = escape(json.dumps(words), quote=True)
+    status = f'<span role="status" data-kind="text" data-frames="{said}">{words[at]}</span>'
+    slider = (
+        f'<input type="range" min="0" max="{most}" value="{at}" style="width:7em" '
+        f'aria-label="from the image to the map" aria-valuetext="{words[at]}">'
+    )
+    return (
+        f'<div data-drag="over"><div style="position:relative;width:max-content;line-height:0">'
+        f'{image}{layers}</div><div style="display:flex;gap:6px;align-items:center;{SOFT}">image'
+        f"{slider}{status}</div></div>"
+    )
 
 
 def _one(image: torch.Tensor) -> np.ndarray:
@@ -166,11 +194,12 @@ def _tag(pixels: np.ndarray, alt: str, height: int, style: str = OUTLINE) -> str
 
 
 def captioned(body: str, caption: str, title: str | None = None, alt: str = "") -> Picture:
-    """`body` below its caption, which everybody may read. alt: where it says more than that."""
+    """`body` below its caption, what is seen. alt: the numbers too, which show on hover."""
     shown = (f"<strong>{escape(title)}</strong>: " if title else "") + escape(caption)
+    hover = f' title="{escape(alt, quote=True)}"' if alt else ""
     return Picture(
-        '<figure style="margin:8px 0;font-family:system-ui,sans-serif;font-size:13px">'
-        f'<figcaption style="margin-bottom:8px">{shown}</figcaption>{body}</figure>',
+        f'<figure{hover} style="margin:8px 0;font-family:system-ui,sans-serif;font-size:13px">'
+        f'<figcaption style="margin-bottom:4px;{SOFT}">{shown}</figcaption>{body}</figure>',
         alt or caption,
     )
 
@@ -181,7 +210,7 @@ def choice(block: str, name: str, words: str, style: str, *, chosen: bool, pick:
         f'data-pick="{name}" tabindex="0" role="button" aria-label="{escape(words)}" '
         f'aria-pressed="{str(chosen).lower()}" '
     ) * pick
-    edge = f"3px solid {CLASSES[0] if chosen else 'transparent'}"
+    edge = f"3px solid {'var(--wb-a, #0072b2)' if chosen else 'transparent'}"
     cursor = "pointer" if pick else "auto"
     return f'<div {about}style="border:{edge};cursor:{cursor};{style}">{block}</div>'
 
@@ -199,11 +228,12 @@ def table(rows: Iterable[Sequence[str]], head: Sequence[str] = (), caption: str 
     return f'<table style="{style}">{above}{"".join(lines)}</table>'
 
 
-def bar(share: float) -> str:
+def bar(share: float, room: str = "width:160px") -> str:
     """A bar for a share in [0, 1], on a track that keeps every bar on the same scale."""
     return (
-        '<div style="width:160px;background:rgba(128,128,128,0.2)">'
-        f'<div style="width:{100 * share:.1f}%;height:12px;background:{CLASSES[0]}"></div></div>'
+        f'<div style="{room};background:rgba(128,128,128,0.2)">'
+        f'<div style="width:{100 * share:.1f}%;height:12px;background:var(--wb-a, #0072b2)">'
+        "</div></div>"
     )
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from workbench.figures.images import Picture, captioned, img_tag, table
+from workbench.figures.inputs import count
 from workbench.figures.palettes import rgb
 from workbench.patterns import PatternQuality, Patterns
 
@@ -77,7 +78,10 @@ def pattern_strip(
     attributes += f'aria-label="{escape(alt)}; arrow keys go from {unit} to {unit}" '
     style = f"display:inline-block;line-height:0;cursor:{'crosshair' if pick else 'auto'}"
     tag = img_tag(pixels, alt, pixels.shape[1])
-    return captioned(f'<div {attributes * pick}style="{style}">{tag}</div>', alt)
+    against = sum(counts[2:4])
+    words = f"{layer}: {count(len(on), unit)}, {sum(counts[::2])} on"
+    words += f", {against} against the pattern" * bool((phase != 0).any())
+    return captioned(f'<div {attributes * pick}style="{style}">{tag}</div>', words, alt=alt)
 
 
 def columns(n: int) -> int:
@@ -103,25 +107,26 @@ def pattern_table(
     broken: of one image, `(K,)`. label: the class predicted. Of more than `ROWS` classes those
     with the least of their pattern broken, and the one predicted.
     """
-    heads = ("class", "broken", "of", "recall", "precision")
+    heads = ("class", "violated", "of", "recall", "precision")
     rows, described, sizes = [], [], patterns.sizes.tolist()
     for k in listed(patterns, broken, label):
         name, mined = patterns.classes[k], bool(patterns.total[k])
         shares = [percent(float(v[k])) for v in (quality.recall, quality.precision)]
         values = [str(int(broken[k])) if mined else "no pattern", str(sizes[k]), *shares]
-        heading = f"<b>{escape(name)}</b> ◀ predicted" if k == label else escape(name)
+        heading = f"<b>{escape(name)}</b> ◀ answer" if k == label else escape(name)
         rows.append([heading, *values])
         described.append(f"{name} {values[0]}")
-    alt = f"neurons broken of each class's pattern: {', '.join(described)}"
+    alt = f"neurons violated of each class's pattern: {', '.join(described)}"
     summary = quality.summary()
-    words = (
+    numbers = (
         f"delta {patterns.delta:g}: mean size {patterns.mean_size:.0f}, recall "
         f"{percent(summary['recall'])}, precision {percent(summary['precision'])} on held-out "
         "images"
     )
+    words = "neurons of each class's pattern that this image violates"
     if len(rows) < len(patterns.classes):
-        words += f"; {len(rows)} of {len(patterns.classes):,} classes: the least broken"
-    return captioned(table(rows, heads), words, alt=f"{words}; {alt}")
+        words += f"; {len(rows)} of {len(patterns.classes):,} classes: the least violated"
+    return captioned(table(rows, heads), words, alt=f"{words}; {numbers}; {alt}")
 
 
 def listed(patterns: Patterns, broken: torch.Tensor, label: int) -> list[int]:

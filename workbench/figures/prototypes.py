@@ -49,11 +49,11 @@ def prototype_grid(
     for j in explanation.order[i].tolist():
         vote = explanation.classes[explanation.votes[j]]
         distance = float(explanation.distances[i, j])
-        words = f"prototype #{j} for {vote}, distance {distance:.2f}, adds {float(adds[j]):+.2f}"
+        words = f"prototype #{j} for {vote}, distance {distance:.3g}, adds {float(adds[j]):+.2f}"
         described.append(words)
         block = (
             f"{img_tag(images[j], words, height)}<div>#{j} for <b>{escape(vote)}</b></div>"
-            f"<div>distance {distance:.2f}</div>{signed_bar(float(adds[j]), largest)}"
+            f"<div>distance {distance:.3g}</div>{signed_bar(float(adds[j]), largest)}"
         )
         style = "padding:3px;width:92px"
         cells.append(choice(block, f"prototype:{j}", words, style, chosen=j == chosen, pick=pick))

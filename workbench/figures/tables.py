@@ -40,10 +40,10 @@ def confidence_table(
         verdict += ", which is right" if answer == label else f", but it is {names[label]}"
     rows = []
     for k in order:
-        marks = ["◀ predicted"] * (k == answer) + ["✓ true"] * (k == label)
+        marks = ["◀ answer"] * (k == answer) + ["✓ true"] * (k == label)
         name = f"<b>{escape(names[k])}</b>" if marks else escape(names[k])
-        share = f'<div style="display:flex;gap:8px;align-items:center">{bar(p[k])}'
-        words = f'<span style="white-space:nowrap">{" ".join(marks)}</span>'
+        share = f'<div style="display:flex;gap:8px;align-items:center">{bar(p[k], ROOM)}'
+        words = " ".join(f'<span style="white-space:nowrap">{mark}</span>' for mark in marks)
         rows.append([name, f"{share}{escape(percent(p[k]))}</div>", words])
     listed = ", ".join(f"{names[k]} {percent(p[k])}" for k in order)
     html = table(rows, ("<b>class</b>", "<b>confidence</b>"), escape(verdict))
@@ -98,12 +98,13 @@ def thin(share: float, colour: str) -> str:
     return f'<div style="{style}"></div>'
 
 
+ROOM = "flex:0 1 160px;min-width:40px"  # of a bar, that gives way where models stand side by side
 LEVELS = {  # mark and colour: told apart by shape and word too
-    "red": ("■", "#D55E00"),
-    "error": ("✕", "#D55E00"),
-    "amber": ("▲", "#E69F00"),
-    "green": ("●", "#009E73"),
-    "not applicable": ("○", "#777777"),
+    "red": ("■", "var(--wb-warn, #b3261e)"),
+    "error": ("✕", "var(--wb-warn, #b3261e)"),
+    "amber": ("▲", "var(--wb-b, #b84d00)"),
+    "green": ("●", "var(--wb-ok, #0a7a52)"),
+    "not applicable": ("○", "var(--wb-soft, #57606a)"),
 }
 
 
