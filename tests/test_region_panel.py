@@ -36,7 +36,7 @@ def test_every_region_is_drawn_with_its_words(panel):
     (found,) = panel.result.regions.values()
     html = panel.view.value
     assert html.count("<polygon ") == html.count("<title>region ") == len(found)
-    assert f"{len(found)} linear regions" in html
+    assert f"; {len(found)} linear regions, mean" in html
     home = int(found.locate(torch.zeros(1, 2))[0])
     (words,) = re.findall(rf"<title>region {home}: ([^<]*)</title>", html)
     prediction = models.load("digits/cnn").predict(data.load("digits").images[3:4])

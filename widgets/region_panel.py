@@ -13,7 +13,6 @@ from pydantic import Field
 from workbench import levelsets
 from workbench.data import ImageDataset
 from workbench.figures import plane_map
-from workbench.figures.planes import regions_in_words
 from workbench.levelsets import Plane, Regions, Slice, ascent
 from workbench.params import Parameters
 from workbench.steps import Step
@@ -125,8 +124,9 @@ class RegionPanel(Panel[RegionPanelParameters, RegionView]):
         """Each model's regions over what it says, and the image under the pointer."""
         name, blocks = called(result.images, result.index), []
         for model, cut in result.regions.items():
-            counted = f"<b>{escape(model)}</b>: {escape(regions_in_words(cut))}."
-            blocks.append(f'<p class="wb-soft">{counted}</p>')
+            low, high = (f"{g:.3g}" for g in (cut.gradient.min(), cut.gradient.max()))
+            words = f"{len(cut):,} linear regions, gradients of the margin {low} to {high}"
+            blocks.append(f'<p class="wb-soft"><b>{escape(model)}</b>: {words}</p>')
         for model, reason in result.refused.items():
             blocks.append(f'<p role="alert"><b>{escape(model)}</b>: {escape(reason)}</p>')
         if not result.planes:

@@ -185,7 +185,7 @@ class Labels:
         look = "width:8px;height:8px;margin:-5px;border-radius:50%;border:1px solid #000"
         for name, at in places.items():
             x, y = self.frame.share(at)
-            dot = f"position:absolute;left:{x:.2f}%;top:{y:.2f}%;background:#fff;{look}"
+            dot = f"position:absolute;left:{x:.2f}%;top:{y:.2f}%;background:#fff;{look};{HALO}"
             self.parts.append(f'<i data-mark="{escape(name)}" style="{dot}"></i>')
             if not self.add(name, at, AROUND, 7, "font-size:12px"):
                 self.add(name, at, AROUND[:1], 7, "font-size:12px", crowded=True)

@@ -76,12 +76,13 @@ def plane_map(
         if each is None:
             faces.append(face(name, tone, frame, cover("being computed"), "&nbsp;"))
             continue
-        alts.append((f"{name}: " if name else "") + in_words(each))
+        cut = cuts.get(name)
+        alts.append((f"{name}: " if name else "") + in_words(each, cut))
         labels = Labels(frame)
         labels.scale()
         labels.marks(marks or {}, path)
         labels.classes(each)
-        drawn = "".join(lines(each, frame, cuts.get(name), colour, path, levels))
+        drawn = "".join(lines(each, frame, cut, colour, path, levels))
         shown = layers(each, frame, drawn, alts[-1], pick) + "".join(labels.parts)
         shown += cover(waiting)
         faces.append(face(name, tone, frame, shown, caption(each, levels, colour)))
@@ -102,11 +103,12 @@ def together(faces: Sequence[str], spot: Spot, live: str, beside: str) -> str:
     )
 
 
-def in_words(plane: Plane) -> str:
-    """The share of each class, and of the box, in a plane."""
+def in_words(plane: Plane, regions: Regions | None = None) -> str:
+    """The share of each class, and of the box, in a plane; and its regions."""
     summary = plane.summary()
     shares = ", ".join(f"{name} on {percent(s)}" for name, s in summary["shares"].items())
-    return f"plane: {shares}; {percent(summary['inside'])} of it inside [0, 1]"
+    words = f"plane: {shares}; {percent(summary['inside'])} of it inside [0, 1]"
+    return words if regions is None else f"{words}; {regions_in_words(regions)}"
 
 
 def caption(plane: Plane, levels: Sequence[float], colour: str) -> str:
