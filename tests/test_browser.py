@@ -338,18 +338,17 @@ def test_level_set_panel_runs_cancels_scrubs_and_is_clicked(page, server):
     cancel.click()
     panel.locator("text=Cancelled").wait_for()
     panel.locator("text=RMSE to the target").wait_for()
-    panel.locator(".widget-slider:has-text('side') [role=slider]").last.focus()
+    panel.locator("button:has-text('Settings')").click()
+    panel.locator(".widget-slider:has-text('points each way') [role=slider]").last.focus()
     page.keyboard.press("Home")  # the fewest points; runs again
     plane = panel.locator("svg[data-pick=plane]")
     plane.wait_for()
     page.wait_for_function(  # the plane of 17 points is there: the path is whole
         """async () => {
-            const picture = document.querySelector('svg[data-pick=plane] image');
+            const picture = document.querySelector('[data-map] figure img');
             if (!picture) return false;
-            const image = new Image();
-            image.src = picture.getAttribute('href');
-            await image.decode();
-            return image.naturalWidth === 17;
+            await picture.decode();
+            return picture.naturalWidth === 17;
         }""",
     )
     slider = panel.locator(".widget-slider:has-text('step') [role=slider]").last
@@ -361,16 +360,16 @@ def test_level_set_panel_runs_cancels_scrubs_and_is_clicked(page, server):
             break
     panel.locator("text=step 0: still").wait_for()
     shot(page, "levels_scrubbed")
-    plane.click(position={"x": 90, "y": 90})
-    panel.locator("text=the point picked").wait_for()
-    before = panel.locator("svg[data-pick=plane] circle").last.get_attribute("cx")
+    plane.click(position={"x": 90, "y": 60})
+    panel.locator("text=Kept: this point").wait_for()
     plane.focus()
-    page.keyboard.press("ArrowRight")
+    page.keyboard.press("ArrowRight")  # the page moves the point, the kernel hears where it is kept
+    before = panel.locator(".wb-ring").evaluate("node => node.style.transform")
+    page.keyboard.press("Enter")
     page.wait_for_function(
-        """before => [...document.querySelectorAll('svg[data-pick=plane] circle')].at(-1)
-            .getAttribute('cx') > before""",
-        arg=before,
+        "before => document.querySelector('.wb-ring').style.transform !== before", arg=before
     )
+    page.wait_for_function("() => document.activeElement.dataset.pick === 'plane'")
     assert plane.get_attribute("aria-label").startswith("plane: ")
     shot(page, "levels_clicked")
     assert page.problems == []

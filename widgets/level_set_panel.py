@@ -33,13 +33,25 @@ SMALL = 64  # pixels on the screen of an image beside the map
 class LevelSetPanelParameters(Parameters):
     """What `LevelSetPanel` does beside the data, the model and the source image."""
 
-    target: int = Field(-1, ge=-1, description="index of the target image; -1: of another class")
-    delta: float = Field(0.05, ge=0.01, le=0.5, description="confidence that may be lost")
+    target: int = Field(
+        -1, ge=-1, title="target index", description="of the target image; -1: of another class"
+    )
+    delta: float = Field(
+        0.05, ge=0.01, le=0.5, title="confidence to lose", description="at most, on the way"
+    )
     n_steps: int = Field(300, ge=1, le=5000, description="steps of the traversal")
-    extent: float = Field(0.25, ge=0, le=2, description="room round the images in the plane")
-    side: int = Field(101, ge=17, le=401, description="points of the plane, each way")
-    regions: bool = Field(False, description="draw the exact linear regions over the plane")
-    compare: str = Field("", description="a second model on the same plane")
+    extent: float = Field(
+        0.25, ge=0, le=2, title="room around", description="of the images in the plane, a share"
+    )
+    side: int = Field(
+        101, ge=17, le=401, title="points each way", description="of the grid on the plane"
+    )
+    regions: bool = Field(
+        False, title="linear regions", description="draw the exact ones over the plane"
+    )
+    compare: str = Field(
+        "", title="beside it", description="a second model on the same plane, under one pointer"
+    )
     seed: int = Field(0, ge=0, le=10**6, description="seed of the start")
 
 
@@ -87,6 +99,7 @@ class LevelSetPanel(Panel[LevelSetPanelParameters, LevelSetView]):
     title = "Level set panel"
     follows = (*Panel.follows, "towards")
     action = ("Run", "Traverse")
+    matter = ("n_steps", "delta", "compare")
     picks = True
     point: torch.Tensor | None = None  # of the plane, where it was clicked
     before: LevelSetView | None = None  # the last with a plane

@@ -29,19 +29,24 @@ class RegionPanelParameters(Parameters):
     """What `RegionPanel` does beside the data, the model and the image."""
 
     plane: Literal["random", "gradient", "two images"] = Field(
-        "gradient", description="what spans the plane; gradient: that of the class, and chance"
+        "gradient",
+        title="spanned by",
+        description="what spans the plane; gradient: that of the class, and chance",
     )
     extent: float = Field(
         0.1,
         ge=0.01,
         le=100,
-        description="how far the window reaches from the image, L2",
+        title="reach, L2",
+        description="how far the window reaches from the image",
         json_schema_extra={"log": True},
     )
     colour: Literal["class", "gradient", "region"] = Field(
         "gradient", description="what colours the regions"
     )
-    compare: str = Field("", description="a second model on the same window")
+    compare: str = Field(
+        "", title="beside it", description="a second model on the same window, under one pointer"
+    )
     seed: int = Field(0, ge=0, le=10**6, description="seed of the random directions")
 
 
@@ -69,6 +74,7 @@ class RegionPanel(Panel[RegionPanelParameters, RegionView]):
 
     Params = RegionPanelParameters
     title = "Region panel"
+    matter = ("extent", "colour", "compare")
 
     def check(self, params: RegionPanelParameters) -> None:
         """Check that there is the model to compare with."""
@@ -123,12 +129,14 @@ class RegionPanel(Panel[RegionPanelParameters, RegionView]):
     def draw(self, result: RegionView) -> str:
         """Each model's regions over what it says, and the image under the pointer."""
         name, blocks = called(result.images, result.index), []
-        for model, cut in result.regions.items():
-            low, high = (f"{g:.3g}" for g in (cut.gradient.min(), cut.gradient.max()))
-            words = f"{len(cut):,} linear regions, gradients of the margin {low} to {high}"
-            blocks.append(f'<p class="wb-soft"><b>{escape(model)}</b>: {words}</p>')
-        for model, reason in result.refused.items():
-            blocks.append(f'<p role="alert"><b>{escape(model)}</b>: {escape(reason)}</p>')
+        for model in self.names():
+            words, cut = "linear regions being computed", result.regions.get(model)
+            if cut is not None:
+                low, high = (f"{g:.3g}" for g in (cut.gradient.min(), cut.gradient.max()))
+                words = f"{len(cut):,} linear regions, gradients of the margin {low} to {high}"
+            words = escape(result.refused.get(model, words))
+            role = 'role="alert"' if model in result.refused else 'class="wb-soft"'
+            blocks.append(f"<p {role}><b>{escape(model)}</b>: {words}</p>")
         if not result.planes:
             return section(status("being computed"))
         picture = plane_map(

@@ -25,7 +25,7 @@ FLAT, TALL = 0.35, 1.5  # heights over widths beyond which a map is stretched
 SMALL = 0.6  # labels keep apart down to this share of the size
 LINE = 'fill="none" stroke="#000" vector-effect="non-scaling-stroke"'
 FILL = "position:absolute;inset:0;width:100%;height:100%"
-HATCH = "repeating-linear-gradient(135deg,#4b5563a0 0 1px,#fff9 1px 8px)"
+HATCH = "repeating-linear-gradient(135deg,#4b556380 0 1px,#fff9 1px 8px)"
 HALO = "color:#16191d;white-space:nowrap;pointer-events:none;text-shadow:" + ",".join(
     ["0 0 2px #fff"] * 4
 )

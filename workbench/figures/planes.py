@@ -85,7 +85,8 @@ def plane_map(
         drawn = "".join(lines(each, frame, cut, colour, path, levels))
         shown = layers(each, frame, drawn, alts[-1], pick) + "".join(labels.parts)
         shown += cover(waiting)
-        faces.append(face(name, tone, frame, shown, caption(each, levels, colour)))
+        about = caption(each, levels, "class" if cut is None else colour)
+        faces.append(face(name, tone, frame, shown, about))
     spot = Spot.of(planes, here)
     live = "" if waiting else f'data-map="{spot.data()}"'
     return Picture(together(faces, spot, live, beside), "; ".join(alts))
