@@ -35,6 +35,15 @@ def test_next_leads_to_the_following_notebook_of_the_course(name, following):
     assert LINK.findall(text)[0] == following
 
 
+@pytest.mark.parametrize("place", range(len(LESSONS)))
+def test_the_foot_leads_back_and_on(place):
+    names = [*LESSONS]
+    *_, foot = READ[names[place]].cells[-1].source.splitlines()
+    assert foot.startswith("← ")
+    assert foot.endswith(" →")
+    assert LINK.findall(foot) == [names[place - 1], names[(place + 1) % len(names)]]
+
+
 @pytest.mark.parametrize("name", READ)
 def test_no_link_leads_to_a_notebook_that_is_not_there(name):
     linked = set(LINK.findall("\n".join(c.source for c in READ[name].cells)))

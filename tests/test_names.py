@@ -395,7 +395,8 @@ def test_the_command_makes_and_keeps(home):
 @pytest.mark.slow
 def test_a_report_a_card_and_a_saved_notebook_of_such_a_name(home, tmp_path):
     notebook = Path(__file__).parent.parent / "notebooks" / "02_attacks.ipynb"
-    report = reports.execute(notebook, {"model": BOTH}, tmp_path / "out", timeout=600)
+    given = {"model": BOTH, "robust": "digits/cnn-robust"}
+    report = reports.execute(notebook, given, tmp_path / "out", timeout=600)
     content = json.loads(report.results_path.read_text())
     assert content["parameters"]["model"] == BOTH
     card = reports.card(BOTH, tmp_path / "cards", n=20, eps=0.1)

@@ -80,6 +80,10 @@ def test_notebook_keeps_the_house_form(name):
     assert [ast.unparse(n) for n in asserts if not n.msg] == [], "a check is a sentence"
     assert asserts
     assert "## Next" in notebook.cells[-1].source
+    drawn = [c for c in code if c.metadata.get("jupyter", {}).get("source_hidden")]
+    assert [c for c in code if "courses.check(" in c.source and c not in drawn] == [], "a check"
+    plots = [c for c in code if "figures.styled(" in c.source and "def " not in c.source]
+    assert [c.source for c in plots if c not in drawn] == [], "what only draws is folded"
 
 
 @pytest.mark.notebook
