@@ -50,9 +50,9 @@ class Progress:
 
     def page(self) -> str:
         """For a teacher: a table of students and exercises, as one HTML document."""
-        rows = self.table.assign(
-            exercise=self.table["notebook"] + " " + self.table["exercise"].astype(str)
-        )
+        several = self.table.groupby("notebook")["exercise"].transform("max") > 1
+        numbers = (" " + self.table["exercise"].astype(str)).where(several, "")
+        rows = self.table.assign(exercise=self.table["notebook"].str.replace("_", " ") + numbers)
         columns = sorted(rows["exercise"].unique())
         head = "".join(f'<th scope="col">{escape(name)}</th>' for name in columns)
         body = ""
