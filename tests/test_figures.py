@@ -195,10 +195,28 @@ EYES = {
 
 
 @pytest.mark.parametrize("eyes", EYES)
-def test_class_colours_stay_apart_from_each_other_and_from_white(eyes):
+def test_class_colours_stay_apart_from_each_other_and_from_white_and_dark_pages(eyes, capsys):
     seen = [lab(EYES[eyes] @ linear(colour)) for colour in figures.CLASSES]
-    assert min(np.linalg.norm(a - b) for a, b in itertools.combinations(seen, 2)) > 15
-    assert min(np.linalg.norm(a - [100, 0, 0]) for a in seen) > 20
+    pairs = min(np.linalg.norm(a - b) for a, b in itertools.combinations(seen, 2))
+    white, dark = (
+        min(np.linalg.norm(a - lab(EYES[eyes] @ linear(page))) for a in seen)
+        for page in ("#ffffff", "#111111")
+    )
+    with capsys.disabled():
+        print(f"\n{eyes}: least {pairs:.1f} between classes, {white:.1f} white, {dark:.1f} dark")
+    assert pairs > 15
+    assert white > 20
+    assert dark > 25
+
+
+def test_whoever_draws_with_plotly_has_the_colours_of_the_house_on_clear_paper():
+    code = (
+        "import plotly.express as px\nfrom workbench import figures\n"
+        "bars = px.bar(x=['a', 'b'], y=[1, 2], color=['a', 'b'])\n"
+        "print([bar.marker.color for bar in bars.data], bars.layout.template.layout.paper_bgcolor)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == f"{list(figures.CLASSES[:2])} rgba(0,0,0,0)"
 
 
 @pytest.mark.parametrize("eyes", EYES)

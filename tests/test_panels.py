@@ -362,3 +362,57 @@ def test_code_that_fails_says_so_beside_the_picture(monkeypatch):
     assert "ZeroDivisionError" in panel.message.value
     assert panel.result is not None
     assert "<img" in panel.view.value
+
+
+def test_undo_takes_back_parameters_and_image_one_by_one():
+    panel = AttackPanel("digits", "digits/cnn", 3, eps=0.1, n_steps=5)
+    panel._repr_mimebundle_()
+    states = []
+    for change in (
+        lambda: setattr(panel.form.controls["attack"], "value", "FGSM"),
+        lambda: panel.picker.step(2),
+        lambda: setattr(panel.attack_form.controls["eps"], "value", 0.2),
+        lambda: setattr(panel.form.controls["target"], "value", "8"),
+        lambda: setattr(panel.picker.model, "value", "digits/mlp"),
+    ):
+        states.append(panel.state())
+        change()
+        settle(panel)
+        assert panel.state() != states[-1]
+    while states:
+        panel.undo()
+        settle(panel)
+        assert panel.state() == states.pop()
+        assert panel.attack_form.controls["eps"].value == panel.attack.eps
+        assert panel.form.controls["target"].value == panel.params.target
+        assert panel.result.index == panel.selection.index
+    panel.undo()  # there is nothing left to take back
+    assert panel.state()["attack"] == "PGD"
+
+
+@EACH
+def test_the_controls_that_matter_are_in_view_and_no_more_than_three_of_the_form(kind):
+    panel = made(kind)
+    assert panel.widget is not None
+    form = getattr(panel, "form", None)
+    if form is not None:
+        shown = [c for c in form.first.children if c is not form.message]
+        assert 1 <= len(shown) <= 3
+        assert not set(shown) & set(form.rest.children)
+        assert set(shown) | set(form.rest.children) == set(form.controls.values())
+
+
+def test_folds_open_by_a_click_or_a_key_and_say_so():
+    panel = made(ModelPanel)
+    assert panel.widget is not None
+    below = panel.below
+    assert below.buttons.value.count('aria-expanded="false"') == len(below.titles)
+    below.buttons.picked = {"name": "0", "key": "Enter", "turn": 1}
+    assert below.selected_index == 0
+    assert below.buttons.value.count('aria-expanded="true"') == 1
+    assert list(below.body.children) == [panel.code_view]
+    below.buttons.picked = {"name": "0", "key": "ArrowDown", "turn": 2}
+    assert below.selected_index == 0
+    below.buttons.picked = {"name": "0", "key": " ", "turn": 3}
+    assert below.selected_index is None
+    assert list(below.body.children) == []

@@ -85,7 +85,8 @@ def live(words: str) -> str:
 def alert(message: str) -> str:
     """An error as HTML that screen readers announce."""
     return (
-        '<p role="alert" style="margin:4px 0;padding:4px 8px;border-left:4px solid #D55E00">'
+        '<p role="alert" style="margin:4px 0;padding:4px 8px;'
+        'border-left:4px solid var(--wb-warn, #b3261e)">'
         f"<b>Error:</b> {escape(message)}</p>"
     )
 

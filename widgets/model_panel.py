@@ -20,7 +20,8 @@ from workbench.params import Parameters
 from workbench.saliency import Saliency
 from workbench.steps import Step
 
-from .blocks import figure, section, table
+from .blocks import figure, pick, section, status, table
+from .labels import MOST
 from .panel import Panel
 from .picker import model_choices, model_label
 
@@ -94,6 +95,7 @@ class ModelPanel(Panel[ModelPanelParameters, ModelView]):
 
     Params = ModelPanelParameters
     title = "Model panel"
+    picks = True
     matter = ("method", "browse", "compare")
     follows = (*Panel.follows, "towards")
 
@@ -196,7 +198,7 @@ class ModelPanel(Panel[ModelPanelParameters, ModelView]):
     def draw(self, result: ModelView) -> str:
         """The image, then one block a model: its answer, its map, and what the map means."""
         if result.index is None:
-            return f"<p>{escape(self._nothing())}</p>"
+            return section(self._nothing())
         labelled = f"labelled {result.label}" if result.label else "without a label"
         alt = f"index {result.index} of {result.images.name}, {labelled}"
         caption = f"index {result.index}, {escape(labelled)}"
@@ -205,14 +207,29 @@ class ModelPanel(Panel[ModelPanelParameters, ModelView]):
         maps = [look.saliency.values for look in result.looks if look.saliency is not None]
         most = max((float(values.abs().max()) for values in maps), default=0.0) or 1.0
         looks = (f"<div>{draw_look(k, result.label, image, most)}</div>" for k in result.looks)
-        return section(f'<div class="wb-looks">{shown}{"".join(looks)}</div>')
+        unknown = "" if result.label else self._unlabelled()
+        return section(f'<div class="wb-looks">{shown}{"".join(looks)}</div>{unknown}')
 
     def _nothing(self) -> str:
         s = self.selection
-        what = f"images of class {self.params.only!r}" if self.params.only else "images"
+        only = self.params.only
+        what = f"images of class {only!r}" if only else "images"
+        anyway = pick("only:", "Show all classes") if only else ""
         if self.params.browse == "mistakes":
-            return f"{s.model} makes no mistake on the {what} of {s.dataset}."
-        return f"There are no {what} in {s.dataset}."
+            words = f"{s.model} makes no mistake on the {what} of {s.dataset}."
+            anyway += pick("browse:least confident first", "Show those it is least sure of")
+        else:
+            words = f"There are no {what} in {s.dataset}."
+        return status(escape(words)) + anyway
+
+    def _unlabelled(self) -> str:
+        """What it means that a drawing has no label, and the classes it can be given."""
+        words = "Without a label no answer is right or wrong."
+        if self.selection.dataset == self.selection.origin:
+            return status(words)
+        classes = self.selection.class_names()[:MOST]
+        buttons = (pick(f"meant:{name}", name) for name in classes)
+        return status(f"{words} This is a") + "".join(buttons)
 
     def code(self) -> str:
         """The calls that give the predictions and maps shown."""
@@ -265,6 +282,13 @@ class ModelPanel(Panel[ModelPanelParameters, ModelView]):
             self.card_view.value = "".join(map(card_table, shown))
             self.layer_view.value = "".join(map(layer_table, shown))
             self._facts_of = names
+
+    def picked(self, what: str, which: str, event: dict[str, Any]) -> None:
+        """A way on was picked: other images to step through, or the class of a drawing."""
+        if what in ("only", "browse"):
+            self.set(**{what: which})
+        elif what == "meant":
+            self.selection.draw(self.selection.images()[-1][0], which)
 
     def followed(self, change: Any) -> None:
         """What was chosen of other data, or beside another model, would not fit."""

@@ -72,6 +72,7 @@ class Panel(Frame[R], Generic[P, R]):
         self._widget: ipw.Widget | None = None
         self.live = False  # once there are controls
         self._past: list[tuple[dict[str, Any], P]] = []  # what an undo goes back to
+        self._going_back = False
         self.calm = False  # where it begins with a first look, and others start the rest
         self.code_view = ipw.HTML()
         self.view.add_class("wb-view")
@@ -253,7 +254,7 @@ class Panel(Frame[R], Generic[P, R]):
 
     def _note(self) -> None:
         """Remember what there was before a change."""
-        if self.live and self._now() != self._here:
+        if self.live and not self._going_back and self._now() != self._here:
             self._past.append(self._here)
             self._here, self._back.disabled = self._now(), False
 
@@ -262,14 +263,14 @@ class Panel(Frame[R], Generic[P, R]):
         if not self._past:
             return
         with self._lock:
-            (chosen, params), self.live = self._past.pop(), False  # nothing is noted on the way
+            (chosen, params), self._going_back = self._past.pop(), True
             try:
                 with self.selection.hold_trait_notifications():
                     for name, value in chosen.items():
                         setattr(self.selection, name, value)
                 self.accept(params)
             finally:
-                self.live = True
+                self._going_back = False
             self.choose_anew()
             if hasattr(self, "form"):
                 self.form.set(self.params)
@@ -287,10 +288,17 @@ class Panel(Frame[R], Generic[P, R]):
             for name, choices in self.choices().items():
                 self.form.choose_from(name, choices, getattr(self.params, name))
 
+    def _picked(self, event: dict[str, Any]) -> None:
+        what, _, which = event.get("name", "").partition(":")
+        if what == "image":
+            self.selection.index = int(which)
+        else:
+            super()._picked(event)
+
     def _follow(self, change: Any) -> None:
         if self.quiet:
             return
-        if self.picker is not None and not self._shares_picker:
+        if self._widget is not None and self.picker is not None and not self._shares_picker:
             self.picker.sync()
         self.followed(change)
         self._note()
@@ -347,10 +355,9 @@ class Panel(Frame[R], Generic[P, R]):
         # What is on the screen need not be drawn again, unless it was turned to something else.
         as_shown = self._drawn and self.view.value == self._drawn
         picture = self._drawn if as_shown else self.draw(self.result)
-        return (
-            f'<section aria-label="{title}">{picture}'
-            f'<p style="color:#555;font-size:90%">{title}: {caption}</p></section>'
-        )
+        soft = "color:var(--wb-soft, #57606a);font-size:12px"
+        about = f'<p style="{soft}">{title}: {caption}</p>'
+        return f'<section aria-label="{title}">{picture}{about}</section>'
 
     def _repr_mimebundle_(self, **_: object) -> dict[str, Any]:
         if self.result is None:

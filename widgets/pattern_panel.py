@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from html import escape
 from typing import Any, Literal
 
@@ -18,22 +18,22 @@ from workbench.figures.patterns import columns
 from workbench.models import outputs, unheard
 from workbench.params import Parameters
 from workbench.patterns.grouping import margins, unit
-from workbench.patterns.mining import PatternQuality, Patterns
+from workbench.patterns.mining import Patterns
 from workbench.patterns.neurons import check_neurons
 from workbench.patterns.recording import copied, rectifiers
 from workbench.steps import Step
 
-from .blocks import column, figure, live, row, section, slider, status
+from .blocks import figure, live, row, section, slider, status
+from .fired import PatternView, drawn, folded, looked_at
 from .form import choose_from
-from .labels import called, says
+from .labels import says
 from .mined import Key, Mined
 from .panel import Panel
 from .pick_view import ARROWS
 from .selection import GIVE
-from .views import View, filled
+from .views import filled
 
 HELD_OUT = 2000  # test images that patterns are judged on and the threshold is chosen on
-LAYERS, CELLS = 8, 16_384  # drawn at once; the others are counted, and drawn when picked
 LAST = "the last"
 FORM = ("delta", "kind", "false_alarms", "n_train", "switch")
 
@@ -58,40 +58,6 @@ class PatternPanelParameters(Parameters):
     )
     layer: str = Field("", description="layer of the neuron looked at; empty: the last")
     neuron: int = Field(-1, ge=-1, description="neuron looked at; -1: the one that fires most")
-
-
-@dataclass(frozen=True, eq=False)
-class PatternView(View):
-    """What the panel shows: an image, what it fires, and how that fits the patterns.
-
-    values: activations `(n,)` by layer; on: which are on; units: what a neuron is called
-    there (see `patterns.grouping`). broken: neurons of each class's pattern, `(K,)`. score,
-    threshold: of the monitor. remark: why there are none. top: images that fire the neuron
-    looked at, and how much. held: its value where it is switched, and the logits then. offer:
-    models that fit, where this one has nothing to show.
-    """
-
-    logits: torch.Tensor
-    label: int
-    values: dict[str, torch.Tensor]
-    on: dict[str, torch.Tensor]
-    units: dict[str, str]
-    patterns: Patterns | None = None
-    quality: PatternQuality | None = None
-    broken: torch.Tensor | None = None
-    score: float = 0.0
-    threshold: float = 0.0
-    remark: str = ""
-    top: tuple[torch.Tensor, torch.Tensor] | None = None
-    held: tuple[float, torch.Tensor] | None = None
-    offer: str = ""
-
-    def summary(self) -> dict[str, Any]:
-        """The patterns and how good they are, what the image breaks, the monitor."""
-        summary = {"index": self.index, "predicted": self.model.classes[self.label]}
-        for part in (self.patterns, self.quality):
-            summary |= part.summary() if part is not None else {}
-        return summary | {"score": self.score, "threshold": self.threshold}
 
 
 class PatternPanel(Panel[PatternPanelParameters, PatternView]):
@@ -232,12 +198,13 @@ class PatternPanel(Panel[PatternPanelParameters, PatternView]):
         if not view.values:
             return section(*blocks, view.offer)
         layer, k = self._neuron(view)
-        below = live("Press <b>Mine</b> for the patterns of the classes.")
+        said, below = "", live("Press <b>Mine</b> for the patterns of the classes.")
         if view.remark:
             below = f"<p>{escape(view.remark, quote=False)}</p>"
         if pattern is not None and view.quality is not None and view.broken is not None:
             table = figures.pattern_table(pattern, view.quality, view.broken, view.label)
-            blocks += [table.html, column(status(self._verdict(view, pattern)), width="22em")]
+            blocks.append(table.html)
+            said = status(self._verdict(view, pattern))
             below = looked_at(view, pattern, layer, k) if view.top is not None else ""
         strips, rest = "", []
         shown, known = drawn(view, layer), pattern is not None
@@ -251,7 +218,7 @@ class PatternPanel(Panel[PatternPanelParameters, PatternView]):
         if rest:
             heads = f"<summary>{len(rest)} more layers: one is drawn when picked</summary>"
             strips += f"<details>{heads}{''.join(rest)}</details>"
-        return section(row(*blocks), below, figures.pattern_legend().html, strips)
+        return section(said, row(*blocks), below, figures.pattern_legend().html, strips)
 
     def tile(self, result: PatternView) -> tuple[str, str]:
         """What fires in the layer that is most divided, and how all fits the pattern."""
@@ -287,8 +254,8 @@ class PatternPanel(Panel[PatternPanelParameters, PatternView]):
         return (
             f"{'▲ <b>Alarm</b>' if view.score > view.threshold else '● <b>No alarm</b>'}: the "
             f"{self.params.kind} monitor's distance is {view.score:.3g}, the alarm starts above "
-            f"{view.threshold:.3g}. At most {self.params.false_alarms:.3g} of held-out images "
-            "give a false alarm."
+            f"{view.threshold:.3g}. At most {100 * self.params.false_alarms:.3g}% of held-out "
+            "images give a false alarm."
         )
 
     def shown(self, result: PatternView) -> None:
@@ -366,44 +333,3 @@ class PatternPanel(Panel[PatternPanelParameters, PatternView]):
             layer = layer if layer in self._rectifiers() else ""
             self.params = self.params.changed(layer=layer, neuron=-1)
         self.start(None if self._known() is not None else self.peek())
-
-
-def looked_at(view: PatternView, pattern: Patterns, layer: str, k: int) -> str:
-    """The neuron chosen: the images that fire it most, and the logits with it switched."""
-    assert view.top is not None
-    phase = int(pattern.phases[layer][view.label, k])
-    images, asked = view.images, ("not in the pattern of", "on in the pattern of")[abs(phase)]
-    asked = asked.replace("on in", "off in") if phase < 0 else asked
-    what = view.units[layer]
-    name = view.model.classes[view.label]
-    words = f"{layer}, {what} {k}: {view.values[layer][k]:.3g} on this image; {asked} {name}"
-    tags = ""
-    for i, fires in zip(*(part[0].tolist() for part in view.top), strict=True):
-        alt = f"index {i}, {called(images, i)}: {fires:.3g}"
-        tags += figures.img_tag(images.images[i], alt, 48) + " " if fires > 0 else ""
-    to, logits = view.held or (0.0, None)
-    switched = f"{what} at {to:.3g}"
-    table = figures.logit_table(view.logits, logits, view.model.classes, what=switched, n=4)
-    top = f"<p><b>{escape(words)}</b></p><p>Most active on<br>{tags or 'no test image'}</p>"
-    return row(f"<div>{top}</div>", table.html)
-
-
-def drawn(view: PatternView, layer: str) -> set[str]:
-    """The layers that are drawn: the one looked at, and the last as long as there is room."""
-    shown, cells = {layer}, len(view.on[layer]) if layer in view.on else 0
-    for name in reversed(view.on):
-        if name not in shown:
-            cells += len(view.on[name])
-            if len(shown) == LAYERS or cells > CELLS:
-                break
-            shown.add(name)
-    return shown
-
-
-def folded(layer: str, on: torch.Tensor, phase: torch.Tensor, unit: str) -> str:
-    """A layer in a line, to be picked: how much is on, and how much against the pattern."""
-    against = int(((phase > 0) & ~on | (phase < 0) & on).sum())
-    words = f"{layer}: {int(on.sum()):,} of {len(on):,} {unit}s on"
-    words += f", {against:,} against the pattern" if bool((phase != 0).any()) else ""
-    pick = f'data-pick="show:{escape(layer)}" style="display:block"'
-    return f"<button {pick}>{escape(words)}</button>"

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from workbench import patterns
 from workbench.figures import confidence_table
-from workbench.figures.inputs import count
 from workbench.models import Prediction
 from workbench.params import Parameters
 from workbench.patterns import Patterns
@@ -135,11 +134,12 @@ class ProofPanel(Panel[ProofPanelParameters, ProofView]):
         if answer is not None:
             look = f'class="wb-verdict {LOOKS[answer.verdict]}"'
             bound = "" if answer.bound is None else f", least margin proved {answer.bound:.3g}"
+            cases = f"{answer.branches:,} cases looked at" if answer.branches else "at once"
             rest = f", {answer.open:,} of them left" if answer.open else ""
             note = f" {escape(answer.note)}" if answer.note else ""
             verdict = (
-                f'<p role="status" {look}><b class="wb-head">{WORDS[answer.verdict]}</b>{note}<br>'
-                f'<span class="wb-soft">{count(answer.branches, "case")} looked at{rest}{bound}, '
+                f'<p role="status" {look}><b>{WORDS[answer.verdict]}</b>{note}<br>'
+                f'<span class="wb-soft">{cases}{rest}{bound}, '
                 f"{answer.seconds:.1f} s</span></p>"
             )
             if answer.counterexample is not None and view.refuted is not None:

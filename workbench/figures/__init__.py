@@ -7,6 +7,8 @@ Raises: each function, a TypeError or ValueError that names the argument which b
 contract, the value given and what was expected.
 """
 
+import sys
+
 import lazy_loader
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(
@@ -25,3 +27,8 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "template": ["empty_figure", "styled"],
     },
 )
+
+if (
+    "plotly.express" in sys.modules
+):  # a notebook that draws by itself does so in the house's colours
+    from workbench.figures import template as _template  # noqa: F401

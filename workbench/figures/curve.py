@@ -109,9 +109,10 @@ def line_chart(
         y, left = 12 + 16 * i, ROOM + WIDTH + 16
         parts.append(f'<path d="M{left} {y}h24" {colour} {dash} stroke-width="2"/>')
         parts.append(text(left + 30, y + 4, name))
+    legend = 52 + 7 * max((len(name) for name in lines), default=0)
     tall = max(HEIGHT + 40, 16 * len(lines) + 8)
     svg = (
-        f'<svg role="img" aria-label="{escape(alt, quote=True)}" width="{ROOM + WIDTH + 150}" '
+        f'<svg role="img" aria-label="{escape(alt, quote=True)}" width="{ROOM + WIDTH + legend}" '
         f'height="{tall}" font-family="system-ui,sans-serif">{"".join(parts)}</svg>'
     )
     return Picture(svg, alt)

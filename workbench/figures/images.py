@@ -228,10 +228,10 @@ def table(rows: Iterable[Sequence[str]], head: Sequence[str] = (), caption: str 
     return f'<table style="{style}">{above}{"".join(lines)}</table>'
 
 
-def bar(share: float, room: str = "width:160px") -> str:
+def bar(share: float) -> str:
     """A bar for a share in [0, 1], on a track that keeps every bar on the same scale."""
     return (
-        f'<div style="{room};background:rgba(128,128,128,0.2)">'
+        '<div class="wb-track" style="width:160px;background:rgba(128,128,128,0.2)">'
         f'<div style="width:{100 * share:.1f}%;height:12px;background:var(--wb-a, #0072b2)">'
         "</div></div>"
     )

@@ -20,11 +20,12 @@ DIVERGING = (
     "#0b3d78", "#2f77b4", "#7db1d9", "#c6dff1", "#ffffff",
     "#fbdcb8", "#f2a65a", "#cf6a0a", "#7d3a02",
 )  # fmt: skip
-# The eight colours of Okabe and Ito (2008), then a violet and a brown that are as far
-# from them, for normal and colour-blind eyes, as they are from each other.
+# The colours of Okabe and Ito (2008), with a slate in place of their black, which a dark page
+# swallows; then a violet and a brown. For normal and colour-blind eyes the three are as far from
+# the others, and from a white and a dark page, as those are from each other.
 CLASSES = (
     "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7",
-    "#56B4E9", "#000000", "#F0E442", "#9933FF", "#663300",
+    "#56B4E9", "#4B5A5A", "#F0E442", "#9933FF", "#873C1E",
 )  # fmt: skip
 
 SCALES = {"sequential": SEQUENTIAL, "diverging": DIVERGING}

@@ -42,7 +42,7 @@ def confidence_table(
     for k in order:
         marks = ["◀ answer"] * (k == answer) + ["✓ true"] * (k == label)
         name = f"<b>{escape(names[k])}</b>" if marks else escape(names[k])
-        share = f'<div style="display:flex;gap:8px;align-items:center">{bar(p[k], ROOM)}'
+        share = f'<div style="display:flex;gap:8px;align-items:center">{bar(p[k])}'
         words = " ".join(f'<span style="white-space:nowrap">{mark}</span>' for mark in marks)
         rows.append([name, f"{share}{escape(percent(p[k]))}</div>", words])
     listed = ", ".join(f"{names[k]} {percent(p[k])}" for k in order)
@@ -98,7 +98,6 @@ def thin(share: float, colour: str) -> str:
     return f'<div style="{style}"></div>'
 
 
-ROOM = "flex:0 1 160px;min-width:40px"  # of a bar, that gives way where models stand side by side
 LEVELS = {  # mark and colour: told apart by shape and word too
     "red": ("■", "var(--wb-warn, #b3261e)"),
     "error": ("✕", "var(--wb-warn, #b3261e)"),

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from workbench.proofs import marabou
-from workbench.proofs.properties import Answer
+from workbench.proofs.properties import IN_WORDS, Answer
 from workbench.proofs.query import Query
 from workbench.steps import Step
 
@@ -138,12 +138,12 @@ def one_by_one(
             x = query.counterexample(torch.tensor([image], dtype=torch.float64))
             if x is not None:
                 answer = query.answer("falsified", counterexample=x)
-                yield Step(total, total, answer.verdict, answer)
+                yield Step(total, total, IN_WORDS[answer.verdict], answer)
                 return
             doubt = "a counterexample of the solver does not hold on the real network"
     query.branches, query.open = total, 0
     answer = query.answer("unknown" if doubt else "verified", note=doubt)
-    yield Step(total, total, answer.verdict, answer)
+    yield Step(total, total, IN_WORDS[answer.verdict], answer)
 
 
 def solver(module: str, package: str) -> Any:

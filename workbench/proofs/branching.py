@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from workbench.proofs.bounds import interval, relax, tighten
-from workbench.proofs.properties import TOLERANCE, Answer, Verdict
+from workbench.proofs.properties import IN_WORDS, TOLERANCE, Answer, Verdict
 from workbench.proofs.query import Query
 from workbench.steps import Step
 
@@ -119,7 +119,7 @@ def opening(query: Query, steps: int, again: bool) -> Generator[Step[Answer], No
 
 def last(query: Query, verdict: Verdict, **more: Any) -> Step[Answer]:
     """The last step of a backend."""
-    return Step(1, 1, verdict, query.answer(verdict, **more))
+    return Step(1, 1, IN_WORDS[verdict], query.answer(verdict, **more))
 
 
 def conclusion(query: Query) -> Step[Answer]:

@@ -11,7 +11,9 @@ from workbench import checks
 from workbench.models import Classifier
 from workbench.patterns import Pattern, check_model
 
-Verdict = Literal["verified", "falsified", "unknown"]
+Verdict = Literal["verified", "falsified", "unknown"]  # the names of the competition's tools
+# What people read.
+IN_WORDS: dict[Verdict, str] = {"verified": "proved", "falsified": "refuted", "unknown": "open"}
 TOLERANCE = 1e-6  # of the box and the outputs, when a counterexample is checked
 
 

@@ -14,7 +14,7 @@ from workbench import checks
 from workbench.models import Classifier
 from workbench.proofs.clock import LATE, Clock
 from workbench.proofs.network import Network
-from workbench.proofs.properties import Answer, Properties, Property
+from workbench.proofs.properties import IN_WORDS, Answer, Properties, Property
 from workbench.proofs.query import Query
 from workbench.steps import Step, work
 
@@ -65,7 +65,7 @@ def prove(
     try:
         net = Network(model, clock)
     except TimeoutError as late:
-        yield Step(1, 1, "unknown", Answer("unknown", seconds=clock.seconds, note=str(late)))
+        yield Step(1, 1, "open", Answer("unknown", seconds=clock.seconds, note=str(late)))
         return
     parts = prop.parts if isinstance(prop, Properties) else (prop,)
     work = (attempt(run, Query(model, part, clock, net), seed) for part in parts)
@@ -78,7 +78,7 @@ def attempt(backend: Backend, query: Query, seed: int) -> Iterator[Step[Answer]]
         yield from backend(query, seed)
     except TimeoutError as late:
         answer = query.answer("unknown", bound=query.bound, note=str(late))
-        yield Step(1, 1, "unknown", answer)
+        yield Step(1, 1, "open", answer)
 
 
 def together(
@@ -109,7 +109,7 @@ def together(
             return
     if waiting := total - count:
         ended = merged(ended, Answer("unknown", branches=waiting, open=waiting, note=LATE))
-    yield Step(1, 1, ended.verdict, replace(ended, seconds=clock.seconds))
+    yield Step(1, 1, IN_WORDS[ended.verdict], replace(ended, seconds=clock.seconds))
 
 
 def merged(first: Answer, second: Answer) -> Answer:
