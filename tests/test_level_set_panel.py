@@ -57,7 +57,7 @@ def test_a_point_picked_in_the_plane_is_kept_with_what_the_model_says_there(pane
     assert place[:2] == pytest.approx([0.25, 0.25], abs=1e-5)
     assert place[2][0] == pytest.approx(shares.tolist(), abs=1e-6)
     clipped = model.predict(image.clamp(0, 1))
-    words = f"clipped to [0, 1]: {int(clipped.label)}, {float(clipped.confidence):.3f}"
+    words = f"Clipped to [0, 1]: {int(clipped.label)}, {float(clipped.confidence):.3f}"
     assert words in panel.view.value
     pick(panel, "plane", key="Enter", x=0.5, y=0.75)  # the keys move the point in the browser
     assert drawn(panel)["here"][:2] == pytest.approx([0.5, 0.75], abs=1e-5)

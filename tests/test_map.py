@@ -11,6 +11,7 @@ import torch
 from browsers import MARKS
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from panel_kit import pick, settle
 from workbench.widgets import LevelSetPanel, RegionPanel
 
 from workbench import data, figures, levelsets, models, reports
@@ -179,6 +180,31 @@ class TestInABrowser:
             assert any(apart), (one, other)
         svg = page.locator("[data-map] svg[role=img]").bounding_box()
         assert svg["width"] <= min(560, width)
+
+    @pytest.mark.parametrize("width", [993, 720])
+    def test_what_stands_below_the_map_stays_where_it_is(self, page, width):
+        page.set_viewport_size({"width": width, "height": 900})
+        panel = LevelSetPanel("digits", "digits/cnn", 3, target=9, n_steps=20, side=17)
+        panel.look()
+        assert panel.widget is not None
+        states = [panel.draw(panel.result)]  # nothing yet
+        panel.run()
+        states.append(panel.view.value)  # the plane
+        pick(panel, "plane", x=0.7, y=0.2)
+        states.append(panel.view.value)  # a point kept
+        panel.scrub.value = 0
+        states.append(panel.view.value)  # a step of the way
+        panel.run()
+        panel.start(panel.peek())  # the pair, while the last plane waits for its successor
+        settle(panel)
+        states.append(panel.view.value)
+        places = []
+        for html in states:
+            page.set_content(
+                f"<!DOCTYPE html><style>{STYLE.read_text()}</style><main>{html}</main>"
+            )
+            places.append(page.locator(".wb-targets").bounding_box()["y"])
+        assert max(places) - min(places) <= 4, places
 
     @pytest.mark.parametrize("kind", [LevelSetPanel, RegionPanel])
     def test_it_is_live_in_a_report(self, page, tmp_path, kind):

@@ -21,7 +21,7 @@ from workbench.models import Classifier, Prediction
 from workbench.params import Parameters
 from workbench.steps import Step
 
-from .blocks import figure, live, pickable, row, section, slider, thumbs
+from .blocks import figure, pickable, row, section, slider, thumbs
 from .labels import called, one_of_each, other_images
 from .panel import Panel
 from .region_panel import LIMIT
@@ -188,22 +188,22 @@ class LevelSetPanel(Panel[LevelSetPanelParameters, LevelSetView]):
         images, way = view.images, view.traversal
         label, towards = images.classes[view.label], called(images, view.target)
         trio = [figure(view.x[0], f"source {view.index}: {label}", height=SMALL)]
-        words = "Pick a target below, or press <b>Run</b>."
+        words = ""
         if way is not None:
             moment = len(way.moments) - 1 if moment is None else moment
             reached = way.images[0] if way.path is None else way.path[moment, 0]
             remaining = float(way.distance[moment, 0])
             step = way.moments[moment]
             trio.append(figure(reached, f"step {step}: {label}", height=SMALL))
-            words = escape(
+            words = (
                 f"step {step}: still {label}, {way.confidence[moment, 0]:.3f} "
                 f"(at first {way.confidence[0, 0]:.3f}); RMSE to the target {remaining:.3f}, "
                 f"{remaining / float(way.distance[0, 0]):.0%} of the way left"
             )
         alt = f"target {view.target}: {towards}"
         trio.append(figure(images.images[view.target], alt, height=SMALL))
-        shown = f"<p>{words}</p>" if way is not None else live(words)
-        return section(self._map(view, moment, row(*trio) + shown), targets(view))
+        beside = f'{row(*trio)}<p class="wb-two">{escape(words)}</p>'
+        return section(self._map(view, moment, beside), targets(view))
 
     def _map(self, view: LevelSetView, moment: int | None, beside: str) -> str:
         """The plane with the path in it; until it is there the last one, dimmed."""
@@ -213,20 +213,21 @@ class LevelSetPanel(Panel[LevelSetPanelParameters, LevelSetView]):
             of, waiting = last, "being computed" if self.whole else "not computed for this pair"
         plane, way = of.plane, of.traversal
         if plane is None or way is None:
-            hint = live("Here the plane through source, target and the image reached will be.")
             first = point_view(view.x[0], view.prediction.probabilities[0], view.images.classes)
-            return map_to_come(hint, first.html + beside)
+            hint = one_line("Pick a target below, or press Run.", "wb-live")
+            return map_to_come(first.html + hint + beside)
         at = plane.slice
         ends = torch.cat([way.source, way.target, way.images])
         marks = dict(zip(("source", "target", "reached"), at.points(ends), strict=True))
         path = at.points(way.path[:, 0]) if way.path is not None else None
         if of is view and path is not None and moment is not None and moment < len(path) - 1:
             marks["this step"] = path[moment]
-        hint, here = live("Click to keep a point; arrow keys move it, with shift by five."), None
+        keys = "Click keeps a point; arrow keys move it, by five with shift, and Enter keeps it."
+        hint, here = one_line(keys, "wb-live"), None
         if of.picked is not None:
             p, here = of.picked.prediction, (of.picked.point, of.picked.probabilities)
             clipped = f"{p.classes[int(p.label)]}, {float(p.confidence):.3f}"
-            hint = f"<p>Kept: this point. Of the image clipped to [0, 1]: {escape(clipped)}.</p>"
+            hint = one_line(f"Kept. Clipped to [0, 1]: {clipped}.")
         other = self.params.compare
         name = self.selection.model if other else ""
         picture = plane_map(
@@ -356,10 +357,17 @@ def targets(view: LevelSetView) -> str:
     return f'<div class="wb-targets wb-live"><span>go towards</span>{"".join(blocks)}</div>'
 
 
-def map_to_come(hint: str, beside: str) -> str:
+def one_line(words: str, kind: str = "") -> str:
+    """Words that take one line whatever they are; all of them show on hover."""
+    return f'<p class="wb-one {kind}" title="{escape(words)}">{escape(words)}</p>'
+
+
+def map_to_come(beside: str) -> str:
     """The room of a map that is not there yet."""
-    room = f'<div class="wb-plane-room wb-live">{hint}</div>'
-    return f'<div class="wb-row">{room}<div class="wb-plane-side">{beside}</div></div>'
+    words = "the plane through source, target and the image reached"
+    room = f'<div class="wb-plane-room wb-live">{words}</div>'
+    side = f'<div class="wb-plane-side">{beside}</div>'
+    return f'<div class="wb-plane wb-row" style="font:13px system-ui,sans-serif">{room}{side}</div>'
 
 
 def moments(view: LevelSetView) -> tuple[int, ...]:
