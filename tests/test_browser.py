@@ -304,11 +304,10 @@ def test_treatment_panel_trains_cancels_resumes_and_opens_the_bench(page, server
     panel.locator("text=What it costs").wait_for(timeout=3000 * WAIT)
     shot(page, "treatment_done")
     on_bench.click()
-    panel.locator("text=On the bench").last.click()
-    bench = panel.locator(".jp-OutputArea-output:has(button:has-text('draw')), .widget-tab").last
+    bench = panel.locator(".wb-bench").last
     bench.scroll_into_view_if_needed()
     for name in ("digits/mlp | AdversarialTraining(n_steps=2)", "digits/mlp"):
-        bench.locator(f"h4:text-is('{name}')").wait_for()
+        bench.locator(f"text={name}").first.wait_for(state="attached")
     shot(page, "treatment_bench")
     assert page.problems == []
 

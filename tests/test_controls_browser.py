@@ -34,7 +34,7 @@ def press(page, node, key="Enter"):
 
 def test_what_is_folded_opens_by_keyboard_and_the_picture_stays_at_the_top(page, panel):
     for name in ("Settings", "Copy as code", "Save as notebook", "Model card", "Layers"):
-        button = panel.locator(f"button:has-text('{name}')")
+        button = panel.locator(f"button[aria-expanded]:has-text('{name}')")
         assert button.get_attribute("aria-expanded") == "false"
         press(page, button)
         panel.locator(f"button[aria-expanded=true]:has-text('{name}')").wait_for()
@@ -79,5 +79,5 @@ def test_undo_overlay_share_and_download(page, panel):
     picture = Image.open(BytesIO(Path(saved.value.path()).read_bytes())).convert("RGB")
     assert saved.value.suggested_filename == "model-panel.png"
     assert picture.width > 1500
-    assert len(set(picture.resize((200, 100)).getdata())) > 50, "it is no empty sheet"
+    assert len(picture.resize((200, 100)).getcolors(20_000)) > 50, "it is no empty sheet"
     assert page.problems == []

@@ -41,7 +41,7 @@ def test_a_model_is_treated_and_its_name_says_how():
     assert told["before"]["parameters"] == told["after"]["parameters"]
     assert told["before"]["accuracy"] == pytest.approx(models.card("digits/cnn").accuracy)
     assert panel.code() == f"from workbench import models\n\nmodel = models.load({name!r})"
-    assert "kilobytes, packed" in panel.view.value
+    assert "kilobytes, compressed" in panel.view.value
     assert "of 360 images right" in panel.view.value
 
 

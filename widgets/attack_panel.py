@@ -285,7 +285,7 @@ class AttackPanel(Panel[AttackPanelParameters, AttackView]):
     def _save_clicked(self) -> None:
         kept = "still fools the model"
         if not self.save(self.file.value):
-            kept = "no longer does what was asked: lost in rounding"
+            kept = "no longer fools the model: rounding undid it"
         self.saved.value = f"<span role='status'>saved; in 8 bits it {kept}</span>"
 
 

@@ -167,9 +167,9 @@ def verdict(view: AttackView) -> str:
     if view.known is None and result.target is None:  # nothing was right to begin with
         outcome = "Changed its answer" if success else "Kept its answer"
     elif success:
-        outcome = "Fooled" if result.target is None else "Fooled as asked"
+        outcome = "Fooled" if result.target is None else "Fooled into the class chosen"
     elif answer != label:
-        outcome = "Fooled, but not into the class asked for"
+        outcome = "Fooled, but not into the class chosen"
     else:
         outcome = "Not fooled"
     was, now = escape(classes[view.label]), escape(classes[answer])

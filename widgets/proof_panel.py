@@ -25,7 +25,7 @@ from .views import Answered
 
 WORDS = {
     "verified": "Proved: there is no such image.",
-    "falsified": "Refuted: here is one. The model was asked about it.",
+    "falsified": "Refuted: here is one that the model calls something else.",
     "unknown": "Open: neither proved nor refuted in the time given.",
 }
 LOOKS = {"verified": "wb-ok", "falsified": "wb-warn", "unknown": "wb-soft"}

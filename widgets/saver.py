@@ -44,7 +44,7 @@ class Saver:
         self.shown = shown
         self.job: Job | None = None
         about = "File name of the notebook"
-        self.file = ipw.Text(self._free(), description="notebook", tooltip=about)
+        self.file = ipw.Text(self._free(), description="file name", tooltip=about)
         self.file.continuous_update = False
         saves = partial(self._clicked, self.save)
         runs = partial(self._clicked, self.start_report)

@@ -93,8 +93,8 @@ def costs_table(view: TreatmentView) -> str:
     rows = [
         ("accuracy", *rights),
         ("parameters", *(f"{c.parameters:,}" for c in costs)),
-        ("not zero", *(f"{c.nonzero:,}" for c in costs)),
-        ("kilobytes, packed", *(f"{c.bytes / 1000:,.1f}" for c in costs)),
+        ("weights that are not zero", *(f"{c.nonzero:,}" for c in costs)),
+        ("kilobytes, compressed", *(f"{c.bytes / 1000:,.1f}" for c in costs)),
         ("million multiply-adds", *(f"{c.macs / 1e6:,.3f}" for c in costs)),
     ]
     head = ["", *(("before", "after") if len(looks) == 2 else ("made",))]

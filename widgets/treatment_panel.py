@@ -282,6 +282,7 @@ class TreatmentPanel(Panel[TreatmentPanelParameters, TreatmentView]):
             for panel in bench.panels.values():
                 panel.attempt()
             self.opened.children = [bench.widget]
+            self.below.selected_index = self.below.titles.index("On the bench")
             bench.start()
         return bench
 

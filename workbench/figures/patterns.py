@@ -29,12 +29,12 @@ CROSS = ["V......V", ".V....V.", "..V..V..", "...VV..."]
 CROSS += CROSS[::-1]
 FILLED = ["".join("V."[cell == "V"] for cell in row) for row in CROSS]
 GLYPHS = {
-    "on, as asked": FULL,
-    "off, as asked": OPEN,
+    "on, as in the pattern": FULL,
+    "off, as in the pattern": OPEN,
     "on, should be off": FILLED,
     "off, should be on": CROSS,
-    "on, free": [*["gggggggg"] * 2, *["ggddddgg"] * 4, *["gggggggg"] * 2],
-    "off, free": ["gggggggg"] * 8,
+    "on, not in the pattern": [*["gggggggg"] * 2, *["ggddddgg"] * 4, *["gggggggg"] * 2],
+    "off, not in the pattern": ["gggggggg"] * 8,
 }  # fmt: skip
 
 

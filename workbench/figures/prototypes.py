@@ -14,9 +14,9 @@ from workbench.prototypes import Explanation, Uncertainty
 
 BAR = 84  # pixels, both ways from zero together
 MEANING = {
-    "total": "doubt, all in all",
-    "aleatoric": "ambiguous: every draw doubts",
-    "epistemic": "unknown: the draws disagree",
+    "total": "the next two together",
+    "aleatoric": "the image is ambiguous: every draw is unsure",
+    "epistemic": "the model does not know: the draws disagree",
     "far": "unusual: far from its prototype",
     "overlap": "contested: another prototype is as near",
 }

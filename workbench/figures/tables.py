@@ -43,7 +43,8 @@ def confidence_table(
         marks = ["◀ answer"] * (k == answer) + ["✓ true"] * (k == label)
         name = f"<b>{escape(names[k])}</b>" if marks else escape(names[k])
         share = f'<div style="display:flex;gap:8px;align-items:center">{bar(p[k])}'
-        words = " ".join(f'<span style="white-space:nowrap">{mark}</span>' for mark in marks)
+        words = "◀ answer ✓" if len(marks) == 2 else "".join(marks)
+        words = f'<span style="white-space:nowrap">{words}</span>'
         rows.append([name, f"{share}{escape(percent(p[k]))}</div>", words])
     listed = ", ".join(f"{names[k]} {percent(p[k])}" for k in order)
     html = table(rows, ("<b>class</b>", "<b>confidence</b>"), escape(verdict))
