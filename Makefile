@@ -1,7 +1,7 @@
 # The commands of DNN Workbench. `make` alone lists them.
 #
-# Everything lives in .venv. Files named .venv/.lab, .venv/.test and .venv/.dev say what is
-# installed there: they are renewed only when pyproject.toml or constraints.txt is newer, so
+# Everything lives in .venv. Files named .venv/.lab, .venv/.test, .venv/.site and .venv/.dev say what
+# is installed there: they are renewed only when pyproject.toml or constraints.txt is newer, so
 # that an installed bench starts at once, and without a network.
 
 PORT ?= 8888
@@ -18,7 +18,7 @@ NO_NEWS = $(BIN)/jupyter labextension disable "@jupyterlab/apputils-extension:an
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help lab test lint notebooks claims student gallery constraints clean
+.PHONY: help lab test lint notebooks claims student gallery site constraints clean
 
 help:  ## list the commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -50,6 +50,9 @@ student: $(VENV)/.lab  ## copies for students, nbgrader and teachers in dist (AR
 
 gallery: $(VENV)/.lab  ## run every notebook into a web site in dist/gallery
 	$(BIN)/workbench gallery $(ARGS)
+
+site: $(VENV)/.site  ## what a team publishes, in dist/site: gallery, atlas, API reference, search
+	$(BIN)/workbench site $(ARGS)
 
 constraints: $(VENV)/.made  ## pin every package anew: the newest that work together
 	rm -rf .work/pins
@@ -88,6 +91,12 @@ $(VENV)/.lab: $(NEEDS)
 $(VENV)/.test: $(NEEDS)
 	@echo "installing the bench and its tests into $(VENV) (once; about a minute)"
 	@$(INSTALL) ".[test]" || { echo "error: the installation failed: see above; it needs the network" >&2; exit 1; }
+	@$(NO_NEWS)
+	@touch $(VENV)/.lab $@
+
+$(VENV)/.site: $(NEEDS)
+	@echo "installing the bench and its reference's generator into $(VENV) (once; about a minute)"
+	@$(INSTALL) ".[site]" || { echo "error: the installation failed: see above; it needs the network" >&2; exit 1; }
 	@$(NO_NEWS)
 	@touch $(VENV)/.lab $@
 

@@ -9,14 +9,15 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     submod_attrs={
         "asserts": ["CHECKS"],
         "cards": ["Card", "card"],
-        "claims": ["Claim", "claim"],
+        "claims": ["SIGNS", "VERDICTS", "Claim", "claim"],
         "collecting": ["SEEDS", "collect", "with_claims"],
-        "contents": ["DATA", "PLOTLY", "Figure", "figures", "sections"],
+        "contents": ["DATA", "PLOTLY", "Figure", "figures", "sections", "texts"],
         "grids": ["Grid", "cluster", "grid", "processes"],
         "inputs": ["Parameter", "coerce", "load_parameters", "parameters"],
         "kernel": ["ReportError"],
         "page": ["to_html"],
         "results": ["result"],
+        "sheet": ["document"],
         "runner": ["Check", "Report", "execute", "write"],
     },
 )

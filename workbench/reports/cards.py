@@ -21,7 +21,7 @@ from workbench.files import write
 from workbench.reports.needs import digest, hashed, labels
 from workbench.reports.results import short, words
 from workbench.reports.runner import versions
-from workbench.reports.sheet import in_words, page
+from workbench.reports.sheet import document, in_words
 from workbench.steps import Step, run, work
 
 ATTACKS = (FGSM(), PGD(), APGD(loss="margin"))  # the last is the one diagnosed
@@ -190,7 +190,7 @@ def to_html(content: dict[str, Any], pictures: str = "") -> str:
         f"<h2>Figures in the report</h2><ul>{links}</ul>" if links else "",
         f"<details><summary>To check it</summary><table>{rows}</table></details>",
     ]
-    return page(f"Card: {model['name']}", "\n".join(parts))
+    return document(f"Card: {model['name']}", "\n".join(parts))
 
 
 def interval_chart(rates: pd.DataFrame) -> str:

@@ -47,6 +47,13 @@ def sections(notebook: NotebookNode) -> list[dict[str, Any]]:
     return made
 
 
+def texts(notebook: NotebookNode) -> list[tuple[str, str]]:
+    """The headings in order, each with the words below it; code is none."""
+    cells = (cell.source for cell in notebook.cells if cell.cell_type == "markdown")
+    _, *parts = HEADING.split(FENCED.sub("", "\n\n".join(cells)))
+    return list(zip(parts[::2], parts[1::2], strict=True))
+
+
 def figures(notebook: NotebookNode) -> list[Figure]:
     """The figures in order."""
     made: list[Figure] = []

@@ -12,7 +12,7 @@ from urllib.parse import quote
 import pandas as pd
 
 from workbench.reports.grid_charts import charts
-from workbench.reports.sheet import html_table, page
+from workbench.reports.sheet import document, html_table
 
 LONGEST = 200  # characters of a cell
 FEW = 9  # columns shown at first
@@ -86,7 +86,7 @@ def to_html(
         f'<div class="wb-scroll" tabindex="0" role="region" aria-label="all runs">'
         f"{html_table(rows, escape=False, na_rep='')}</div><p>The same table: {files}.</p>"
     )
-    return page(title, said + charts(table, list(axes)) + below, scripts=SORT)
+    return document(title, said + charts(table, list(axes)) + below, scripts=SORT)
 
 
 def cell(value: Any) -> str:

@@ -97,11 +97,12 @@ def dragged(html: str) -> str:
 def contents(html: str) -> tuple[str, str]:
     """Links to the sections of a page, "" where it has few; and the page with their anchors."""
     titles = [re.sub("<[^>]*>", "", text).strip() for text in SECTION.findall(html)]
-    links = "".join(f'<li><a href="#section-{n}">{t}</a></li>' for n, t in enumerate(titles, 1))
+    named = [(n, title) for n, title in enumerate(titles, 1) if title]
+    links = "".join(f'<li><a href="#section-{n}">{title}</a></li>' for n, title in named)
     numbers = iter(range(1, len(titles) + 1))
     html = SECTION.sub(lambda found: f'<h2 id="section-{next(numbers)}">{found[1]}</h2>', html)
     listed = f'<nav class="wb wb-contents" aria-label="Contents"><ol>{links}</ol></nav>'
-    return listed if len(titles) > 2 else "", html
+    return listed if len(named) > 2 else "", html
 
 
 def as_run(notebook: NotebookNode) -> tuple[dict[str, inputs.Parameter], dict[str, Any]]:

@@ -25,7 +25,7 @@ PAGE = """\
 """
 
 
-def page(title: str, body: str, *, nav: str = "", scripts: str = "") -> str:
+def document(title: str, body: str, *, nav: str = "", scripts: str = "") -> str:
     """A page in the one look, which asks nothing of the network; the title is plain text."""
     if re.search(" data-(drag|map)=", body):
         scripts += f'<script type="module">{LIVE}</script>'
