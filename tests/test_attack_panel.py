@@ -1,9 +1,11 @@
 """The attack panel without a browser."""
 
+import math
+
 import pytest
 import torch
 from panel_kit import settle
-from workbench.widgets import AttackPanel
+from workbench.widgets import AttackPanel, attack_panel
 
 from workbench import attacks, data, models
 from workbench.attacks import PGD
@@ -138,3 +140,17 @@ def test_showing_a_panel_attacks_nothing_by_itself():
     shown = panel._repr_mimebundle_()
     assert "Press <b>Launch</b>" in shown["text/html"]
     assert panel.result.result is None
+
+
+def test_a_quick_attack_follows_the_slider_while_it_is_dragged(panel, monkeypatch):
+    for frame, quick in ((math.inf, True), (0, False)):
+        monkeypatch.setattr(attack_panel, "FRAME", frame)
+        panel.start()
+        settle(panel)
+        slider, before = panel.attack_form.controls["eps"], panel.job
+        assert slider.continuous_update is quick
+        slider.value += 0.01
+        assert (panel.job is before) is quick, "at once, or in a thread"
+        settle(panel)
+        assert panel.result.attack.eps == pytest.approx(slider.value)
+        assert panel.result.result is not None

@@ -110,8 +110,9 @@ class AttackPanel(Panel[AttackPanelParameters, AttackView]):
         if params.method != "none":
             method = saliency.method(params.method)
             maps = tuple(method(view.model, image) for image in (x, view.result.x_adv))
-            yield Step(1, 1, "explained", replace(view, maps=maps))
+            view = replace(view, maps=maps)
         self.quick = time.monotonic() - began < FRAME
+        yield Step(1, 1, "attacked", view)
 
     # The picture.
 
