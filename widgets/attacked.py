@@ -110,7 +110,7 @@ def picture(view: AttackView, step: int | None) -> str:
         figure(image, alt, caption, HEIGHT),
         confidence_pair(*shares, classes, ("as it is", "attacked"), label).html,
     ]
-    return section(verdict(view), row(*blocks), row(course(view, step), *maps(view)))
+    return section(verdict(view), row(*blocks), row(course(view, step), row(*maps(view))))
 
 
 def ways_on(view: AttackView) -> str:
