@@ -279,7 +279,7 @@ def test_numbers_never_round_to_certainty():
 def test_confusion_matrix_tells_the_most_frequent_confusions():
     figure = figures.confusion_matrix(torch.tensor(MATRIX), ["1", "1", "07"])
     assert alt(figure) == (
-        "confusion matrix of 3 classes and 30 images, accuracy 0.7667, 7 mistakes; most often "
+        "confusion matrix of 3 classes and 30 images, accuracy 0.767, 7 mistakes; most often "
         "07 predicted as 1 (5), 1 predicted as 1 (2)"
     )
     assert figure.data[0].text.tolist() == [["8", "2", ""], ["", "10", ""], ["", "5", "5"]]
@@ -294,8 +294,8 @@ def test_confusion_matrix_tells_the_most_frequent_confusions():
 def test_learning_curves_tell_where_they_start_and_end():
     figure = figures.learning_curves(HISTORY)
     assert alt(figure) == (
-        "learning curves over 3 epochs: training loss from 2.0000 to 0.5000, "
-        "training accuracy from 0.5000 to 0.8750, robust accuracy from 0.2500 to 0.2500"
+        "learning curves over 3 epochs: training loss from 2 to 0.5, "
+        "training accuracy from 0.5 to 0.875, robust accuracy from 0.25 to 0.25"
     )
     assert [trace.line.dash for trace in figure.data] == ["solid", "solid", "dot"]
     assert [len(trace.x) for trace in figure.data] == [3, 3, 1]  # only what was measured
@@ -304,7 +304,7 @@ def test_learning_curves_tell_where_they_start_and_end():
 def test_reliability_tells_each_bin_with_images():
     figure = figures.reliability(BINS, ece=0.05)
     assert alt(figure) == (
-        "reliability of 40 images in 2 bins, expected calibration error 0.0500: "
+        "reliability of 40 images in 2 bins, expected calibration error 0.05: "
         "confidence 0.550, accuracy 0.500, 10 images; confidence 0.950, accuracy 0.900, 30 images"
     )
     assert "ECE 0.050" in figure.layout.title.text

@@ -24,7 +24,7 @@ from .panel import Panel
 from .views import Answered
 
 WORDS = {
-    "verified": "Proved: there is no such image.",
+    "verified": "Proved: every one of them is.",
     "falsified": "Refuted: here is one that the model calls something else.",
     "unknown": "Open: neither proved nor refuted in the time given.",
 }

@@ -91,7 +91,7 @@ def learning_curves(history: pd.DataFrame, *, title: str | None = None) -> go.Fi
         measured = history[["epoch", column]].dropna().sort_values("epoch")
         x, y = measured["epoch"], measured[column]
         if len(y):
-            described.append(f"{name} from {y.iloc[0]:.4f} to {y.iloc[-1]:.4f}")
+            described.append(f"{name} from {y.iloc[0]:.3g} to {y.iloc[-1]:.3g}")
         panel = 1 if column == "loss" else 2
         figure.add_scatter(x=x, y=y, name=name, line_dash=dash, row=1, col=panel)
     figure.update_traces(mode="lines+markers", marker_size=7)
@@ -124,7 +124,7 @@ def reliability(
     alt = f"reliability of {count(int(n.sum()), 'image')} in {count(len(bins), 'bin')}"
     if ece is not None:
         heading += f" (ECE {ece:.3f})"
-        alt += f", expected calibration error {ece:.4f}"
+        alt += f", expected calibration error {ece:.3g}"
     described = [
         f"confidence {c:.3f}, accuracy {a:.3f}, {count(k, 'image')}"
         for c, a, k in zip(confidence, accuracy, n, strict=True)
@@ -150,7 +150,7 @@ def _confusions_in_words(names: list[str], counts: np.ndarray, most: int = 5) ->
     listed = [f"{names[i]} predicted as {names[j]} ({missed[i, j]})" for i, j in worst]
     return (
         f"confusion matrix of {count(len(names), 'class')} and {count(total, 'image')}, "
-        f"accuracy {np.trace(counts) / total:.4f}, {count(int(missed.sum()), 'mistake')}; "
+        f"accuracy {np.trace(counts) / total:.3g}, {count(int(missed.sum()), 'mistake')}; "
         f"most often {', '.join(listed) or 'none'}"
     )
 

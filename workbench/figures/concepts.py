@@ -131,12 +131,12 @@ def logit_table(
     head = ("class", "logit") + ((what, "change") if steered is not None else ())
     rows, listed = [], []
     for k in best:
-        cells = [f"{float(logits[k]):.2f}"]
+        cells = [f"{float(logits[k]):.3g}"]
         if steered is not None:
-            cells += [f"{float(after[k]):.2f}", signed_bar(float(change[k]), largest)]
+            cells += [f"{float(after[k]):.3g}", signed_bar(float(change[k]), largest)]
         name = f"<b>{escape(classes[k])}</b>" if k == int(after.argmax()) else escape(classes[k])
         rows.append([name, *cells])
-        listed.append(f"{classes[k]} {float(logits[k]):.2f} to {float(after[k]):.2f}")
+        listed.append(f"{classes[k]} {float(logits[k]):.3g} to {float(after[k]):.3g}")
     label = classes[int(after.argmax())]
     caption = f"the model says {label} ({percent(float(after.softmax(0).max()))})"
     alt = f"{caption}; logits: {', '.join(listed)}"
