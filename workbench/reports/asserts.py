@@ -12,7 +12,7 @@ from typing import Any
 CHECKS = "application/vnd.workbench.checks+json"
 TAG = "checks"
 NOTE = "__check__"  # the name that an assert calls
-FAILS = '<br>✗ <strong style="color: #b03a00">Does not hold:</strong> {}'  # 6:1 on white
+FAILS = '<br>✗ <strong style="color:var(--wb-warn, #b3261e)">Does not hold:</strong> {}'
 # What a kernel runs before the first cell, and binds no name by.
 BEGIN = f"__import__({__name__!r}, fromlist=['Asserts']).Asserts(get_ipython(), {{!r}})"
 

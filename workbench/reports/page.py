@@ -49,6 +49,11 @@ TEMPLATE = """\
     --jp-mirror-editor-meta-color: #81c;
     --jp-cell-prompt-not-active-font-color: #555;
   } }
+  @media (prefers-color-scheme: dark) { body {
+    --jp-mirror-editor-comment-color: #7fb3b3;
+    --jp-mirror-editor-operator-color: #c792ff;
+    --jp-mirror-editor-meta-color: #c792ff;
+  } }
   body { --jp-cell-prompt-not-active-opacity: 1; background: var(--wb-page); }
   main { max-width: 1000px; margin: 0 auto; padding: 1em; }
   main .jp-RenderedHTMLCommon a:any-link { text-decoration: underline; }
