@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from browsers import MARKS, errors, run_all, shot, write
 from PIL import Image
+from test_accessibility import grave
 
 pytestmark = MARKS
 CODE = (
@@ -51,6 +52,20 @@ def test_what_is_folded_opens_by_keyboard_and_the_picture_stays_at_the_top(page,
         assert panel.evaluate("node => node.scrollWidth <= node.clientWidth + 1")
         shot(page, f"controls_{size[0]}")
     assert page.problems == []
+
+
+def test_a_panel_with_all_unfolded_has_no_grave_finding(page, panel):
+    axe = pytest.importorskip(
+        "axe_playwright_python.sync_playwright", reason="needs axe-playwright-python"
+    ).Axe()
+    for name in ("Settings", "Copy as code"):
+        press(page, panel.locator(f"button[aria-expanded]:has-text('{name}')"))
+    panel.locator(".wb-code").wait_for()
+    for light in ("true", "false"):
+        page.evaluate("light => { document.body.dataset.jpThemeLight = light }", light)
+        assert grave(axe, page, ".wb-panel") == []
+    page.evaluate("document.querySelector('.wb-panel img').removeAttribute('alt')")
+    assert len(grave(axe, page, ".wb-panel")) == 1, "and it finds what is planted"
 
 
 def test_undo_overlay_share_and_download(page, panel):

@@ -159,6 +159,25 @@ def test_heat_overlay_colours_zero_white_and_says_its_limits():
 # Palettes
 
 
+def test_a_map_lies_over_its_image_as_much_as_its_slider_says():
+    picture = figures.heat_overlay(X[0], X[1, 0], "sequential", limits=(0, 1), over=True)
+    page = Page(picture.html)
+    (slider,) = page.all("input")
+    (layer,) = [d for d in page.all("div") if d.get("data-kind") == "opacity"]
+    (said,) = [s for s in page.all("span") if s.get("role") == "status"]
+    shares, words = json.loads(layer["data-frames"]), json.loads(said["data-frames"])
+    assert len(shares) == len(words) == int(slider["max"]) + 1
+    assert (shares[0], shares[-1], words[0], words[-1]) == (0, 1, "0% map", "100% map")
+    now = int(slider["value"])
+    assert f"opacity:{shares[now]}" in layer["style"]
+    assert slider["aria-valuetext"] == words[now]
+    image, heat = page.all("img")
+    assert np.array_equal(decode(image["src"]), (X[0, 0] * 255).round().byte().numpy())
+    assert np.array_equal(decode(heat["src"]), figures.colourise(X[1, 0], limits=(0, 1)))
+    assert "map of 4×4" not in page.text, "numbers are in alt and hover"
+    assert page.all("figure")[0]["title"] == picture.alt == heat["alt"]
+
+
 def test_colourise_meets_its_anchors_and_clamps_beyond():
     anchors = [list(bytes.fromhex(colour[1:])) for colour in figures.SEQUENTIAL]
     assert figures.colourise(torch.linspace(0, 1, 10)[None])[0].tolist() == anchors
@@ -424,6 +443,28 @@ def curve(**columns):
         "failed": [0, 0, 0, 0],
     }
     return pd.DataFrame({**rows, **columns})
+
+
+def test_two_answers_stand_beside_each_other_class_by_class():
+    one, other = torch.tensor([0.7, 0.2, 0.1]), torch.tensor([0.1, 0.3, 0.6])
+    pair = figures.confidence_pair(one, other, NAMES, ("as it is", "attacked"), label=1, top=2)
+    page = Page(pair.html)
+    widths = re.findall(r"width:(\d+\.\d)%", pair.html)
+    assert widths == ["70.0", "10.0", "10.0", "60.0", "20.0", "30.0"], "likeliest in either first"
+    assert page.text.count("✓") == 1
+    said = f"a 70%, then 10%; c 10%, then 60%; {EVIL} 20%, then 30%"
+    assert pair.alt == f"confidence, as it is and attacked: {said}"
+    assert EVIL in page.text, "names are words, not markup"
+    assert len(page.all("img")) == 0
+
+
+def test_a_chart_names_its_axes_and_says_its_values_where_one_points():
+    page = Page(figures.confidence_curve({"a": [0.5, 0.25], "b": [0.5, 0.75]}).html)
+    for words in ("step of the attack", "confidence", "0%", "50%", "100%", "b: 0.75 at 1"):
+        assert words in page.text
+    assert len(page.all("title")) == len(page.all("circle")) == 4
+    many = figures.confidence_curve({"a": [0.5] * 200})
+    assert len(Page(many.html).all("circle")) == 0, "too near each other to be pointed at"
 
 
 def test_robustness_curve_draws_points_where_their_numbers_are():

@@ -416,3 +416,25 @@ def test_folds_open_by_a_click_or_a_key_and_say_so():
     below.buttons.picked = {"name": "0", "key": " ", "turn": 3}
     assert below.selected_index is None
     assert list(below.body.children) == []
+
+
+def ends(html):
+    """The values at the upper ends of the scales of maps."""
+    return re.findall(r"linear-gradient[^>]*></div>([\d.e+-]+)</div>", html)
+
+
+@pytest.mark.parametrize("method", ["gradient", "integrated gradients"])
+def test_maps_that_are_compared_share_their_scale(method):
+    panel = ModelPanel("digits", "digits/cnn", 3, method=method, compare="digits/cnn-robust")
+    maps = [vars(look.saliency)["values"] for look in panel.run().looks]
+    most = max(float(values.abs().max()) for values in maps)
+    assert ends(panel.view.value) == [f"{most:.3g}"] * 2
+    attack = AttackPanel("digits", "digits/cnn", 3, method=method)
+    most = max(float(vars(m)["values"].abs().max()) for m in attack.run().maps)
+    assert ends(attack.view.value) == [f"{most:.3g}"] * 2
+    concepts = made(ConceptPanel)
+    concepts.run()
+    most = f"{float(concepts.result.codes.max()):.3g}"
+    for k in range(4):
+        concepts.params = concepts.params.changed(chosen=k)
+        assert ends(concepts.draw(concepts.result)) == [most]
