@@ -30,7 +30,8 @@ class Panel(Frame[R], Generic[P, R]):
     A panel is written by giving `Params` and `title`, and the methods `steps` (the work),
     `draw` (a result as HTML) and `code` (the API calls that give the same result); `check`
     where parameters have to fit one another. The rest has defaults: a form of the parameters,
-    and work that begins anew when they or the selection change.
+    those of `matter` in view and the others folded, and work that begins anew when they or the
+    selection change.
 
     Args:
         dataset: a name (see `data.available()`) or an `ImageDataset`.
