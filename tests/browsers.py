@@ -111,7 +111,8 @@ def run_all(page, server, name):
     page.click(".lm-Menu-itemLabel:text-is('Run All Cells')")
     page.wait_for_function(
         """() => {
-            const prompts = [...document.querySelectorAll('.jp-CodeCell .jp-InputPrompt')];
+            const prompts = [...document.querySelectorAll(
+                '.jp-CodeCell .jp-InputPrompt:not(.jp-Placeholder-prompt)')];  // folded
             const failed = '[data-mime-type="application/vnd.jupyter.error"]';
             return document.querySelector(failed)
                 || prompts.length && prompts.every(p => /\\[\\d+\\]/.test(p.textContent));

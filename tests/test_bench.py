@@ -119,7 +119,7 @@ def test_a_panel_that_does_not_fit_says_so_and_offers_models():
     assert bench.screen.attack["head"] == "drag eps, watch it break"
     ask(bench, "model", "shapes/resnet")
     assert bench.selection.model == "shapes/resnet"
-    assert "neurons fire" in bench.screen.pattern["head"]
+    assert bench.screen.pattern["head"].endswith(" fires")
 
 
 def test_the_answer_is_the_models(bench):

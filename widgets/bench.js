@@ -154,7 +154,7 @@ function render({ model, el }) {
   const drawStage = () => {
     const [s, b, mode] = [get("stage"), get("breaking"), get("mode")];
     drawModes();
-    stage.classList.toggle("drawing", mode === "draw");
+    stage.dataset.mode = mode;
     if (!s.image || mode === "draw") return;
     shown.style.aspectRatio = `${s.shape[2]} / ${s.shape[1]}`;
     if (mode === "attack" && b.strip) {
@@ -329,6 +329,7 @@ function render({ model, el }) {
     const button = make("button", { class: "wb-open", "aria-pressed": String(on), onclick: () => open(name) },
       make("small", {}, t.title || name), make("strong", {}, t.head));
     const fits = (t.fits ?? []).map((fit) => tool(fit, `Look with ${fit}`, () => ask("model", fit)));
+    node.dataset.index = t.index;
     node.classList.toggle("on", on);
     node.classList.toggle("busy", !!t.busy);
     fill(node, button, make("div", { class: "wb-small", html: t.html }), ...fits);
@@ -374,6 +375,19 @@ function render({ model, el }) {
   });
   TILES.forEach((name) => model.on(`change:${name}`, () => drawTile(name)));
   all();
+  // The handles of ipywidgets' sliders have no name that a screen reader could say.
+  let room = null;
+  const watch = new MutationObserver(() => {
+    for (const handle of room.querySelectorAll(".noUi-handle:not([aria-label])")) {
+      const label = handle.closest(".widget-slider")?.querySelector("label");
+      if (label) handle.setAttribute("aria-label", label.textContent);
+    }
+  });
+  requestAnimationFrame(() => {
+    room = el.parentElement;
+    if (room) watch.observe(room, { subtree: true, childList: true });
+  });
+  return () => (pause(), watch.disconnect());
 }
 
 export default { render };

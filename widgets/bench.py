@@ -198,7 +198,7 @@ class Bench:
         drawing = "drawing" in before and "drawing" in self._now  # a stroke is no step to undo
         if not drawing and before != self._now:
             self.past = [*self.past[-PAST + 1 :], before]
-        if self._front is not None:
+        if self._front is not None and change["name"] != "edition":  # a stroke of the pen
             self._front.sync()
         if self.auto:
             self.start()

@@ -44,7 +44,7 @@ class Front:
         self.easel = ipw.VBox(layout={"display": "none"}).add_class("wb-easel")
         self.large = ipw.VBox(layout={"display": "none"}).add_class("wb-large")
         self.below = ipw.VBox(layout={"display": "none"})
-        self._answers: dict[Any, Any] = {}  # to the images on the strip
+        self._frames: dict[Any, dict[int, dict[str, Any]]] = {}  # of the strip, of one model
         grid = ipw.GridBox([self.screen, self.easel, self.large]).add_class("wb-bench")
         self.widget = ipw.VBox([grid, bench.message, self.below]).add_class("wb-room")
         for name, panel in bench.panels.items():
@@ -110,7 +110,8 @@ class Front:
     ) -> dict[str, Any]:
         """What a tile shows: the small view, or why there is none; whether work is under way."""
         busy = panel.job is not None and panel.job.state == "running" and panel.whole
-        shown: dict[str, Any] = {"title": title, "busy": busy}
+        index = getattr(panel.result, "index", self.selection.index)
+        shown: dict[str, Any] = {"title": title, "busy": busy, "index": index}
         if reason := panel.misfit():
             offer = self.selection.models_for(self.selection.origin)
             fits = [name for name in offer[:8] if not panel.unfit(name)][:2]
@@ -132,11 +133,16 @@ class Front:
         self._show_answer()
         first = int((view.order == view.index).argmax()) // screen.FILM * screen.FILM
         on_it = view.order[first : first + screen.FILM]
-        key = (s.dataset, s.edition, s.model, tuple(on_it.tolist()))
-        if key not in self._answers:
-            self._answers = {key: s.classifier().predict(view.images.images[on_it])}
-        strip = screen.film(view.images, on_it, view.index, self._answers[key])
-        self.screen.film = {**strip, "show": show, "first": first, "total": len(view.order)}
+        # A drawing changes while one draws; the images before it stay what they are.
+        key, new = (s.origin, s.model), {len(view.images) - 1} if s.origin != s.dataset else set()
+        self._frames = {key: self._frames.get(key, {})}
+        known = self._frames[key]
+        if asked := [i for i in on_it.tolist() if i not in known or i in new]:
+            answers = s.classifier().predict(view.images.images[asked]).label.tolist()
+            made = (screen.frame(view.images, i, k) for i, k in zip(asked, answers, strict=True))
+            known.update({each["index"]: each for each in made})
+        strip = {"items": [known[i] for i in on_it.tolist()], "at": view.index, "show": show}
+        self.screen.film = {**strip, "first": first, "total": len(view.order)}
 
     def _show_answer(self) -> None:
         """What the models say, and how much it takes to change that, where it is of this image."""

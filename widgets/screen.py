@@ -15,7 +15,6 @@ import traitlets
 from workbench.data import ImageDataset
 from workbench.figures import CLASSES, colourise, img_tag, png, png_data, size
 from workbench.files import STYLE
-from workbench.models import Prediction
 
 if TYPE_CHECKING:
     from workbench.robustness import Breaking
@@ -53,20 +52,14 @@ def source(image: torch.Tensor) -> str:
     return "data:image/png;base64," + base64.b64encode(png(image.cpu())).decode("ascii")
 
 
-def film(
-    images: ImageDataset, order: np.ndarray, at: int, prediction: Prediction
-) -> dict[str, Any]:
-    """The strip: images `order` with what the model says of them; at: the one looked at."""
-    items = []
-    for k, i in enumerate(order.tolist()):
-        label, answer = int(images.labels[i]), int(prediction.label[k])
-        name = images.classes[label] if label >= 0 else ""
-        says = images.classes[answer]
-        wrong = label >= 0 and label != answer
-        words = f"image {i}" + f", {name}" * bool(name) + f", model says {says}" * wrong
-        tag = img_tag(images.images[i], words, THUMB)
-        items.append({"index": i, "html": tag, "words": words, "wrong": says if wrong else ""})
-    return {"items": items, "at": at}
+def frame(images: ImageDataset, index: int, answer: int) -> dict[str, Any]:
+    """An image of the strip, with what the model says of it."""
+    label, says = int(images.labels[index]), images.classes[answer]
+    name = images.classes[label] if label >= 0 else ""
+    wrong = label >= 0 and label != answer
+    words = f"image {index}" + f", {name}" * bool(name) + f", the model says {says}" * wrong
+    tag = img_tag(images.images[index], words, THUMB)
+    return {"index": index, "html": tag, "words": words, "wrong": says if wrong else ""}
 
 
 def stage(view: ModelView) -> dict[str, Any]:
