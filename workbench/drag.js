@@ -56,7 +56,7 @@ const dragging = () => {
   const page = (root) => {
     const script = `const dragging = ${dragging}; dragging();`;
     const text = `<!DOCTYPE html><html lang="en"><meta charset="utf-8"><title>Drag eps</title>
-<style>${style()}</style><body class="wb wb-kept"><main>${html(root)}</main>
+<style>${style()}</style><body class="wb wb-kept"><div role="main">${html(root)}</div>
 <script>${script}</${"script"}>`;
     keep("drag-eps.html", URL.createObjectURL(new Blob([text], { type: "text/html" })));
   };
