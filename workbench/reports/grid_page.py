@@ -22,7 +22,7 @@ const body = document.querySelector(".wb-scroll tbody");
 const heads = [...document.querySelectorAll(".wb-scroll thead th")];
 heads.forEach((head, at) => {
   const name = head.textContent, button = document.createElement("button");
-  button.textContent = name;
+  button.innerHTML = head.innerHTML;
   head.replaceChildren(button);
   const key = row => row.cells[at].textContent, number = text => text && !isNaN(text);
   const before = (a, b) => number(a) && number(b) ? a - b

@@ -165,7 +165,10 @@ def _figure(figure: Figure) -> str:
         validate=False,
         div_id=figure.id,
     )
-    return f'<figure aria-label="{alt}">{drawing}<figcaption>{alt}</figcaption></figure>'
+    # Without words of its own the alternative text is the title, which is in the drawing.
+    has_words = bool(data[PLOTLY].get("layout", {}).get("meta"))
+    caption = f"<figcaption>{alt}</figcaption>" if has_words else ""
+    return f'<figure aria-label="{alt}">{drawing}{caption}</figure>'
 
 
 class _Scan(HTMLParser):
