@@ -98,8 +98,8 @@ def together(faces: Sequence[str], spot: Spot, live: str, beside: str) -> str:
     return (
         f'<div class="wb-plane" {live} style="{ROW};font:13px system-ui,sans-serif">'
         f'<div style="flex:2 1 {500 if below else 420}px;max-width:{WIDE * len(faces)}px">'
-        f'<div style="{ROW}">{"".join(faces)}</div>{below}</div>'
-        f'<div class="wb-plane-side" style="flex:1 1 250px;max-width:440px">{spot.html()}'
+        f'<div style="{ROW};min-height:{240 if below else 0}px">{"".join(faces)}</div>{below}</div>'
+        f'<div class="wb-plane-side" style="flex:1 1 250px;max-width:440px">{spot.html(len(faces))}'
         f'{"" if below else beside}<p data-region style="{SOFT};margin:0"></p></div></div>'
     )
 
@@ -194,10 +194,10 @@ class Spot:
         hues = [CLASSES[k % len(CLASSES)] for k in self.shown]
         return hues + ["#999999"] * (len(self.classes) - len(hues))
 
-    def html(self) -> str:
-        """The image, and what each model says of it."""
+    def html(self, models: int) -> str:
+        """The image, and what each model says of it; there is room for so many `models`."""
         image = self.first.slice.images(self.point[None])[0]
-        return said(image, self.planes, self.classes, self.colours, self.values)
+        return said(image, self.planes, self.classes, self.colours, self.values, models)
 
     def data(self) -> str:
         """What the script needs, as an attribute: basis images, probabilities, colours."""
@@ -236,8 +236,10 @@ def said(
     classes: Sequence[str],
     colours: Sequence[str],
     values: Sequence[Sequence[float]],
+    room: int = 1,
 ) -> str:
     """An image, a sentence for each model, and bars of the classes, paired by model."""
+    high = f"line-height:1.2;min-height:{1.2 * room:.1f}em"
     shown = image.cpu().clamp(0, 1)
     lost = float((image.cpu() - shown).norm())
     box = f"clipped by L2 {lost:.2f}" if lost >= 0.005 else "inside [0, 1]"
@@ -248,8 +250,8 @@ def said(
     )
     tag = img_tag(shown, "the image at the point", IMAGE)
     return (
-        '<p data-said role="status" style="white-space:pre-line;margin:0;font-weight:600">'
-        f"{escape(words)}</p>"
+        '<p data-said role="status" style="white-space:pre-line;margin:0;font-weight:600;'
+        f'{high}">{escape(words)}</p>'
         f'<p data-note style="{SOFT};margin:0 0 6px">{box}; as the model says</p>'
         f'<div style="{ROW}"><div data-image style="position:relative">{tag}</div>'
         f'<table style="border-spacing:6px 0;line-height:1.3;margin:0">{rows}</table></div>'
