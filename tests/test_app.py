@@ -8,6 +8,7 @@ import sys
 
 import pytest
 from browsers import WAIT, reserved_port, shot, until
+from test_accessibility import axe, grave  # noqa: F401
 from typer.testing import CliRunner
 
 from workbench import cli
@@ -75,7 +76,7 @@ def served(folder, *words):
 @pytest.mark.browser
 @pytest.mark.slow
 @pytest.mark.xdist_group("browser")
-def test_the_page_draws_and_answers_a_click(page, tmp_path):
+def test_the_page_draws_and_answers_a_click(axe, page, tmp_path):  # noqa: F811
     pytest.importorskip("voila", reason="needs voila")
     outside = []
 
@@ -88,17 +89,15 @@ def test_the_page_draws_and_answers_a_click(page, tmp_path):
         refused = page.request.get(address.split("?")[0])
         assert "Bench" not in refused.text(), "the page asks for the token"
         page.goto(address)
-        image = page.locator("img[alt^='index ']").first
-        image.wait_for()
-        before = image.get_attribute("alt")
-        page.locator("button:has-text('next')").first.click()
-        page.wait_for_function(
-            "before => document.querySelector(`img[alt^='index ']`).alt !== before", arg=before
-        )
-        page.locator("li.lm-TabBar-tab:has-text('attack')").first.click()
-        page.locator("text=Perturbation").first.wait_for()
+        page.locator("h1:has-text('DNN Workbench')").wait_for()
+        page.locator(".wb-picture img[alt^='image 0 ']").wait_for()
+        page.locator(".wb-frame[aria-selected=true]").press("ArrowRight")
+        page.locator(".wb-picture img[alt^='image 1 ']").wait_for()
+        page.locator("[data-tile=attack] .wb-open").click()
+        page.locator(".wb-curve").wait_for()
+        assert grave(axe, page, ".wb-room") == []
         shot(page, "app")
-        page.locator("text=Save as notebook or report").last.click()
+        page.locator("button:has-text('report')").first.click()
         page.locator("button:text-is('Save as notebook')").last.click()
         page.locator("text=Saved bench-1.ipynb").wait_for()
         assert (tmp_path / "bench-1.ipynb").exists()

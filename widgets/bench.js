@@ -48,7 +48,8 @@ function render({ model, el }) {
     const mark = dot && make("span", { class: `wb-dot ${dot}`, "aria-hidden": "true" });
     const select = make("select", { "aria-label": name, title: name,
       onchange: (e) => choose(e.target.value) }, ...options);
-    return make("label", { class: "wb-pill" }, mark ?? name, select);
+    const right = get("bar").accuracy[value];
+    return make("label", { class: "wb-pill" }, mark, select, right && make("small", {}, right));
   };
   const tool = (name, words, action, off) => make("button",
     { class: "wb-tool", title: words, onclick: action, disabled: off }, name);
@@ -66,7 +67,7 @@ function render({ model, el }) {
       tool("↶ undo", "Back to the image and the model before", () => ask("undo"), !b.undo),
       tool("↓ picture", "Save the picture on the stage as PNG", save),
       tool("{ } code", "The same bench as a cell, and its calls", () => ask("code")),
-      tool("report …", "Save as a notebook, or run it into a report", () => ask("save")),
+      tool("report", "Save as a notebook, or run it into a report", () => ask("save")),
       b.view
         ? tool("✕ close", "Back to the image (Escape)", () => ask("view", ""))
         : tool("⚙ settings", "All that can be set of what is on the stage",
@@ -327,7 +328,7 @@ function render({ model, el }) {
     const held = node.contains(document.activeElement);
     const on = OPENS[name] ? get("bar").view === OPENS[name] : get("mode") === "attack" && !get("bar").view;
     const button = make("button", { class: "wb-open", "aria-pressed": String(on), onclick: () => open(name) },
-      make("small", {}, t.title || name), make("strong", {}, t.head));
+      make("small", {}, t.title), make("strong", { class: { "●": "wb-ok", "▲": "wb-warn" }[t.head[0]] ?? "" }, t.head));
     const fits = (t.fits ?? []).map((fit) => tool(fit, `Look with ${fit}`, () => ask("model", fit)));
     node.dataset.index = t.index;
     node.classList.toggle("on", on);

@@ -17,7 +17,7 @@ from .blocks import button, code_block
 from .draw_pad import DrawPad
 from .frame import guarded
 from .panel import Panel
-from .picker import Picker, model_choices
+from .picker import Picker
 from .saver import Saver
 from .screen import Screen
 
@@ -60,12 +60,15 @@ class Front:
 
     def sync(self) -> None:
         """Bring the bar into line with the selection."""
-        s, listed = self.selection, model_choices(self.selection)
+        s = self.selection
         self.picker.sync()
+        names = s.models_for(s.dataset)
+        rates = {name: s.card(name).accuracy for name in names}
         self.screen.bar = {
             "data": [[name, name] for name in s.dataset_names()],
             "dataset": s.dataset,
-            "models": [list(pair) for pair in listed],
+            "models": [[name, name] for name in names],
+            "accuracy": {n: "" if rate is None else f"{rate:.1%}" for n, rate in rates.items()},
             "model": s.model,
             "compare": getattr(self.bench.panels["model"].params, "compare", ""),
             "undo": bool(self.bench.past),

@@ -20,6 +20,10 @@ PACKAGE = Path(__file__).resolve().parent
 # What a page may load: voila's template would ask the network for a font.
 POLICY = "default-src 'self' data: blob: 'unsafe-inline' 'unsafe-eval'; connect-src 'self' ws:"
 COPIES = "dnn-workbench"  # the folder of one's own notebooks, unless another is named
+WELCOME = (
+    "# DNN Workbench\n\nPick an image, or draw one. Drag eps and watch the answer break; a click "
+    "on a tile opens its view."
+)
 STATES = {
     "replaced": "replaced by newer ones",
     "beside": "newer ones, put beside those that you changed",
@@ -90,19 +94,21 @@ def app(dataset: str | None, model: str | None, port: int, browser: bool) -> Non
     from workbench import data, models
 
     require_free(port)
-    if dataset is None and model is None:
-        model = "digits/prototypes"  # it fits all views
     if dataset is not None and ":" not in dataset:
         data.info(dataset)
     if model is not None and ":" not in model:
         models.card(model)
     lines = "import os", f"os.chdir({os.getcwd()!r})", "from workbench.widgets import Bench"
-    cell = nbformat.v4.new_code_cell("\n".join([*lines, f"Bench({dataset!r}, {model!r})"]))
+    cells = [
+        nbformat.v4.new_markdown_cell(WELCOME),
+        nbformat.v4.new_code_cell("\n".join([*lines, f"Bench({dataset!r}, {model!r})"])),
+    ]
     token = secrets.token_hex(16)
     url = f"http://127.0.0.1:{port}/?token={token}"
     with tempfile.TemporaryDirectory(prefix="workbench-app-") as folder:
         page = f"{folder}/bench.ipynb"
-        nbformat.write(nbformat.v4.new_notebook(cells=[cell], metadata={"title": "Bench"}), page)
+        about = {"title": "DNN Workbench"}
+        nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=about), page)
         typer.echo(f"the bench: {url}\nCtrl-C ends it")
         if browser:  # by then the server listens
             threading.Timer(2, webbrowser.open, [url]).start()
