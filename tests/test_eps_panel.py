@@ -1,6 +1,8 @@
 """Budgets under which an answer breaks: by a closed form, and as a figure that is dragged."""
 
+import json
 import re
+from html import unescape
 
 import pytest
 import torch
@@ -79,6 +81,35 @@ def test_the_figure_starts_where_it_breaks_and_says_so():
     assert picture.html.count(">breaks at") == 1
     with pytest.raises(ValueError, match="results: expected some of the same radii, got 0"):
         figures.drag_eps([])
+
+
+def test_the_curve_of_many_images_says_the_share_and_its_interval_at_each_eps():
+    """Against counting by hand: the sum model breaks from gap / 8 on, here for a known share."""
+    grey = torch.linspace(0.3, 0.7, 20).reshape(20, 1, 1, 1).expand(20, 1, 2, 2)
+    model = halves(0.0)
+    images = data.ImageDataset(grey.clone(), model.predict(grey).label, model.classes)
+    found = robustness.evaluate(
+        model, images, [attacks.FGSM(), attacks.PGD()], eps=[0.05, 0.1, 0.15]
+    )
+    curve = found.curve()
+    picture = figures.drag_curve(curve)
+    frames = json.loads(
+        unescape(re.search(r'role="status"[^>]*data-frames="([^"]*)"', picture.html)[1])
+    )
+    assert len(frames) == 3
+    for words, eps in zip(frames, (0.05, 0.1, 0.15), strict=True):
+        left = int(((grey[:, 0, 0, 0] - 0.5).abs() > eps).sum())  # each pixel moves by eps
+        low, high = robustness.wilson(left, 20)
+        assert words.startswith(
+            f"At eps {eps:.3g}: {left / 20:.0%} of 20 images are still right in the worst case "
+        )
+        assert f"({low:.0%} to {high:.0%}); under FGSM " in words
+    assert picture.html.count("<polygon") == 1
+    assert picture.alt == frames[1]
+    with pytest.raises(ValueError, match=r"expected two eps or more .* got 1"):
+        figures.drag_curve(curve[curve["eps"] == 0.1])
+    with pytest.raises(ValueError, match="got 0"):
+        figures.drag_curve(curve.assign(failed=1))
 
 
 def test_an_answer_that_is_wrong_anyway_is_said():

@@ -14,7 +14,7 @@ import lazy_loader
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
-        "breaking": ["drag_eps", "size"],
+        "breaking": ["drag_curve", "drag_eps", "size"],
         "charts": ["confusion_matrix", "learning_curves", "reliability"],
         "concepts": ["cluster_graph", "concept_grid", "concept_rows", "logit_table"],
         "curve": ["confidence_curve", "robustness_curve"],

@@ -14,6 +14,8 @@ from workbench.figures.images import Picture, png_data
 from workbench.figures.inputs import percent
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from workbench.robustness import Breaking
 
 SIDE = 168  # pixels on the screen of a picture
@@ -51,6 +53,58 @@ def drag_eps(results: Sequence[Breaking]) -> Picture:
     return moving(words, models, _chart(results, frame), status, frame, _course(results))
 
 
+def drag_curve(curve: pd.DataFrame) -> Picture:
+    """The share of images still right over eps, with its interval, at the eps of a slider.
+
+    curve: of `Evaluation.curve()`, with two eps or more. The last attack in it, which is the worst
+    case of several, has the band of its 95% interval; the others are lines beside it. It starts
+    in the middle.
+
+    Raises:
+        ValueError: fewer than two eps at which no run failed.
+    """
+    known = curve[curve["failed"] == 0].sort_values("eps", kind="stable")
+    radii = sorted(set(known["eps"]))
+    at = {eps: i for i, eps in enumerate(radii)}  # evenly apart, as the places of the slider
+    if len(radii) < 2:
+        raise ValueError(f"curve: expected two eps or more without a failed run, got {len(radii)}")
+    names = list(dict.fromkeys(known["attack"]))
+    frame, last, lines = len(radii) // 2, len(radii) - 1, []
+    for name in names:
+        rows, is_worst = known[known["attack"] == name], name == names[-1]
+        points = list(zip(rows["eps"].map(at), rows["robust_accuracy"], strict=True))
+        look = (
+            f'stroke="{COLOURS[0] if is_worst else SOFT}" stroke-width="{2.5 if is_worst else 1}"'
+        )
+        lines.append(curve_line(points, last, look, name))
+    worst = known[known["attack"] == names[-1]]
+    ends = [*zip(worst["eps"].map(at), worst["low"], strict=True)]
+    ends += reversed([*zip(worst["eps"].map(at), worst["high"], strict=True)])
+    band = " ".join("{:.1f},{:.1f}".format(*_at(x, y, last)) for x, y in ends)
+    lines.insert(0, f'<polygon points="{band}" fill="{COLOURS[0]}" opacity="0.2"/>')
+    status = [_share(known[known["eps"] == eps]) for eps in radii]
+    words = (
+        f'<p role="status" class="wb-head" {_frames("text", status)}>{escape(status[frame])}</p>'
+    )
+    title = f'images still right, <tspan fill="{COLOURS[0]}">━ {escape(names[-1])}</tspan>'
+    alt = " ".join(status)
+    chart = axes("".join(lines), range(len(radii)), frame, alt, title, [f"{e:.3g}" for e in radii])
+    return moving(words, "", chart, status, frame, "")
+
+
+def _share(rows: pd.DataFrame) -> str:
+    """What is left of the images at one eps."""
+    row = rows.iloc[-1]
+    ends = f"{percent(row['low'])} to {percent(row['high'])}"
+    others = [
+        f"{r['attack']} {percent(r['robust_accuracy'])}" for _, r in rows.iloc[:-1].iterrows()
+    ]
+    beside = f"; under {', '.join(others)}" if others else ""
+    under = "in the worst case" if row["attack"] == "worst case" else f"under {row['attack']}"
+    left = f"{percent(row['robust_accuracy'])} of {row['images']} images are still right"
+    return f"At eps {row['eps']:.3g}: {left} {under} ({ends}){beside}."
+
+
 def moving(
     words: str, pictures: str, chart: str, status: Sequence[str], frame: int, alt: str
 ) -> Picture:
@@ -70,7 +124,7 @@ def moving(
         f'<div style="flex:1 1 420px;max-width:{WIDE}px">{chart}{slider}</div></div>'
         f'<div class="wb-drag-buttons">{buttons}</div></div>'
     )
-    return Picture(html, f"{status[frame]} {alt}")
+    return Picture(html, f"{status[frame]} {alt}".strip())
 
 
 def sentence(results: Sequence[Breaking], frame: int) -> str:
@@ -158,15 +212,25 @@ def _chart(results: Sequence[Breaking], frame: int) -> str:
             about = r.classes[k] if k == rival else f"{r.model}: {r.classes[k]}"
             sign = "╌" if dash else "━"
             named.append(f'<tspan fill="{colour}">{sign} {escape(about)}</tspan>')
-            lines.append(curve(list(zip(radii, values, strict=True)), last, look, about))
+            lines.append(curve_line(list(zip(radii, values, strict=True)), last, look, about))
         if r.breaks is not None:
             lines.append(_flip(r, i))
     alt = f"confidence over eps: {_course(results)}"
     return axes("".join(lines), radii, frame, alt, f"confidence {' '.join(named)}")
 
 
-def axes(inside: str, radii: Sequence[float], frame: int, alt: str, title: str) -> str:
-    """The drawing around lines over eps, and the line that moves; title: in SVG."""
+def axes(
+    inside: str,
+    radii: Sequence[float],
+    frame: int,
+    alt: str,
+    title: str,
+    names: Sequence[str] = (),
+) -> str:
+    """The drawing around lines over eps, and the line that moves; title: in SVG.
+
+    names: of every place, where the axis does not count in eps.
+    """
     last, bottom = radii[-1], TALL + 8
     text = f'font-size="11" fill="{SOFT}"'
     parts = [f'<text x="{LEFT}" y="-4" {text}>{title}</text>']
@@ -176,12 +240,13 @@ def axes(inside: str, radii: Sequence[float], frame: int, alt: str, title: str) 
         parts.append(
             f'<text x="{LEFT - 6}" y="{y + 4}" text-anchor="end" {text}>{share:.0%}</text>'
         )
-    for share in (0, 0.25, 0.5, 0.75, 1):
-        x, eps = LEFT + PLOT * share, last * share
-        words = f"{eps:.2g}" if share < 1 else f"eps {eps:.2g}"
-        anchor = "end" if share == 1 else "middle"
+    step = -(-len(names) // 10)
+    ticks = [(i / last, name) for i, name in enumerate(names)][:: step or 1]
+    for share, words in ticks or [(q / 4, f"{last * q / 4:.2g}") for q in range(5)]:
+        words, anchor = (f"eps {words}", "end") if share == 1 else (words, "middle")
+        x = LEFT + PLOT * share
         parts.append(
-            f'<text x="{x}" y="{bottom + 14}" text-anchor="{anchor}" {text}>{words}</text>'
+            f'<text x="{x:.1f}" y="{bottom + 14}" text-anchor="{anchor}" {text}>{words}</text>'
         )
     places = [round(LEFT + PLOT * eps / last, 1) for eps in radii]
     move = f'{_frames("x", places)} transform="translate({places[frame]} 0)"'
@@ -197,12 +262,17 @@ def axes(inside: str, radii: Sequence[float], frame: int, alt: str, title: str) 
     )
 
 
-def curve(points: Sequence[tuple[float, float]], last: float, look: str, about: str) -> str:
+def curve_line(points: Sequence[tuple[float, float]], last: float, look: str, about: str) -> str:
     """A line through points (eps, share); `about` is said where the pointer rests on it."""
-    places = " ".join(f"{LEFT + PLOT * x / last:.1f},{8 + TALL * (1 - y):.1f}" for x, y in points)
+    places = " ".join("{:.1f},{:.1f}".format(*_at(x, y, last)) for x, y in points)
     return (
         f'<polyline points="{places}" fill="none" {look}><title>{escape(about)}</title></polyline>'
     )
+
+
+def _at(eps: float, share: float, last: float) -> tuple[float, float]:
+    """The place of a point in the drawing."""
+    return LEFT + PLOT * eps / last, 8 + TALL * (1 - share)
 
 
 def _flip(result: Breaking, row: int) -> str:
