@@ -196,7 +196,8 @@ def test_a_drawing_without_a_label():
     panel.selection.draw(data.load("digits").images[3])
     assert panel.wait(60)
     assert "without a label" in panel.view.value
-    assert "right" not in panel.view.value
+    assert "no answer is right or wrong" in panel.view.value
+    assert "which is right" not in panel.view.value
     attack.run()
     assert "changed its answer" in attack.view.value.lower()
     state = attack.state()

@@ -370,7 +370,7 @@ def card_table(model: Classifier) -> str:
     facts = {**card.summary(), "seed": card.seed, **card.training}
     for key in ("accuracy", "robust_accuracy"):
         if facts[key] is not None:
-            facts[key] = f"{facts[key]:.2%}"
+            facts[key] = f"{facts[key]:.1%}"
     given = {key: value for key, value in facts.items() if value not in (None, "")}
     rows = [(escape(key.replace("_", " ")), escape(str(given[key]))) for key in given]
     return table(escape(card.name), rows)

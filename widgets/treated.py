@@ -89,7 +89,7 @@ def costs_table(view: TreatmentView) -> str:
     """Accuracy and costs, before and after."""
     looks = [look for look in (view.before, view.after) if look is not None and look.cost]
     costs = [cast("Cost", look.cost) for look in looks]
-    rights = ["" if look.accuracy is None else f"{look.accuracy:.2%}" for look in looks]
+    rights = ["" if look.accuracy is None else f"{look.accuracy:.1%}" for look in looks]
     rows = [
         ("accuracy", *rights),
         ("parameters", *(f"{c.parameters:,}" for c in costs)),
