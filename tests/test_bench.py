@@ -15,6 +15,7 @@ from workbench.widgets import AttackPanel, Bench, ModelPanel, Selection
 from workbench.widgets.screen import head
 
 from workbench import data, models, reports
+from workbench.files import REPORT
 
 
 @pytest.fixture
@@ -53,7 +54,7 @@ def threads():
 def test_showing_it_draws_all_and_the_slow_parts_follow():
     bench = Bench("digits", "digits/prototypes", 3, auto=False)
     html = bench._repr_mimebundle_()["text/html"]
-    assert html.count("<h3>") == 6
+    assert html.count("<h3>") == 5  # no attack was launched
     assert "not asked yet" not in html
     assert not any(panel.whole for panel in bench.panels.values())
     bench.start()
@@ -63,6 +64,15 @@ def test_showing_it_draws_all_and_the_slow_parts_follow():
     assert bench.panels["patterns"].result.patterns is not None
     assert bench.panels["level set"].result.plane is not None
     assert not threads()
+
+
+def test_in_a_report_the_pictures_that_move_are_whole(monkeypatch):
+    monkeypatch.setenv(REPORT, "1")
+    bench = Bench("digits", "digits/cnn", 3, auto=False)
+    html = bench._repr_mimebundle_()["text/html"]
+    assert {n for n, p in bench.panels.items() if p.whole} == {"eps", "level set"}
+    assert "data-drag=" in html
+    assert "data-map=" in html
 
 
 def test_another_image_reaches_every_panel(bench):

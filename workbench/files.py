@@ -10,6 +10,7 @@ from pathlib import Path
 # The scripts of figures that move, in a panel and in a report: `drag_eps` and `plane_map`.
 LIVE = "".join(Path(__file__).with_name(f"{name}.js").read_text() for name in ("drag", "map"))
 STYLE = Path(str(files("workbench.widgets"))) / "style.css"  # of panels, reports, cards, site
+REPORT = "WORKBENCH_REPORT"  # set where a notebook runs into a report: nobody waits or clicks
 
 
 def write(path: Path, content: str | bytes) -> None:

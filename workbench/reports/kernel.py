@@ -20,6 +20,7 @@ from nbclient import NotebookClient, exceptions
 from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell, new_output
 
+from workbench.files import REPORT
 from workbench.reports import asserts, claims
 from workbench.reports.results import MIME
 from workbench.steps import Step
@@ -100,6 +101,7 @@ class Client(NotebookClient):
             raise self.error(None, "EmptyNotebook", "no code cell to run, apart from parameters")
         try:
             env = os.environ | {"TQDM_DISABLE": "1", "PLOTLY_RENDERER": "plotly_mimetype"}
+            env[REPORT] = "1"
             if env.get("WORKBENCH_DATA"):  # perhaps relative to our folder; the kernel has another
                 env["WORKBENCH_DATA"] = os.path.abspath(os.path.expanduser(env["WORKBENCH_DATA"]))
             self.start_new_kernel(env=env)
