@@ -718,3 +718,12 @@ def test_pictures_beside_the_notebook_are_embedded(tmp_path):
     (tmp_path / "dot.png").write_bytes(b"\x89PNG")
     source = write(tmp_path / "n.ipynb", new_markdown_cell("![a dot](dot.png)"))
     assert "data:image/png;base64," in reports.to_html(source)
+
+
+@pytest.mark.browser
+def test_what_to_press_is_not_said_where_there_is_nothing_to_press(page, tmp_path):
+    html = '<p class="wb-live">Press <b>Launch</b>.</p><p>The image.</p>'
+    (tmp_path / "page.html").write_text(reports.to_html(shown(**{"text/html": html})))
+    page.goto((tmp_path / "page.html").as_uri())
+    assert page.get_by_text("The image.").is_visible()
+    assert not page.get_by_text("Press").is_visible()
