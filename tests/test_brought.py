@@ -45,7 +45,12 @@ def test_a_panel_that_fails_says_so_in_its_own_frame(method, monkeypatch):
     for name, panel in bench.panels.items():
         assert (panel.result is not None) or name == "level set"
         assert ON_PURPOSE not in panel.message.value or name == "level set"
-    if method in ("check", "unfit", "code"):  # not needed to show something
+    if method in ("controls", "shown"):  # these are made where one opens it
+        assert failed.result is not None
+        bench.show("level set")
+        assert "panel-failure" in failed.message.value
+        assert ON_PURPOSE in failed.message.value
+    elif method in ("check", "unfit", "code"):  # not needed to show something
         assert failed.result is not None
         assert (f"# no code: {ON_PURPOSE}" in bench.code()) == (method == "code")
     else:

@@ -7,7 +7,7 @@ from html import unescape
 import pytest
 import torch
 from browsers import MARKS
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from workbench.widgets import EpsPanel
@@ -32,7 +32,8 @@ GREY = torch.full((1, 1, 2, 2), 0.5)
 def test_a_linear_answer_breaks_where_the_margin_is_used_up(gap):
     """Each pixel moves by eps, so that the gap falls by 8 eps: it breaks from gap / 8 on."""
     found = robustness.breaking(halves(gap), GREY, attacks.PGD(eps=0.3, n_steps=5), radii=60)
-    expected = found.radii[found.radii > gap / 8 + 1e-6]
+    assume(float((found.radii - gap / 8).abs().min()) > 1e-4)  # a tie is for rounding to break
+    expected = found.radii[found.radii > gap / 8]
     assert found.breaks == (pytest.approx(float(expected[0])) if len(expected) else None)
     moved = (found.images - GREY).abs().amax((1, 2, 3))
     assert bool((moved <= found.radii + 1e-6).all())

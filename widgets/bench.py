@@ -19,7 +19,7 @@ from workbench.params import Parameters
 from workbench.steps import Step
 
 from .attack_panel import AttackPanel
-from .blocks import bundle, in_words, section
+from .blocks import bundle, failure, in_words, section
 from .eps_panel import EpsPanel
 from .frame import guarded
 from .front import MODES, Front
@@ -281,7 +281,7 @@ class Bench:
         for name, panel in self.panels.items():
             if panel.waits and not panel.whole:
                 continue  # nobody has pressed its button
-            body = panel.to_html() if panel.seen else "<p>not asked yet</p>"
+            body = static_of(panel) if panel.seen else "<p>not asked yet</p>"
             parts.append(f"<h3>{escape(name)}</h3>{body}")
         return f'<section aria-label="Bench">{"".join(parts)}</section>'
 
@@ -293,6 +293,14 @@ class Bench:
         if self.auto:
             self.start()
         return bundle(widget, self.to_html(), f"Bench({self.state()})")
+
+
+def static_of(panel: Panel[Any, Any]) -> str:
+    """A panel as it stands in a report, or that it cannot be drawn."""
+    try:
+        return panel.to_html()
+    except Exception as error:  # whatever a model of one's own raises
+        return failure(panel.title, error)
 
 
 def code_of(panel: Panel[Any, Any]) -> str:

@@ -117,7 +117,7 @@ class Front:
         shown: dict[str, Any] = {"title": title, "busy": busy, "index": index}
         if reason := panel.misfit():
             offer = self.selection.models_for(self.selection.origin)
-            fits = [name for name in offer[:8] if not panel.unfit(name)][:2]
+            fits = [name for name in offer[:8] if not panel.misfit(name)][:2]
             return {**shown, "head": "not of this model", "html": escape(reason), "fits": fits}
         if panel.result is None or draw is None:
             return {**shown, "head": "not possible here", "html": panel.message.value}

@@ -174,10 +174,10 @@ class Panel(Frame[R], Generic[P, R]):
         choose = f"Choose one that fits: {' '.join(buttons)}" if names else "No model here fits."
         return status(f"{escape(self.unfit())}. {choose}")
 
-    def misfit(self) -> str:
+    def misfit(self, model: str = "") -> str:
         """`unfit`, or why that cannot be said."""
         try:
-            return self.unfit()
+            return self.unfit(model)
         except Exception as error:  # whatever a model of one's own raises
             return in_words(error)
 
