@@ -91,14 +91,14 @@ def test_proof_panel_proves_refutes_and_cancels(page, server):
     panel.scroll_into_view_if_needed()
     panel.locator("button:has-text('Verify')").click()
     panel.locator("text=Proved: every one of them is").wait_for()
-    shot(page, "verify_verified")
+    shot(page, "verify_proved")
     panel.locator(".widget-slider:has-text('eps') [role=slider]").last.focus()
     page.keyboard.press("End")  # the largest
     panel.locator("text=Press Verify").wait_for()
     panel.locator("button:has-text('Verify')").click()
     panel.locator("text=Refuted: here is one").wait_for()
     assert drawn(page, "img[alt*='counterexample']") == 1
-    shot(page, "verify_falsified")
+    shot(page, "verify_refuted")
     assert page.problems == []
 
 

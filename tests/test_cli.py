@@ -12,7 +12,9 @@ import pytest
 from browsers import reserved_port
 from typer.testing import CliRunner
 
-from workbench import cli, doctor
+from workbench import cli, doctor, proofs
+from workbench.proofs import Answer
+from workbench.proofs.files import in_competition
 
 runner = CliRunner()
 
@@ -338,7 +340,7 @@ def test_prove_says_the_verdict_first(asked):
     for given_ in (words, [*words, "--method", "milp"], [*words[:3], f"onnx:{net}"]):
         result = workbench(*given_)
         assert result.exit_code == 0, result.output
-        assert result.stdout.startswith("verified in ")
+        assert result.stdout.startswith("proved in ")
     assert "bound 3.5, " in workbench(*words).stdout  # 0.5 and -3
 
 
@@ -349,7 +351,7 @@ def test_prove_shows_a_counterexample_and_writes_a_witness(asked, tmp_path, name
     words = ["prove", question("(<= Y_0 -4.75)"), "--model", network(name, *TWO)]
     result = workbench(*words, "--witness", str(witness))
     assert result.exit_code == 0, result.output
-    assert result.stdout.startswith("falsified in ")
+    assert result.stdout.startswith("refuted in ")
     shown = dict(line.split() for line in result.stdout.splitlines()[-4:])
     assert list(shown) == ["X_0", "X_1", "Y_0", "Y_1"]
     values = {key: float(value) for key, value in shown.items()}
@@ -369,18 +371,27 @@ def test_prove_writes_what_the_competition_calls_the_other_verdicts(asked, tmp_p
     words = ["prove", question("(>= Y_0 Y_1)"), "--model", net, "--time-limit", "1e-9"]
     result = workbench(*words, "--witness", str(witness))
     assert result.exit_code == 3
-    assert result.stdout.startswith("unknown in ")
+    assert result.stdout.startswith("open in ")
     assert "the time limit was reached" in result.stdout
     assert witness.read_text() == "timeout\n"
+
+
+def test_prove_says_how_many_branches_are_left_where_some_are():
+    kept = Answer("open", bound=-1.25, branches=4, open=2, note="numerical trouble")
+    lines = ["open in 0.00 s", "bound -1.25, 4 branches, 2 left", "numerical trouble"]
+    assert proofs.described(kept, []).splitlines() == lines
+    assert in_competition(kept, []) == "unknown\n"
+    done = Answer("proved", bound=0.5, branches=4)
+    assert proofs.described(done, []).splitlines() == ["proved in 0.00 s", "bound 0.5, 4 branches"]
 
 
 def test_prove_takes_a_network_with_one_output(asked):
     network, question = asked
     net = network("m.onnx", [[1.0], [1.0]], [0.0], (1, 2))
     result = workbench("prove", question("(>= Y_0 -2.9)", 1), "--model", net)
-    assert result.stdout.startswith("verified in ")
+    assert result.stdout.startswith("proved in ")
     shown = workbench("prove", question("(>= Y_0 -3.1)", 1), "--model", net).stdout
-    assert shown.startswith("falsified in ")
+    assert shown.startswith("refuted in ")
     assert shown.splitlines()[-1].split()[0] == "Y_0"  # none that is not the network's
 
 
@@ -403,7 +414,7 @@ def test_prove_names_a_model_of_the_bench(tmp_path, no_data):
     file.write_text("\n".join([*lines, "(assert (<= Y_0 1e6))"]))
     result = workbench("prove", str(file), "--model", "digits/mlp")
     assert result.exit_code == 0, result.output
-    assert result.stdout.startswith("falsified in ")
+    assert result.stdout.startswith("refuted in ")
     assert "64 inputs; --witness FILE writes them all" in result.stdout
 
 

@@ -15,15 +15,15 @@ def test_it_asks_first_and_proves_when_told():
     assert "Press <b>Verify</b>" in panel.view.value
     panel.start()
     settle(panel)
-    assert panel.result.answer.verdict == "verified"
+    assert panel.result.answer.verdict == "proved"
     assert "Proved" in panel.view.value
-    assert panel.result.summary()["verdict"] == "verified"
+    assert panel.result.summary()["verdict"] == "proved"
 
 
 def test_a_counterexample_is_shown_and_is_one():
     panel = ProofPanel("digits", "digits/mlp", 3, eps=0.3)
     answer = panel.run().answer
-    assert answer.verdict == "falsified"
+    assert answer.verdict == "refuted"
     model, x = models.load("digits/mlp"), data.load("digits").images[3]
     assert float((answer.counterexample - x).abs().max()) <= 0.3 + 1e-5
     called = int(model.predict(answer.counterexample[None]).label)
@@ -34,7 +34,7 @@ def test_a_counterexample_is_shown_and_is_one():
 
 def test_only_images_that_follow_the_pattern():
     panel = ProofPanel("digits", "digits/mlp", 3, eps=0.05, pattern=True, delta=0.9)
-    assert panel.run().answer.verdict != "unknown"
+    assert panel.run().answer.verdict != "open"
     size = len(panel.mined().of(panel.result.label))
     assert f"The pattern fixes {size} of 512 neurons" in panel.view.value
 

@@ -24,7 +24,7 @@ from workbench.proofs.network import Network
 from workbench.proofs.query import Query
 
 OURS, SHAPE = ["branching", "milp"], (1, 4, 4)
-ALL = ((torch.zeros(1, 3), torch.zeros(1)),)  # every output is unsafe: never to be verified
+ALL = ((torch.zeros(1, 3), torch.zeros(1)),)  # every output is unsafe: never to be proved
 
 
 def made(body, seed=0, shape=SHAPE, scale=1.5, **options):
@@ -328,7 +328,7 @@ def test_phases_that_contradict_the_box_leave_nothing_to_prove(kind):
         found = bounds_of(model, prop, method)
         assert (found.summary()["empty"], found.slack.tolist()) == (True, [math.inf])
     for answer in [prove(model, prop, backend=backend) for backend in OURS]:
-        assert answer.verdict == "verified"
+        assert answer.verdict == "proved"
         assert answer.note == "no image in the box follows the phases"
 
 
@@ -337,15 +337,15 @@ def test_phases_that_contradict_the_box_leave_nothing_to_prove(kind):
 
 def right(model, prop, answer, z):
     """Check an answer by images, and its counterexample on the real network."""
-    assert answer.verdict in ("verified", "falsified") or "too near to tell" in answer.note
-    if answer.verdict == "falsified":
+    assert answer.verdict in ("proved", "refuted") or "too near to tell" in answer.note
+    if answer.verdict == "refuted":
         x = answer.counterexample
         assert bool(((x >= prop.lower) & (x <= prop.upper)).all())
         *hidden, logits = real(model, x[None])
         assert float(slack(prop, logits).min()) <= 1e-5
         for phase, value in zip(prop.phases.values(), hidden, strict=False):
             assert float((phase * value[0]).min()) >= -1e-5
-    elif answer.verdict == "verified":
+    elif answer.verdict == "proved":
         assert not len(z[-1]) or float(slack(prop, z[-1]).min()) > -1e-6
         assert answer.open == 0
         assert answer.bound is None or answer.bound > 0
@@ -356,7 +356,7 @@ def right(model, prop, answer, z):
 def test_branching_and_milp_agree_and_repeat_themselves(seed, kind, eps, inside):
     model, prop, z = problem(seed, kind, eps, inside)
     found = [prove(model, prop, backend=b, time_limit=600, seed=seed) for b in OURS + OURS]
-    assert {"verified", "falsified"} != {answer.verdict for answer in found}
+    assert {"proved", "refuted"} != {answer.verdict for answer in found}
     for answer, again in zip(found[:2], found[2:], strict=True):
         right(model, prop, answer, z)
         same = [replace(each, seconds=0, counterexample=None) for each in (answer, again)]
@@ -387,10 +387,10 @@ def test_pattern_properties_against_a_grid():
             for backend in OURS:
                 answer = prove(model, prop, backend=backend)
                 right(model, prop, answer, [torch.zeros(0, 3).double()])
-                sure = "falsified" if most >= 0 else "verified" if most < -0.6 else answer.verdict
+                sure = "refuted" if most >= 0 else "proved" if most < -0.6 else answer.verdict
                 assert answer.verdict == sure
                 seen.add((backend, prop.name[:9], answer.verdict))
-                if "both" in prop.name and answer.verdict == "verified":
+                if "both" in prop.name and answer.verdict == "proved":
                     assert "no image in the box follows the phases" in answer.note
     assert len(seen) == 8  # by each proved and refuted, of both kinds
 
@@ -403,7 +403,7 @@ def test_the_robust_radius_of_a_linear_model(backend):
         logits, label = model.predict(x[None]).logits[0].double(), int(model.predict(x[None]).label)
         gap = (model.body[1].weight[label] - model.body[1].weight).detach().double().abs().sum(1)
         radius = float(((logits[label] - logits) / gap)[torch.arange(3) != label].min())
-        for share, verdict in ((0.999, "verified"), (1.001, "falsified")):
+        for share, verdict in ((0.999, "proved"), (1.001, "refuted")):
             if radius < 0.49:  # inside [0, 1]
                 prop, checked = local_robustness(model, x, label, radius * share), checked + 1
                 assert prove(model, prop, backend=backend).verdict == verdict
@@ -419,7 +419,7 @@ def test_a_tie_counts_against(backend):
         local_robustness(model, x, 0, 0.01),
         unsafe=((torch.tensor([[1.0, -1.0, 0.0]]), torch.zeros(1)),),
     )
-    assert prove(model, prop, backend=backend).verdict == "falsified"
+    assert prove(model, prop, backend=backend).verdict == "refuted"
 
 
 def hard():
@@ -436,7 +436,7 @@ def test_a_time_limit_is_said(backend):
     model, prop = hard()
     for limit in (0.1, 1e-6):  # what is reached by then: test_proofs_time.py, by another clock
         answer = prove(model, prop, backend=backend, time_limit=limit)
-        assert (answer.verdict, "time limit was reached" in answer.note) == ("unknown", True)
+        assert (answer.verdict, "time limit was reached" in answer.note) == ("open", True)
         assert answer.seconds >= limit
 
 
@@ -451,7 +451,7 @@ def test_steps_tell_of_progress_and_closing_them_leaves_nothing():
     assert not any(part._forward_hooks for part in model.modules())
     assert ticks[0].message == "bounds of 2"
     assert f"bound {search[-1].bound:.4g}, {search[-1].open:,} branches open" == ticks[-1].message
-    assert all(0 <= t.done <= t.total and t.value.verdict == "unknown" for t in ticks)
+    assert all(0 <= t.done <= t.total and t.value.verdict == "open" for t in ticks)
     assert all(t.bound >= s.bound and t.branches > s.branches for s, t in pairwise(search))
 
 
@@ -466,7 +466,7 @@ def test_weights_that_are_not_numbers_or_huge_prove_nothing(backend, value):
         model.body[layer].weight.detach().mul_(value)
         prop = Property(torch.full(SHAPE, 0.5 - eps), torch.full(SHAPE, 0.5 + eps), ALL)
         if math.isfinite(value):
-            assert prove(model, prop, backend=backend).verdict != "verified"
+            assert prove(model, prop, backend=backend).verdict != "proved"
         else:
             with pytest.raises(ValueError, match=rf"{layer} \(Linear\) is NaN or infinite"):
                 prove(model, prop, backend=backend)
@@ -486,7 +486,7 @@ def test_a_solver_that_fails_proves_nothing(status, monkeypatch):
     monkeypatch.setattr("workbench.proofs.branching.search", lambda *_: None)
     for backend in OURS:
         answer = prove(model, replace(prop, unsafe=ALL), backend=backend)
-        assert (answer.verdict, answer.open) == ("unknown", 1)
+        assert (answer.verdict, answer.open) == ("open", 1)
         assert "numerical trouble" in answer.note
 
 

@@ -213,18 +213,18 @@ def planted_set():
     return found
 
 
-def never_verified(verifier):
-    """The soundness test: what is false of a network is never called verified."""
+def never_proved(verifier):
+    """The soundness test: what is false of a network is never called proved."""
     for _, planted, prop in planted_set():
         answer = verifier(planted, prop)
-        assert answer.verdict in ("falsified", "unknown"), f"{prop.name}: {answer}"
-        if answer.verdict == "falsified":
+        assert answer.verdict in ("refuted", "open"), f"{prop.name}: {answer}"
+        if answer.verdict == "refuted":
             assert prop.holds_against(planted, answer.counterexample[None]).all()
 
 
 @pytest.mark.parametrize("backend", EVERY)
 def test_planted_counterexamples_are_never_proved_away(backend):
-    never_verified(using(backend))
+    never_proved(using(backend))
 
 
 def without_the_last_unit(model, prop):
@@ -250,7 +250,7 @@ def by_samples(model, prop):
     x = torch.rand((10_000, *model.input_shape), generator=torch.Generator().manual_seed(0))
     bad = prop.holds_against(model, prop.lower + x * (prop.upper - prop.lower))
     return SimpleNamespace(
-        verdict="falsified" if bad.any() else "verified",
+        verdict="refuted" if bad.any() else "proved",
         counterexample=x[bad.int().argmax()],
     )
 
@@ -260,8 +260,8 @@ def by_samples(model, prop):
     [without_the_last_unit, with_half_the_clipped_range, with_a_box_too_small, by_samples],
 )
 def test_faulty_verifiers_are_caught(faulty):
-    with pytest.raises(AssertionError, match="verified"):
-        never_verified(faulty)
+    with pytest.raises(AssertionError, match="proved"):
+        never_proved(faulty)
 
 
 def test_planting_leaves_all_but_the_corner_as_it_was():
@@ -406,19 +406,19 @@ def least_slack(body, prop):
 
 
 def agrees(backend, cases):
-    """Every answer to (seed, inside) is right; returns how many were unknown."""
-    verifier, unknown = using(backend), 0
+    """Every answer to (seed, inside) is right; returns how many stayed open."""
+    verifier, stayed_open = using(backend), 0
     for seed, inside in cases:
         model, prop, slack = made(seed, inside)
         answer = verifier(model, prop)
-        if answer.verdict == "falsified":
+        if answer.verdict == "refuted":
             assert slack < CLOSE, f"seed {seed}, inside {inside}: {slack}"
             assert prop.holds_against(model, answer.counterexample[None]).all()
-        elif answer.verdict == "verified":
+        elif answer.verdict == "proved":
             assert slack > -CLOSE, f"seed {seed}, inside {inside}: {slack}"
         else:
-            unknown += abs(slack) > CLOSE
-    return unknown
+            stayed_open += abs(slack) > CLOSE
+    return stayed_open
 
 
 FEW = [*itertools.product(range(20), (False, True))]
@@ -465,12 +465,12 @@ def test_a_backend_that_is_not_installed(backend, monkeypatch):
 
 
 @pytest.mark.parametrize("backend", sorted(set(MODULES) & set(EVERY)))
-def test_another_solver_out_of_time_says_unknown(backend):
+def test_another_solver_out_of_time_leaves_it_open(backend):
     verifier = using(backend, time_limit=0.01)
     model = models.load("digits/mlp")
     x = data.load("digits").images[0]
     prop = local_robustness(model, x, int(model.predict(x[None]).label), 0.3)
-    assert verifier(model, prop).verdict == "unknown"
+    assert verifier(model, prop).verdict == "open"
 
 
 # Grids

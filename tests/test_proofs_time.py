@@ -91,7 +91,7 @@ def test_hardly_any_work_is_done_after_the_end(timed, parts):
     before = []
     for looks in LOOKS:
         answer, watch, limits = timed(looks, model, prop)
-        assert (answer.verdict, LATE in answer.note) == ("unknown", True)
+        assert (answer.verdict, LATE in answer.note) == ("open", True)
         assert watch.work[True] <= CHUNK[1]  # where a whole batch takes tens of thousands
         assert not [limit for limit, over in limits if over and limit > 0.01]
         before.append(watch.work[False])
@@ -115,7 +115,7 @@ def test_a_mixed_integer_program_is_given_what_is_left(timed):
     model, prop = hard()
     for looks in (3, 13, 34):
         answer, watch, limits = timed(looks, model, prop, "milp")
-        assert (answer.verdict, LATE in answer.note) == ("unknown", True)
+        assert (answer.verdict, LATE in answer.note) == ("open", True)
         assert watch.work[True] <= CHUNK[1]
         assert not [limit for limit, over in limits if limit > 0.01 * over + 100 * (not over)]
 
@@ -185,8 +185,8 @@ def test_marabou_answers_from_a_process_of_its_own(fake):
 @pytest.mark.parametrize(
     ("does", "verdict", "note"),
     [
-        ("return 'unsat', {}, None", "verified", ""),
-        ("return 'TIMEOUT', {}, None", "unknown", "Marabou says TIMEOUT"),
+        ("return 'unsat', {}, None", "proved", ""),
+        ("return 'TIMEOUT', {}, None", "open", "Marabou says TIMEOUT"),
     ],
 )
 def test_what_marabou_says(fake, does, verdict, note):
@@ -198,7 +198,7 @@ def test_what_marabou_says(fake, does, verdict, note):
 def test_marabou_that_looks_at_no_clock_is_ended(fake):
     fake("time.sleep(600); return 'unsat', {}, None")
     answer = asked(1.0)
-    assert (answer.verdict, answer.note) == ("unknown", LATE)
+    assert (answer.verdict, answer.note) == ("open", LATE)
 
 
 def test_marabou_that_fails_is_said(fake):

@@ -232,16 +232,16 @@ def linear(*rows, bias=0.0):
     return models.wrap(body.eval(), input_shape=(1, 1, 2))
 
 
-@pytest.mark.parametrize(("sign", "verdict"), [("<", "verified"), ("<=", "falsified")])
+@pytest.mark.parametrize(("sign", "verdict"), [("<", "proved"), ("<=", "refuted")])
 def test_a_strict_constraint_that_only_touches_is_never_met(tmp_path, sign, verdict):
     model = linear([1.0, 0.0], [1.0, 0.0])  # the logits are equal everywhere
     prop = read(
         tmp_path, PLAIN.replace("(>= Y_0 Y_1)", f"({sign} Y_0 Y_1)").replace("-0.125", "9"), model
     )
-    assert prove(model, prop).verdict in (verdict, "unknown")  # 0 <= 0 is too near to prove
-    assert (prove(model, prop).verdict == "falsified") == (verdict == "falsified")
+    assert prove(model, prop).verdict in (verdict, "open")  # 0 <= 0 is too near to prove
+    assert (prove(model, prop).verdict == "refuted") == (verdict == "refuted")
     shut = read(tmp_path, PLAIN.replace("(>= Y_0 Y_1)", "(< Y_0 Y_0)"), model)
-    assert prove(model, shut).verdict == "verified"
+    assert prove(model, shut).verdict == "proved"
 
 
 def test_a_counterexample_at_the_edge_is_in_the_box_of_the_file(tmp_path):
@@ -291,14 +291,14 @@ def test_several_boxes_are_answered_together(tmp_path, monkeypatch):
         return prove(model, read(tmp_path, text_of(2, 2, boxes, paired=paired), model))
 
     answer = ask(0.75, 1.75, 2.625)  # Y_0 >= these: never, by 0.25, 0.25 and 0.125
-    assert (answer.verdict, answer.open) == ("verified", 0)
+    assert (answer.verdict, answer.open) == ("proved", 0)
     assert answer.bound == pytest.approx(0.125)
     answer = ask(0.75, 1.25, 9)
-    assert answer.verdict == "falsified"
+    assert answer.verdict == "refuted"
     assert 1.25 <= float(answer.counterexample[0, 0, 0]) <= 1.5
     monkeypatch.setattr("workbench.proofs.proving.AT_ONCE", 4)
-    assert ask(*[999.0] * 10).verdict == "verified"  # more than are worked on at once
-    assert ask(*[999.0] * 9, 9.25).verdict == "falsified"
+    assert ask(*[999.0] * 10).verdict == "proved"  # more than are worked on at once
+    assert ask(*[999.0] * 9, 9.25).verdict == "refuted"
 
 
 def test_one_hard_box_keeps_no_other_waiting(tmp_path, monkeypatch):
@@ -306,11 +306,11 @@ def test_one_hard_box_keeps_no_other_waiting(tmp_path, monkeypatch):
 
     def endless(query, seed):
         while True:
-            yield SimpleNamespace(done=0, total=1, message="", value=query.answer("unknown"))
+            yield SimpleNamespace(done=0, total=1, message="", value=query.answer("open"))
             if float(query.prop.lower.flatten()[0]) > 0:
                 x = query.prop.lower
                 yield SimpleNamespace(
-                    done=1, total=1, message="", value=query.answer("falsified", counterexample=x)
+                    done=1, total=1, message="", value=query.answer("refuted", counterexample=x)
                 )
                 return
 
@@ -322,28 +322,28 @@ def test_one_hard_box_keeps_no_other_waiting(tmp_path, monkeypatch):
     boxes = [([-1.0, 0.0], [0.0, 1.0]), ([2.0, 0.0], [3.0, 1.0])]
     prop = read(tmp_path, text_of(2, 2, boxes, [[("Y_0", "Y_1")]]))
     ticks = list(itertools.islice(prove.steps(TWO, prop, backend="endless"), 50))
-    assert ticks[-1].value.verdict == "falsified"
+    assert ticks[-1].value.verdict == "refuted"
     assert len(ticks) < 10
     assert all(0 <= t.done <= t.total for t in ticks)
 
 
 def test_answers_to_several_questions_at_once():
     yes, no = (
-        Answer("verified", bound=0.5, branches=3),
-        Answer("falsified", torch.ones(1), branches=1),
+        Answer("proved", bound=0.5, branches=3),
+        Answer("refuted", torch.ones(1), branches=1),
     )
-    late = Answer("unknown", bound=-1.0, branches=4, open=2, note="late")
-    none = Answer("unknown", note="late")
-    assert astuple(merged(yes, late)) == ("unknown", None, -1.0, 7, 2, 0.0, "late")
+    late = Answer("open", bound=-1.0, branches=4, open=2, note="late")
+    none = Answer("open", note="late")
+    assert astuple(merged(yes, late)) == ("open", None, -1.0, 7, 2, 0.0, "late")
     assert merged(late, none).bound is None  # nothing is proved of the second
     assert merged(late, replace(none, note="trouble")).note == "late; trouble"
     assert merged(merged(late, yes), none).note == "late"
     assert (merged(late, no).verdict, merged(no, late).counterexample) == (
-        "falsified",
+        "refuted",
         no.counterexample,
     )
     assert merged(yes, replace(yes, bound=0.25)).bound == 0.25
-    assert merged(yes, Answer("verified")).bound == 0.5
+    assert merged(yes, Answer("proved")).bound == 0.5
 
 
 def test_bounds_are_of_one_box(tmp_path):
@@ -423,9 +423,9 @@ def attacked(asked, steps=12, n=200, seed=0):
 
 def consistent(asked, answer, tmp_path):
     """Hold an answer to the file: by attack, or by its counterexample."""
-    if answer.verdict == "verified":
+    if answer.verdict == "proved":
         assert attacked(asked) > -1e-6
-    if answer.verdict == "falsified":
+    if answer.verdict == "refuted":
         x = answer.counterexample
         with torch.no_grad():
             y = asked.model(x[None]).double()
@@ -480,8 +480,8 @@ def test_no_answer_contradicts_sampling_or_pgd(tmp_path_factory, backend, asked)
         asked.model, read(folder, asked.text, asked.model), backend=backend, time_limit=300
     )
     verdict = consistent(asked, answer, folder)
-    assert verdict != "unknown" or "too near to tell" in answer.note
-    if verdict == "verified":
+    assert verdict != "open" or "too near to tell" in answer.note
+    if verdict == "proved":
         assert answer.open == 0
 
 
@@ -618,7 +618,7 @@ def test_acasxu_properties_are_decided(tmp_path):
 
     verdicts = [decided(tmp_path, acasxu, s, ask) for s in (0, 1) for ask in (six, three)]
     verdicts += [decided(tmp_path, acasxu, 0, lambda m, s=share: one(m, s)) for share in (-0.1, 3)]
-    assert set(verdicts) == {"verified", "falsified"}
+    assert set(verdicts) == {"proved", "refuted"}
 
 
 @pytest.mark.parametrize("architecture", [oval21, cifar10_resnet])
@@ -640,4 +640,4 @@ def test_cifar_properties_on_normalised_images_are_decided(tmp_path, architectur
         return ask
 
     easy = decided(tmp_path, architecture, 0, within(0.001), ("branching", "milp"))
-    assert (easy, decided(tmp_path, architecture, 0, within(0.3))) == ("verified", "falsified")
+    assert (easy, decided(tmp_path, architecture, 0, within(0.3))) == ("proved", "refuted")

@@ -24,11 +24,11 @@ from .panel import Panel
 from .views import Answered
 
 WORDS = {
-    "verified": "Proved: every one of them is.",
-    "falsified": "Refuted: here is one that the model calls something else.",
-    "unknown": "Open: neither proved nor refuted in the time given.",
+    "proved": "Proved: every one of them is.",
+    "refuted": "Refuted: here is one that the model calls something else.",
+    "open": "Open: neither proved nor refuted in the time given.",
 }
-LOOKS = {"verified": "wb-ok", "falsified": "wb-warn", "unknown": "wb-soft"}
+LOOKS = {"proved": "wb-ok", "refuted": "wb-warn", "open": "wb-soft"}
 
 
 class ProofPanelParameters(Parameters):

@@ -343,16 +343,16 @@ def prove(
         Path | None, Option(metavar="FILE", help="Write the result as VNN-COMP has it.")
     ] = None,
 ) -> None:
-    """Prove or refute a VNN-LIB property: verified, falsified (with a counterexample) or unknown.
+    """Prove or refute a VNN-LIB property: proved, refuted (with a counterexample) or open.
 
-    Exit code 0 where it is decided, 3 where it is unknown, 1 or 2 where it cannot be asked.
+    Exit code 0 where it is decided, 3 where it is open, 1 or 2 where it cannot be asked.
     """
     from workbench import proofs
 
     options = {"backend": method, "time_limit": time_limit, "seed": seed, "witness": witness}
     answer, values = proofs.prove_file(file, model, **options)
     typer.echo(proofs.described(answer, values))
-    if answer.verdict == "unknown":
+    if answer.verdict == "open":
         raise typer.Exit(UNDECIDED)
 
 

@@ -100,19 +100,19 @@ def table(
             line.append(f"{column} {answer.verdict} {taken:.1f} s")
         print(f"{name}: {'; '.join(line)}", flush=True)
     print(f"\n{len(order)} properties, 256x2, {limit:g} s each, {torch.get_num_threads()} threads")
-    print(f"{'':20}{'verified':>10}{'falsified':>10}{'unknown':>10}{'seconds':>10}")
+    print(f"{'':20}{'proved':>10}{'refuted':>10}{'open':>10}{'seconds':>10}")
     for column, answers in found.items():
         verdicts = Counter(verdict for verdict, _ in answers)
-        counts = [verdicts[v] for v in ("verified", "falsified", "unknown")]
+        counts = [verdicts[v] for v in ("proved", "refuted", "open")]
         total = sum(taken for _, taken in answers)
         print(f"{column:20}{''.join(f'{n:10}' for n in counts)}{total:10.1f}")
     if "branching" in found:
         inside, whole = found["branching, pattern"], found["branching"]
         pairs = list(zip(whole, inside, strict=True))
-        more = sum(w[0] != "verified" and i[0] == "verified" for w, i in pairs)
-        both = [(w[1], i[1]) for w, i in pairs if "unknown" not in (w[0], i[0])]
+        more = sum(w[0] != "proved" and i[0] == "proved" for w, i in pairs)
+        both = [(w[1], i[1]) for w, i in pairs if "open" not in (w[0], i[0])]
         sooner = sum(w for w, _ in both) / max(1e-9, sum(i for _, i in both))
-        print(f"inside the pattern (delta {DELTA}): {more} more verified", end="")
+        print(f"inside the pattern (delta {DELTA}): {more} more proved", end="")
         print(f"; {sooner:.1f} x as fast on the {len(both)} that both decide")
 
 

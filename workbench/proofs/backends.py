@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from workbench.proofs import marabou
-from workbench.proofs.properties import IN_WORDS, Answer
+from workbench.proofs.properties import Answer
 from workbench.proofs.query import Query
 from workbench.steps import Step
 
@@ -124,7 +124,7 @@ def one_by_one(
     doubt = ""
     for done, i in enumerate(sorted(range(total), key=order.__getitem__)):
         query.branches, query.open = done, total - done
-        yield Step(done, total, f"{done} of {total} unsafe sets", query.answer("unknown"))
+        yield Step(done, total, f"{done} of {total} unsafe sets", query.answer("open"))
         a, b = (part.double() for part in prop.unsafe[i])
         unsafe = [
             ([(w, code.logits + k) for k, w in enumerate(row) if w], bound)
@@ -137,13 +137,13 @@ def one_by_one(
                 break
             x = query.counterexample(torch.tensor([image], dtype=torch.float64))
             if x is not None:
-                answer = query.answer("falsified", counterexample=x)
-                yield Step(total, total, IN_WORDS[answer.verdict], answer)
+                answer = query.answer("refuted", counterexample=x)
+                yield Step(total, total, answer.verdict, answer)
                 return
             doubt = "a counterexample of the solver does not hold on the real network"
     query.branches, query.open = total, 0
-    answer = query.answer("unknown" if doubt else "verified", note=doubt)
-    yield Step(total, total, IN_WORDS[answer.verdict], answer)
+    answer = query.answer("open" if doubt else "proved", note=doubt)
+    yield Step(total, total, answer.verdict, answer)
 
 
 def solver(module: str, package: str) -> Any:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from workbench.proofs.bounds import interval, relax, tighten
-from workbench.proofs.properties import IN_WORDS, TOLERANCE, Answer, Verdict
+from workbench.proofs.properties import TOLERANCE, Answer, Verdict
 from workbench.proofs.query import Query
 from workbench.steps import Step
 
@@ -57,7 +57,7 @@ def branching_steps(query: Query, seed: int = 0) -> Iterator[Step[Answer]]:
     for batch in torch.arange(len(which)).split(net.rows):
         x = search(query, root.centre + root.radius * noise[batch], which[batch], 20)
         if x is not None:
-            yield last(query, "falsified", counterexample=x)
+            yield last(query, "refuted", counterexample=x)
             return
     which = torch.arange(len(query.a))
     for again, (ascent, steps) in enumerate(EFFORTS):
@@ -74,7 +74,7 @@ def branching_steps(query: Query, seed: int = 0) -> Iterator[Step[Answer]]:
         query.open = len(remaining.value) + query.doubts
         query.bound = min(float(remaining.value.min()), query.floor)
         message = f"bound {query.bound:.4g}, {query.open:,} branches open"
-        so_far = query.answer("unknown", bound=query.bound)
+        so_far = query.answer("open", bound=query.bound)
         yield Step(query.branches - query.open, query.branches, message, so_far)
         order = remaining.value.argsort()
         branches, remaining = remaining.some(order[:size]), remaining.some(order[size:])
@@ -83,7 +83,7 @@ def branching_steps(query: Query, seed: int = 0) -> Iterator[Step[Answer]]:
         for i in decided.nonzero().flatten().tolist():
             depth, x = leaf(query, branches.sign[i : i + 1], int(branches.which[i]))
             if x is not None:
-                yield last(query, "falsified", counterexample=x)
+                yield last(query, "refuted", counterexample=x)
                 return
             closed = depth > TOLERANCE  # not so where it is NaN
             query.doubts += not closed
@@ -96,7 +96,7 @@ def branching_steps(query: Query, seed: int = 0) -> Iterator[Step[Answer]]:
             query.branches += len(sign)
             x = nearby(query, children, x)
             if x is not None:
-                yield last(query, "falsified", counterexample=x)
+                yield last(query, "refuted", counterexample=x)
                 return
             remaining = Branches(*map(torch.cat, zip(remaining, children, strict=True)))
     yield conclusion(query)
@@ -106,20 +106,20 @@ def opening(query: Query, steps: int, again: bool) -> Generator[Step[Answer], No
     """Bound every neuron; whether that ends it, with an empty region or in trouble."""
     root = query.root
     for name in tighten(query.net, root, steps, again=again):
-        yield Step(0, 1, f"bounds of {name}", query.answer("unknown"))
+        yield Step(0, 1, f"bounds of {name}", query.answer("open"))
         query.clock.check()
     widest = torch.cat([root.lower, root.upper, *interval(query.net, root, query.net.top)], 1)
     if not bool((widest.abs() < LARGE).all()):
-        yield last(query, "unknown", note=f"numerical trouble: bounds are not all below {LARGE:g}")
+        yield last(query, "open", note=f"numerical trouble: bounds are not all below {LARGE:g}")
         return True
     if root.empty:
-        yield last(query, "verified", note=EMPTY)
+        yield last(query, "proved", note=EMPTY)
     return root.empty
 
 
 def last(query: Query, verdict: Verdict, **more: Any) -> Step[Answer]:
     """The last step of a backend."""
-    return Step(1, 1, IN_WORDS[verdict], query.answer(verdict, **more))
+    return Step(1, 1, verdict, query.answer(verdict, **more))
 
 
 def conclusion(query: Query) -> Step[Answer]:
@@ -127,10 +127,10 @@ def conclusion(query: Query) -> Step[Answer]:
     query.open = query.doubts
     if query.doubts:
         note = f"numerical trouble: {query.doubts} branches are too near to tell"
-        return last(query, "unknown", note=note)
+        return last(query, "open", note=note)
     note = "" if query.followed else f"it may be that {EMPTY}: none was met"
     bound = query.floor if math.isfinite(query.floor) else None
-    return last(query, "verified", bound=bound, note=note)
+    return last(query, "proved", bound=bound, note=note)
 
 
 def bounded(

@@ -13,11 +13,13 @@ from torch import nn
 from workbench import models
 from workbench.models import Classifier
 from workbench.proofs.clock import LATE
-from workbench.proofs.properties import Answer
+from workbench.proofs.properties import Answer, Verdict
 from workbench.proofs.proving import prove
 from workbench.proofs.vnnlib import read_vnnlib, unpacked
 
 ONNX = (".onnx", ".onnx.gz")
+# What VNN-COMP calls a verdict: whether there is a counterexample.
+IN_COMPETITION: dict[Verdict, str] = {"proved": "unsat", "refuted": "sat", "open": "unknown"}
 SHOWN = 20  # inputs of a counterexample that are shown
 
 
@@ -103,17 +105,18 @@ def named(model: Classifier, x: torch.Tensor | None, n_outputs: int) -> Iterator
 
 def in_competition(answer: Answer, values: list[tuple[str, float]]) -> str:
     """An answer as VNN-COMP wants it: sat with a witness, unsat, timeout or unknown."""
-    if answer.verdict == "falsified":
-        return "sat\n(" + "\n ".join(f"({name} {value!r})" for name, value in values) + ")\n"
-    if answer.verdict == "verified":
-        return "unsat\n"
-    return "timeout\n" if LATE in answer.note else "unknown\n"
+    late = answer.verdict == "open" and LATE in answer.note
+    result = "timeout" if late else IN_COMPETITION[answer.verdict]
+    if answer.verdict == "refuted":
+        result += "\n(" + "\n ".join(f"({name} {value!r})" for name, value in values) + ")"
+    return f"{result}\n"
 
 
 def described(answer: Answer, values: list[tuple[str, float]]) -> str:
     """An answer in a few lines, the verdict first."""
     bound = "" if answer.bound is None else f"bound {answer.bound:.4g}, "
-    counts = f"{bound}{answer.branches:,} branches, {answer.open:,} open"
+    left = f", {answer.open:,} left" if answer.open else ""
+    counts = f"{bound}{answer.branches:,} branches{left}"
     lines = [f"{answer.verdict} in {answer.seconds:.2f} s"]
     lines += [counts] if answer.branches else []
     lines += [answer.note] if answer.note else []

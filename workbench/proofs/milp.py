@@ -40,7 +40,7 @@ def milp_steps(query: Query, seed: int = 0) -> Iterator[Step[Answer]]:
     program = Program(query)
     for which in range(total):
         query.open = total - which
-        yield Step(which, total, f"{which} of {total} unsafe sets", query.answer("unknown"))
+        yield Step(which, total, f"{which} of {total} unsafe sets", query.answer("open"))
         solution = milp(
             **program.variables,
             constraints=[*program.relus, program.unsafe(query, which)],
@@ -53,7 +53,7 @@ def milp_steps(query: Query, seed: int = 0) -> Iterator[Step[Answer]]:
             image = torch.from_numpy(solution.x[None, : query.net.sizes[0]])
             _, x = leaf(query, settled(query, image), which)
             if x is not None:
-                yield last(query, "falsified", counterexample=x)
+                yield last(query, "refuted", counterexample=x)
                 return
         query.clock.check()
         query.doubts += 1

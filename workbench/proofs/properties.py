@@ -11,9 +11,7 @@ from workbench import checks
 from workbench.models import Classifier
 from workbench.patterns import Pattern, check_model
 
-Verdict = Literal["verified", "falsified", "unknown"]  # the names of the competition's tools
-# What people read.
-IN_WORDS: dict[Verdict, str] = {"verified": "proved", "falsified": "refuted", "unknown": "open"}
+Verdict = Literal["proved", "refuted", "open"]
 TOLERANCE = 1e-6  # of the box and the outputs, when a counterexample is checked
 
 
@@ -115,7 +113,7 @@ class Answer:
     """What a verifier found. `counterexample` `(C, H, W)` was checked on the real network.
 
     bound: the least value that is proved for the worst unsafe row's slack (positive:
-    verified), where the method has one. branches: subproblems looked at; open: left.
+    proved), where the method has one. branches: subproblems looked at; open: left.
     """
 
     verdict: Verdict

@@ -14,11 +14,11 @@ from workbench import checks
 from workbench.models import Classifier
 from workbench.proofs.clock import LATE, Clock
 from workbench.proofs.network import Network
-from workbench.proofs.properties import IN_WORDS, Answer, Properties, Property
+from workbench.proofs.properties import Answer, Properties, Property
 from workbench.proofs.query import Query
 from workbench.steps import Step, work
 
-# Steps towards the answer to a query, with a seed; a TimeoutError says "unknown".
+# Steps towards the answer to a query, with a seed; a TimeoutError leaves it open.
 Backend = Callable[[Query, int], Iterator[Step[Answer]]]
 # A name in place of a function is imported when it is first asked for.
 BACKENDS: dict[str, Backend | str] = {
@@ -28,7 +28,7 @@ BACKENDS: dict[str, Backend | str] = {
     "z3": "workbench.proofs.backends:z3_steps",
 }
 AT_ONCE = 64  # boxes that are worked on in turn
-WORSE = ["verified", "unknown", "falsified"]
+WORSE = ["proved", "open", "refuted"]
 
 
 @work
@@ -43,8 +43,8 @@ def prove(
     """Prove or refute a property; each step has the bound and the open branches so far.
 
     A counterexample was checked on the real network. A proof is of the network in real
-    numbers, by float64 with a margin of `TOLERANCE`; what is nearer than that is unknown.
-    Several boxes share the time; they are verified where each is, falsified where one is.
+    numbers, by float64 with a margin of `TOLERANCE`; what is nearer than that stays open.
+    Several boxes share the time; they are proved where each is, refuted where one is.
 
     Args:
         backend: a name in `BACKENDS`.
@@ -65,7 +65,7 @@ def prove(
     try:
         net = Network(model, clock)
     except TimeoutError as late:
-        yield Step(1, 1, "open", Answer("unknown", seconds=clock.seconds, note=str(late)))
+        yield Step(1, 1, "open", Answer("open", seconds=clock.seconds, note=str(late)))
         return
     parts = prop.parts if isinstance(prop, Properties) else (prop,)
     work = (attempt(run, Query(model, part, clock, net), seed) for part in parts)
@@ -77,7 +77,7 @@ def attempt(backend: Backend, query: Query, seed: int) -> Iterator[Step[Answer]]
     try:
         yield from backend(query, seed)
     except TimeoutError as late:
-        answer = query.answer("unknown", bound=query.bound, note=str(late))
+        answer = query.answer("open", bound=query.bound, note=str(late))
         yield Step(1, 1, "open", answer)
 
 
@@ -88,28 +88,28 @@ def together(
 
     The turns go by steps, not by the clock: the same parts give the same answer.
     """
-    ended, count = Answer("verified"), 0
-    active = deque((steps, Answer("unknown")) for steps in islice(work, AT_ONCE))
+    ended, count = Answer("proved"), 0
+    active = deque((steps, Answer("open")) for steps in islice(work, AT_ONCE))
     while active:
         steps, answer = active.popleft()
         step = next(steps, None)
         if step is None or step.value is None:
             ended, count = merged(ended, answer), count + 1
             if not clock.late:
-                active.extend((more, Answer("unknown")) for more in islice(work, 1))
+                active.extend((more, Answer("open")) for more in islice(work, 1))
             continue
         active.append((steps, step.value))
         waiting = total - count - len(active)
-        rest = [Answer("unknown", branches=waiting, open=waiting)] if waiting else []
+        rest = [Answer("open", branches=waiting, open=waiting)] if waiting else []
         current = reduce(merged, [ended, *(other for _, other in active), *rest])
         current = replace(current, seconds=clock.seconds)
         message = f"{count} of {total} boxes; {step.message}"
         yield Step(current.branches - current.open, max(1, current.branches), message, current)
-        if current.verdict == "falsified":
+        if current.verdict == "refuted":
             return
     if waiting := total - count:
-        ended = merged(ended, Answer("unknown", branches=waiting, open=waiting, note=LATE))
-    yield Step(1, 1, IN_WORDS[ended.verdict], replace(ended, seconds=clock.seconds))
+        ended = merged(ended, Answer("open", branches=waiting, open=waiting, note=LATE))
+    yield Step(1, 1, ended.verdict, replace(ended, seconds=clock.seconds))
 
 
 def merged(first: Answer, second: Answer) -> Answer:
@@ -117,7 +117,7 @@ def merged(first: Answer, second: Answer) -> Answer:
     verdict = max(first.verdict, second.verdict, key=WORSE.index)
     worst = [answer for answer in (first, second) if answer.verdict == verdict]
     bounds = [answer.bound for answer in (first, second) if answer.bound is not None]
-    unbounded = verdict != "verified" and any(answer.bound is None for answer in worst)
+    unbounded = verdict != "proved" and any(answer.bound is None for answer in worst)
     notes = dict.fromkeys(note for answer in worst for note in answer.note.split("; ") if note)
     return Answer(
         verdict,
