@@ -131,6 +131,8 @@ def test_colours_are_told_in_levels():
     panel.run()
     assert panel.result.breaking[0].radii[-1] == pytest.approx(16 / 255)
     assert "/255" in panel.view.value
+    assert panel.widget is not None
+    assert panel.form.values.eps == pytest.approx(16 / 255)  # and not 0, which stands for it
 
 
 @pytest.mark.parametrize(

@@ -149,9 +149,15 @@ class EpsPanel(Panel[EpsPanelParameters, EpsView]):
         chosen = dict.fromkeys([*budgeted(), self.params.attack])
         return {"attack": [*chosen], "compare": [("no other model", ""), *others]}
 
+    def shown(self, result: EpsView) -> None:
+        """Say the largest budget where none was chosen, too."""
+        self.form.set(self.params.changed(eps=self.attack.eps))
+
     def followed(self, change: Any) -> None:
         """What was chosen beside other data, or beside this model, would not fit."""
-        if change["name"] == "dataset" or self.params.compare == self.selection.model:
+        if change["name"] == "dataset":
+            self.params = self.params.changed(compare="", eps=0.0)
+        if self.params.compare == self.selection.model:
             self.params = self.params.changed(compare="")
         super().followed(change)
 
