@@ -4,11 +4,13 @@ import math
 
 import pytest
 import torch
-from panel_kit import settle
-from workbench.widgets import AttackPanel, attack_panel
+from panel_kit import pick, settle
+from workbench.widgets import AttackPanel, attack_panel, attacked
 
-from workbench import attacks, data, models
+from workbench import attacks, data, models, robustness
 from workbench.attacks import PGD
+
+IMAGES, LABELS = data.load("digits").images, data.load("digits").labels
 
 
 @pytest.fixture
@@ -154,3 +156,46 @@ def test_a_quick_attack_follows_the_slider_while_it_is_dragged(panel, monkeypatc
         settle(panel)
         assert panel.result.attack.eps == pytest.approx(slider.value)
         assert panel.result.result is not None
+
+
+def test_eps_can_be_dragged_below_the_verdict(panel):
+    view, moving = panel.result, '<div data-drag="eps"'
+    own = robustness.breaking(view.model, view.x, panel.attack)
+    assert torch.equal(view.breaking.images, own.images)
+    assert float(view.breaking.radii[-1]) == pytest.approx(panel.attack.eps)
+    assert panel.view.value.count(moving) == 1
+    assert panel.view.value.index("Fooled") < panel.view.value.index(moving)
+    panel.scrub.value = 0
+    assert moving in panel.view.value
+
+
+@pytest.mark.parametrize(
+    "arguments", [{"attack": "DeepFool"}, {"target": "8"}, {"eps": 0.0}, {"index": -1}]
+)
+def test_without_a_budget_to_drag_nothing_is_said_of_it(arguments):
+    wrong = int((models.load("digits/mlp").predict(IMAGES).label != LABELS).nonzero()[0])
+    place = {"index": wrong} if "index" in arguments else {"index": 3}
+    panel = AttackPanel("digits", "digits/mlp", **{**arguments, **place})
+    view = panel.run()
+    assert view.breaking is None
+    assert not any(words in panel.view.value for words in ("drag", "budgets"))
+
+
+def test_many_steps_are_run_at_each_budget_only_where_that_is_asked_for(monkeypatch):
+    panel = AttackPanel("digits", "digits/cnn", 3, eps=0.1, n_steps=30)
+    monkeypatch.setattr(attacked, "SECOND", 30 * 12 * attacked.CALL - 1)
+    panel._repr_mimebundle_()
+    panel.start()
+    settle(panel)
+    before = panel.result
+    assert before.breaking is None
+    assert "the attack is run at 12 budgets" in panel.view.value
+    pick(panel, "drag:")
+    settle(panel)
+    assert panel.whole
+    assert panel.result.result is before.result
+    assert '<div data-drag="eps"' in panel.view.value
+    own = robustness.breaking(before.model, before.x, panel.attack)
+    assert torch.equal(panel.result.breaking.probabilities, own.probabilities)
+    monkeypatch.setattr(attacked, "SECOND", 30 * 12 * attacked.CALL)
+    assert panel.run().breaking is not None

@@ -187,7 +187,7 @@ def test_evaluation_panel_draws_the_curve_and_its_health(page, server):
     panel.locator("text=indicators without alarm").wait_for(timeout=3000 * WAIT)
     panel.locator("button:has-text('Cancel')").wait_for(state="hidden")
     said = panel.locator("svg[role=img]").get_attribute("aria-label")
-    assert said.startswith("robust accuracy over eps: FGSM ")
+    assert said.startswith("At eps 0.")
     shot(page, "evaluation")
     assert errors(page).count() == 0
     assert page.problems == []

@@ -6,7 +6,7 @@ import pytest
 from panel_kit import settle
 from workbench.widgets import EvaluationPanel
 
-from workbench import attacks, data, models, robustness
+from workbench import attacks, data, figures, models, robustness
 
 
 @pytest.fixture
@@ -26,6 +26,27 @@ def test_the_figures_are_those_of_evaluate(panel):
     for point in own.curve().itertuples():
         assert f"{point.attack} " in panel.view.value
         assert f"{point.robust_accuracy:.1%}<br>" in panel.view.value
+
+
+def test_the_share_that_stays_right_can_be_dragged_where_there_are_two_points(panel):
+    picture = figures.drag_curve(panel.result.evaluation.curve())
+    assert panel.view.value.count('<div data-drag="eps"') == 1
+    assert picture.html in panel.view.value
+    assert "<details>" not in panel.view.value
+    one = EvaluationPanel("digits", "digits/cnn", n=9, health=False, eps=[0.1], attacks=["FGSM"])
+    one.run()
+    assert "wb-drag" not in one.view.value
+    assert "eps 0.1" in one.view.value
+
+
+def test_the_curve_has_its_room_before_it_is_there():
+    names, eps = ["FGSM", "BIM"], [0.1, 0.2, 0.3, 0.4, 0.5]
+    panel = EvaluationPanel("digits", "digits/cnn", n=9, health=False, eps=eps, attacks=names)
+    seen = [panel.draw(step.value) for step in panel.steps() if step.value.evaluation is not None]
+    assert seen
+    assert all(html.count('"wb-drag-room') == 1 for html in seen)
+    assert "data-drag" not in seen[0]
+    assert "<summary>All points, as a table</summary>" in seen[-1]
 
 
 def test_health_is_asked_of_the_strongest_attack_and_shown_beside_the_curve():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -12,7 +12,7 @@ import ipywidgets as ipw
 import torch
 from pydantic import Field
 
-from workbench import attacks, checks, saliency
+from workbench import attacks, checks, robustness, saliency
 from workbench.attacks import Attack, FixedBudget
 from workbench.figures import png
 from workbench.params import Parameters
@@ -95,7 +95,7 @@ class AttackPanel(Panel[AttackPanelParameters, AttackView]):
         yield Step(1, 1, "answered", view)
 
     def steps(self) -> Iterator[Step[AttackView]]:
-        """The answer, the attack step by step, then the saliency before and after."""
+        """The answer, the attack step by step, then saliency, and the budgets up to eps."""
         params, view, began = self.params, self.first(), time.monotonic()
         if view.remark:
             yield Step(1, 1, "nothing to do", view)
@@ -105,14 +105,27 @@ class AttackPanel(Panel[AttackPanelParameters, AttackView]):
         classes, name = view.images.classes, params.target
         target = torch.tensor([classes.index(name)]) if name else None
         work = view.attack.steps(view.model, x, y, target=target, seed=params.seed)
-        view = yield from filled(view, "result", work)
+        for step in work:
+            view = replace(view, result=step.value, n_steps=max(view.n_steps, step.total))
+            halves = 1 + (view.budget > 0 and view.quick)
+            yield Step(step.done, halves * step.total, step.message, view)
         assert view.result is not None, "an attack yields at least its result"
         if params.method != "none":
             method = saliency.method(params.method)
             maps = tuple(method(view.model, image) for image in (x, view.result.x_adv))
             view = replace(view, maps=maps)
+        if view.budget and view.quick:
+            view = yield from self._at_each_budget(view, part=1, of=2)
         self.quick = time.monotonic() - began < FRAME
         yield Step(1, 1, "attacked", view)
+
+    def _at_each_budget(
+        self, view: AttackView, part: int = 0, of: int = 1
+    ) -> Generator[Step[AttackView], None, AttackView]:
+        """The same attack at budgets up to its own."""
+        attack = cast("FixedBudget", view.attack)
+        work = robustness.breaking.steps(view.model, view.x, attack, seed=self.params.seed)
+        return (yield from filled(view, "breaking", work, part, of, "budgets up to eps: "))
 
     # The picture.
 
@@ -270,11 +283,15 @@ class AttackPanel(Panel[AttackPanelParameters, AttackView]):
         return attack.changed(eps=self.usual)
 
     def picked(self, what: str, which: str, event: dict[str, Any]) -> None:
-        """A way on was picked: a larger budget, or no target."""
+        """A way on was picked: a larger budget, budgets to drag, or another target."""
         if what == "eps":
             self._take(self.attack.changed(eps=float(which)))
             self._note()
             self.start()
+        elif what == "drag":
+            assert self.result is not None, "the button stands below a result"
+            self.start(self._at_each_budget(self.result))
+            self.whole = True
         elif what == "target":
             self.set(target=which)
             self.aim(which)

@@ -9,14 +9,24 @@ from typing import Any, cast
 import torch
 
 from workbench.attacks import Attack, AttackResult, FixedBudget
-from workbench.figures import confidence_curve, confidence_pair, confidence_table, heat_overlay
+from workbench.figures import (
+    confidence_curve,
+    confidence_pair,
+    confidence_table,
+    drag_eps,
+    heat_overlay,
+)
 from workbench.figures.inputs import count, percent
+from workbench.robustness import Breaking
+from workbench.robustness.breaks import RADII
 from workbench.saliency import Saliency
 
 from .blocks import column, figure, live, pick, row, section, signed, status
 from .views import Answered
 
 HEIGHT = 150  # pixels on the screen for an image, whatever its own size
+# Multiplications in about a second on one core: those of a convolution, and what calls cost beside.
+SECOND, CALL = 2.5e11, 2e7
 LOOKED_THROUGH = 64  # images after a wrong one, among which a right one is looked for
 
 
@@ -25,11 +35,14 @@ class AttackView(Answered):
     """What the panel shows: the image, what the model says of it, and the attack so far.
 
     remark: why there is nothing to attack. right: the next image that the model gets right,
-    where it is wrong about this one.
+    where it is wrong about this one. n_steps: of the attack, found or not. breaking: the same
+    attack at budgets up to its own, for eps to be dragged.
     """
 
     attack: Attack
     result: AttackResult | None = None
+    n_steps: int = 0
+    breaking: Breaking | None = None
     maps: tuple[Saliency, ...] = ()
     remark: str = ""
     right: int | None = None
@@ -44,6 +57,18 @@ class AttackView(Answered):
     def wrong(self) -> bool:
         """Whether the model is wrong before anything is changed."""
         return self.known is not None and self.label != self.known
+
+    @property
+    def budget(self) -> float:
+        """The eps to drag up to; 0 where there is none, as with a target."""
+        free = self.result is not None and self.result.target is None
+        return self.attack.eps if free and isinstance(self.attack, FixedBudget) else 0.0
+
+    @property
+    def quick(self) -> bool:
+        """Whether all budgets together take no more than about a second: by a count, no clock."""
+        weights = sum(weight.numel() for weight in self.model.parameters())
+        return self.n_steps * RADII * max(weights * self.x.numel(), CALL) <= SECOND
 
     def summary(self) -> dict[str, Any]:
         """Plain numbers: the image, and the attack's own summary."""
@@ -110,7 +135,25 @@ def picture(view: AttackView, step: int | None) -> str:
         figure(image, alt, caption, HEIGHT),
         confidence_pair(*shares, classes, ("as it is", "attacked"), label).html,
     ]
-    return section(verdict(view), row(*blocks), row(course(view, step), row(*maps(view))))
+    parts = row(*blocks), row(course(view, step), row(*maps(view)))
+    return section(verdict(view), budgets(view), *parts)
+
+
+def budgets(view: AttackView) -> str:
+    """The same attack at every budget up to its own, to be dragged; its room before it is there."""
+    if not view.budget:
+        return ""
+    if view.breaking is None and not view.quick:
+        words = f"To drag eps, the attack is run at {RADII} budgets. Here that takes a while."
+        return live(words) + pick("drag:", "Run it, to drag eps")
+    if view.breaking is None:
+        words = "When the attack has come to its end, eps can be dragged here."
+        return f'<div class="wb-drag-room wb-live wb-soft">{words}</div>'
+    words = f"The same attack, run anew at {RADII} budgets up to its own: drag eps."
+    return (
+        f'<div class="wb-drag-room"><p class="wb-soft">{words}</p>{drag_eps([view.breaking]).html}'
+        "</div>"
+    )
 
 
 def ways_on(view: AttackView) -> str:

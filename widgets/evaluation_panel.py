@@ -13,7 +13,7 @@ from pydantic import Field, field_validator
 from workbench import attacks, models
 from workbench.attacks import Attack
 from workbench.data import ImageDataset
-from workbench.figures import health_table, robustness_curve
+from workbench.figures import drag_curve, health_table
 from workbench.models import Classifier
 from workbench.params import Parameters
 from workbench.robustness import Diagnosis, Evaluation, diagnose, evaluate
@@ -26,6 +26,7 @@ from .views import filled
 
 ASKED = 200  # images at most for the indicators, which run the attack some fifteen times
 WAITING = "not yet run"
+FEW = 12  # points that a table shows at once; of more, the curve is enough to begin with
 GREATEST = {"Linf": 1.0, "L2": 100.0}
 
 
@@ -152,7 +153,7 @@ class EvaluationPanel(Panel[EvaluationPanelParameters, EvaluationView]):
             yield from filled(view, "diagnosis", indicators, part=1, of=2, prefix="health: ")
 
     def draw(self, result: EvaluationView) -> str:
-        """The curve with intervals and its table, and what the indicators say beside them."""
+        """The curve to drag, its table, and what the indicators say beside that."""
         accuracy = f"{result.images:,} test images, whose classes the model does not know: nothing "
         accuracy += "is right or wrong, and attacks start from what the model says of each."
         if result.accuracy is not None:
@@ -163,14 +164,20 @@ class EvaluationPanel(Panel[EvaluationPanelParameters, EvaluationView]):
         curve = result.evaluation.curve()
         if curve["attack"].nunique() == 2:  # one attack is its own worst case
             curve = curve[curve["attack"] != "worst case"]
-        picture = robustness_curve(curve).html
         title = f"<h4>Accuracy under attack ({self.params.norm})</h4>"
-        blocks = [f"<div>{title}{picture}{curve_table(curve)}{troubles(result.evaluation)}</div>"]
+        blocks = [f"<div>{curve_table(curve)}{troubles(result.evaluation)}</div>"]
         if result.diagnosis is not None:
             about = f"<b>Can it be trusted?</b> Asked about {escape(result.diagnosis.attack)}:"
             health = health_table(result.diagnosis.findings).html
             blocks.append(column(f"<p>{about}</p>", health, width="36em"))
-        return section(f"<p>{accuracy}</p>", row(*blocks))
+        return section(f"<p>{accuracy}</p>", title, self._curve(curve), row(*blocks))
+
+    def _curve(self, curve: Any) -> str:
+        """The curve to drag, or its room until there are two points; "" where one is all."""
+        if curve.loc[curve["failed"] == 0, "eps"].nunique() > 1:
+            return f'<div class="wb-drag-room">{drag_curve(curve).html}</div>'
+        words = '<div class="wb-drag-room wb-live wb-soft">The curve begins at two points.</div>'
+        return words if len(self.params.eps) > 1 else ""
 
     def code(self) -> str:
         """The calls that give the result shown."""
@@ -254,7 +261,10 @@ def curve_table(curve: Any) -> str:
         }
         rows.append([escape(str(name)), *(cells.get(eps, WAITING) for eps in radii)])
     head = ["attack", *(f"eps {eps:.3g}" for eps in radii)]
-    return table("Robust accuracy, with 95% intervals", rows, head)
+    html = table("Robust accuracy, with 95% intervals", rows, head)
+    if len(rows) * len(radii) <= FEW:
+        return html
+    return f"<details><summary>All points, as a table</summary>{html}</details>"
 
 
 def troubles(evaluation: Evaluation) -> str:

@@ -56,9 +56,10 @@ def drag_eps(results: Sequence[Breaking]) -> Picture:
 def drag_curve(curve: pd.DataFrame) -> Picture:
     """The share of images still right over eps, with its interval, at the eps of a slider.
 
-    curve: of `Evaluation.curve()`, with two eps or more. The last attack in it, which is the worst
-    case of several, has the band of its 95% interval; the others are lines beside it. It starts
-    in the middle.
+    curve: of `Evaluation.curve()`, with two eps or more; those of several models below one
+    another have a column "model". Of each model the last attack, which is the worst case of
+    several, has the band of its 95% interval; the others are lines beside it. It starts in the
+    middle.
 
     Raises:
         ValueError: fewer than two eps at which no run failed.
@@ -68,41 +69,44 @@ def drag_curve(curve: pd.DataFrame) -> Picture:
     at = {eps: i for i, eps in enumerate(radii)}  # evenly apart, as the places of the slider
     if len(radii) < 2:
         raise ValueError(f"curve: expected two eps or more without a failed run, got {len(radii)}")
-    names = list(dict.fromkeys(known["attack"]))
-    frame, last, lines = len(radii) // 2, len(radii) - 1, []
-    for name in names:
-        rows, is_worst = known[known["attack"] == name], name == names[-1]
-        points = list(zip(rows["eps"].map(at), rows["robust_accuracy"], strict=True))
-        look = (
-            f'stroke="{COLOURS[0] if is_worst else SOFT}" stroke-width="{2.5 if is_worst else 1}"'
-        )
-        lines.append(curve_line(points, last, look, name))
-    worst = known[known["attack"] == names[-1]]
-    ends = [*zip(worst["eps"].map(at), worst["low"], strict=True)]
-    ends += reversed([*zip(worst["eps"].map(at), worst["high"], strict=True)])
-    band = " ".join("{:.1f},{:.1f}".format(*_at(x, y, last)) for x, y in ends)
-    lines.insert(0, f'<polygon points="{band}" fill="{COLOURS[0]}" opacity="0.2"/>')
-    status = [_share(known[known["eps"] == eps]) for eps in radii]
+    known = known.assign(model=known.get("model", ""), at=known["eps"].map(at))
+    frame, last, lines, named = len(radii) // 2, len(radii) - 1, [], []
+    for i, (model, rows) in enumerate(known.groupby("model", sort=False)):
+        colour, dash = COLOURS[i % 2], ' stroke-dasharray="7 4"' * (i % 2)
+        *others, worst = (points for _, points in rows.groupby("attack", sort=False))
+        ends = [*zip(worst["at"], worst["low"], strict=True)]
+        ends += reversed([*zip(worst["at"], worst["high"], strict=True)])
+        band = " ".join("{:.1f},{:.1f}".format(*_at(x, y, last)) for x, y in ends)
+        lines.append(f'<polygon points="{band}" fill="{colour}" opacity="0.2"/>')
+        looks = [f'stroke="{SOFT}"'] * len(others) + [f'stroke="{colour}" stroke-width="2.5"{dash}']
+        for points, look in zip([*others, worst], looks, strict=True):
+            places = [*zip(points["at"], points["robust_accuracy"], strict=True)]
+            lines.append(curve_line(places, last, look, points["attack"].iloc[0]))
+        about = escape(str(model or worst["attack"].iloc[0]))
+        named.append(f'<tspan fill="{colour}">{"╌" if dash else "━"} {about}</tspan>')
+    status = [_shares(known[known["eps"] == eps]) for eps in radii]
     words = (
         f'<p role="status" class="wb-head" {_frames("text", status)}>{escape(status[frame])}</p>'
     )
-    title = f'images still right, <tspan fill="{COLOURS[0]}">━ {escape(names[-1])}</tspan>'
+    title, names = f"images still right {' '.join(named)}", [f"{eps:.3g}" for eps in radii]
     alt = " ".join(status)
-    chart = axes("".join(lines), range(len(radii)), frame, alt, title, [f"{e:.3g}" for e in radii])
+    chart = axes("".join(lines), range(len(radii)), frame, alt, title, names)
     return moving(words, "", chart, status, frame, "")
 
 
-def _share(rows: pd.DataFrame) -> str:
-    """What is left of the images at one eps."""
-    row = rows.iloc[-1]
-    ends = f"{percent(row['low'])} to {percent(row['high'])}"
-    others = [
-        f"{r['attack']} {percent(r['robust_accuracy'])}" for _, r in rows.iloc[:-1].iterrows()
-    ]
-    beside = f"; under {', '.join(others)}" if others else ""
-    under = "in the worst case" if row["attack"] == "worst case" else f"under {row['attack']}"
-    left = f"{percent(row['robust_accuracy'])} of {row['images']} images are still right"
-    return f"At eps {row['eps']:.3g}: {left} {under} ({ends}){beside}."
+def _shares(rows: pd.DataFrame) -> str:
+    """What is left of the images of each model at one eps."""
+    said = []
+    for model, own in rows.groupby("model", sort=False):
+        row = own.iloc[-1]
+        ends = f"{percent(row['low'])} to {percent(row['high'])}"
+        pairs = zip(own["attack"][:-1], own["robust_accuracy"][:-1], strict=True)
+        others = ", ".join(f"{attack} {percent(share)}" for attack, share in pairs)
+        beside = f"; under {others}" if others else ""
+        under = "in the worst case" if row["attack"] == "worst case" else f"under {row['attack']}"
+        left = f"{percent(row['robust_accuracy'])} of {row['images']} images are still right"
+        said.append(f"{model}{': ' if model else ''}{left} {under} ({ends}){beside}")
+    return f"At eps {rows['eps'].iloc[0]:.3g}: {'. '.join(said)}."
 
 
 def moving(
