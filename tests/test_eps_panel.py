@@ -110,10 +110,8 @@ def test_the_curve_of_many_images_says_the_share_and_its_interval_at_each_eps():
     two = curve.loc[curve.index.repeat(2)].assign(model=["one", "other"] * len(curve))
     both = figures.drag_curve(two[two["attack"] == "worst case"])
     assert both.html.count("<polygon") == both.html.count("<polyline") == 2
-    share = (
-        f"{left / 20:.0%} of 20 images are still right in the worst case ({low:.0%} to {high:.0%})"
-    )
-    assert f"At eps 0.15: one: {share}. other: {share}." in unescape(both.html)
+    share = f"{left / 20:.0%} of 20 images right in the worst case ({low:.0%} to {high:.0%})"
+    assert f"At eps 0.15: one keeps {share}. other keeps {share}." in unescape(both.html)
     with pytest.raises(ValueError, match=r"expected two eps or more .* got 1"):
         figures.drag_curve(curve[curve["eps"] == 0.1])
     with pytest.raises(ValueError, match="got 0"):

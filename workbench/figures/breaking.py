@@ -104,8 +104,9 @@ def _shares(rows: pd.DataFrame) -> str:
         others = ", ".join(f"{attack} {percent(share)}" for attack, share in pairs)
         beside = f"; under {others}" if others else ""
         under = "in the worst case" if row["attack"] == "worst case" else f"under {row['attack']}"
-        left = f"{percent(row['robust_accuracy'])} of {row['images']} images are still right"
-        said.append(f"{model}{': ' if model else ''}{left} {under} ({ends}){beside}")
+        left = f"{percent(row['robust_accuracy'])} of {row['images']} images"
+        kept = f"{model} keeps {left} right" if model else f"{left} are still right"
+        said.append(f"{kept} {under} ({ends}){beside}")
     return f"At eps {rows['eps'].iloc[0]:.3g}: {'. '.join(said)}."
 
 
