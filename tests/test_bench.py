@@ -167,6 +167,12 @@ def test_the_strip_shows_mistakes_and_offers_one_that_is_right():
     strip = bench.screen.film
     assert [item["index"] for item in strip["items"]] == list(range(24))
     assert (strip["at"], strip["total"]) == (0, len(images))
+    assert [item["says"] is None for item in strip["items"]] == [False] + [True] * 23
+    bench.start()
+    settle(bench)
+    answers = model.predict(images.images[:24])
+    names = [images.classes[k] for k in answers.label.tolist()]
+    assert [item["says"] for item in bench.screen.film["items"]] == names
     ask(bench, "show", "mistakes")
     wrong = (model.predict(images.images).label != images.labels).nonzero().flatten().tolist()
     strip = bench.screen.film

@@ -49,7 +49,7 @@ from workbench.attacks import (
     Untargeted,
 )
 from workbench.data import ImageDataset
-from workbench.figures import png
+from workbench.figures import colourise, png
 from workbench.robustness import audit, diagnose, evaluate, specimens
 from workbench.robustness.specimens import altered
 
@@ -526,12 +526,11 @@ def files_hold_the_nearest_of_256_values(written):
 
 
 def magnified_means_magnified(shown):
-    """shown: (clean, attacked) -> (the picture of the perturbation, the factor stated)."""
+    """shown: (clean, attacked) -> the change of each pixel, as the picture and words tell it."""
     x = torch.rand(1, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     attacked = (x + 0.04 * (x - 0.5).sign()).clamp(0, 1)
-    picture, factor = shown(x, attacked)
-    honest = 0.5 + factor * (attacked - x)[0, 0]
-    assert (picture - honest).abs().max() <= 0.02, "the factor is not that of the picture"
+    told = shown(x, attacked)
+    assert (told - (attacked - x)[0, 0]).abs().max() <= 1e-3, "the picture is not what was added"
 
 
 # Ours, where it takes more than a name
@@ -547,9 +546,12 @@ def shown_by_the_panel(x, attacked):
     images = ImageDataset(x, torch.zeros(1, dtype=torch.int64), panel.result.images.classes)
     result = replace(panel.result.result, x=x, x_adv=attacked)
     page = panel.draw(replace(panel.result, images=images, index=0, result=result))
-    factor, picture = re.search(r'magnified ([\d.]+) times[^"]*" src="[^,]+,([^"]+)', page).groups()
-    pixels = np.array(Image.open(io.BytesIO(base64.b64decode(picture))))
-    return torch.from_numpy(pixels) / 255, float(factor)
+    most, picture = re.search(r'at most ([\d.]+) a pixel[^"]*" src="[^,]+,([^"]+)', page).groups()
+    pixels = np.array(Image.open(io.BytesIO(base64.b64decode(picture)))).astype(int)
+    scale = np.linspace(-1, 1, 1001)  # of the colours, with the values they stand for
+    colours = colourise(scale[None], "diverging", (-1, 1))[0].astype(int)
+    nearest = np.abs(pixels[:, :, None] - colours).sum(-1).argmin(-1)
+    return torch.from_numpy(scale[nearest] * float(most))
 
 
 # The faulty ones
@@ -1017,7 +1019,7 @@ DEFECTS = [
     Defect("torchattacks: saved by truncation", files_hold_the_nearest_of_256_values,
            [png], cut_to_bytes, "cut and not rounded"),
     Defect("adversarial.js: noise called magnified", magnified_means_magnified,
-           [shown_by_the_panel], lambda x, a: ((0.5 + a - x)[0, 0], 5.0), "not that of"),
+           [shown_by_the_panel], lambda x, a: 5 * (a - x)[0, 0], "not what was added"),
 ]  # fmt: skip
 
 

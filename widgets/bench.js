@@ -88,7 +88,7 @@ function render({ model, el }) {
       "aria-selected": String(item.index === f.at), tabindex: item.index === f.at ? 0 : -1,
       "aria-label": item.words, onclick: () => ask("index", item.index), html: item.html },
       ));
-    f.items.forEach((item, i) => item.wrong && items[i].append(make("u", { "aria-hidden": "true" }, item.wrong)));
+    f.items.forEach((item, i) => item.wrong && items[i].append(make("u", { "aria-hidden": "true" }, item.says)));
     const strip = make("div", { class: "wb-strip", role: "listbox", "aria-label": "Images", onkeydown: turn }, ...items);
     const last = Math.min(f.first + f.items.length, f.total);
     const more = f.items.length

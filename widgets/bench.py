@@ -175,6 +175,8 @@ class Bench:
         yield Step(0, len(self.panels), "waiting")
         for panel in self.panels.values():
             panel.wait()
+        if self._front is not None:
+            self._front.judge()
         # An attack other than that of the tile is launched where one looks at it.
         names = [self.view, *(n for n in self.panels if n not in (self.view, "attack"))]
         for i, name in enumerate(names):

@@ -137,15 +137,34 @@ class Front:
         first = int((view.order == view.index).argmax()) // screen.FILM * screen.FILM
         on_it = view.order[first : first + screen.FILM]
         # A drawing changes while one draws; the images before it stay what they are.
-        key, new = (s.origin, s.model), {len(view.images) - 1} if s.origin != s.dataset else set()
+        key, last = (s.origin, s.model), len(view.images) - 1
         self._frames = {key: self._frames.get(key, {})}
-        known = self._frames[key]
-        if asked := [i for i in on_it.tolist() if i not in known or i in new]:
-            answers = s.classifier().predict(view.images.images[asked]).label.tolist()
-            made = (screen.frame(view.images, i, k) for i, k in zip(asked, answers, strict=True))
-            known.update({each["index"]: each for each in made})
-        strip = {"items": [known[i] for i in on_it.tolist()], "at": view.index, "show": show}
+        frames, every = self._frames[key], panel.known_answers()
+        for i in on_it.tolist():
+            if i not in frames or (i == last and s.origin != s.dataset):
+                frames[i] = screen.frame(view.images, i, None if every is None else int(every[i]))
+        answer = int(view.looks[0].prediction.label[0])
+        frames[view.index] = screen.frame(view.images, view.index, answer)
+        strip = {"items": [frames[i] for i in on_it.tolist()], "at": view.index, "show": show}
         self.screen.film = {**strip, "first": first, "total": len(view.order)}
+
+    def judge(self) -> None:
+        """Ask the model of the images on the strip that it was not asked of yet, and mark them."""
+        s, shown = self.selection, self.screen.film
+        asked = [item["index"] for item in shown["items"] if item["says"] is None]
+        if not asked:
+            return
+        images, key = s.images(), (s.origin, s.model)
+        answers = s.classifier().predict(images.images[asked]).label.tolist()
+        with s.lock:
+            if key not in self._frames or self.screen.film is not shown:
+                return  # another page of the strip by now: it asks anew
+            frames = self._frames[key]
+            frames.update(
+                {i: screen.frame(images, i, k) for i, k in zip(asked, answers, strict=True)}
+            )
+            items = [frames[item["index"]] for item in shown["items"]]
+            self.screen.film = {**shown, "items": items}
 
     def _show_answer(self) -> None:
         """What the models say, and how much it takes to change that, where it is of this image."""

@@ -178,6 +178,11 @@ class ModelPanel(Panel[ModelPanelParameters, ModelView]):
             order = order[labels[order] == images.classes.index(self.params.only)]
         return order
 
+    def known_answers(self) -> torch.Tensor | None:
+        """The class predicted of every image, `(N,)`, where the model was asked of all of them."""
+        key = id(self.selection.images()), id(self.selection.classifier())
+        return self._answers[key][2].label if key in self._answers else None
+
     def _all_answers(
         self, images: ImageDataset, model: Classifier
     ) -> Generator[Step[ModelView], None, Prediction]:

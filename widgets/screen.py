@@ -52,14 +52,14 @@ def source(image: torch.Tensor) -> str:
     return "data:image/png;base64," + base64.b64encode(png(image.cpu())).decode("ascii")
 
 
-def frame(images: ImageDataset, index: int, answer: int) -> dict[str, Any]:
-    """An image of the strip, with what the model says of it."""
-    label, says = int(images.labels[index]), images.classes[answer]
+def frame(images: ImageDataset, index: int, answer: int | None) -> dict[str, Any]:
+    """An image of the strip, with what the model says of it; None: it was not asked yet."""
+    label, says = int(images.labels[index]), None if answer is None else images.classes[answer]
     name = images.classes[label] if label >= 0 else ""
-    wrong = label >= 0 and label != answer
+    wrong = answer is not None and label >= 0 and label != answer
     words = f"image {index}" + f", {name}" * bool(name) + f", the model says {says}" * wrong
     tag = img_tag(images.images[index], words, THUMB)
-    return {"index": index, "html": tag, "words": words, "wrong": says if wrong else ""}
+    return {"index": index, "html": tag, "words": words, "says": says, "wrong": wrong}
 
 
 def stage(view: ModelView) -> dict[str, Any]:
