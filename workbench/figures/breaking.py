@@ -105,7 +105,7 @@ def _shares(rows: pd.DataFrame) -> str:
         beside = f"; under {others}" if others else ""
         under = "in the worst case" if row["attack"] == "worst case" else f"under {row['attack']}"
         left = f"{percent(row['robust_accuracy'])} of {row['images']} images"
-        kept = f"{model} keeps {left} right" if model else f"{left} are still right"
+        kept = f"{model!s} keeps {left} right" if model else f"{left} are still right"
         said.append(f"{kept} {under} ({ends}){beside}")
     return f"At eps {rows['eps'].iloc[0]:.3g}: {'. '.join(said)}."
 
