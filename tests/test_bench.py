@@ -188,6 +188,22 @@ def test_the_strip_shows_mistakes_and_offers_one_that_is_right():
     assert not bench.screen.answer["wrong"]
 
 
+def test_where_there_is_no_image_the_screen_says_so_and_shows_none():
+    bench = Bench("digits", "digits/prototypes", 3, auto=False)
+    bench._repr_mimebundle_()
+    bench.panels["model"].set(browse="mistakes", only="0")  # of which it makes none
+    settle(bench)
+    assert bench.screen.film["items"] == []
+    assert bench.screen.stage == {
+        "words": "digits/prototypes makes no mistake on the images of class '0' of digits."
+    }
+    assert bench.screen.answer == {}
+    ask(bench, "show", "in order")
+    bench.panels["model"].set(only="")
+    settle(bench)
+    assert len(bench.screen.film["items"]) == 24
+
+
 def test_undo_goes_back_through_images_and_models_and_forgets_strokes(bench):
     for i in (8, 9):
         ask(bench, "index", i)

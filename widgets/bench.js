@@ -156,7 +156,12 @@ function render({ model, el }) {
     const [s, b, mode] = [get("stage"), get("breaking"), get("mode")];
     drawModes();
     stage.dataset.mode = mode;
-    if (!s.image || mode === "draw") return;
+    if (mode === "draw") return;
+    if (!s.image) { // no image is of this kind
+      [shown, below].forEach((node) => fill(node));
+      caption.textContent = s.words ?? "";
+      return;
+    }
     shown.style.aspectRatio = `${s.shape[2]} / ${s.shape[1]}`;
     if (mode === "attack" && b.strip) {
       fill(shown, change ? difference(b, at) : strip(b, at));
@@ -284,7 +289,7 @@ function render({ model, el }) {
 
   const drawAnswer = () => {
     const a = get("answer");
-    if (!a.rows) return;
+    if (!a.rows) return fill(answer);
     const rows = a.rows.map((row) => make("div", { class: `wb-class${row.label ? " label" : ""}`, "data-k": row.k },
       make("b", { title: row.name }, row.name),
       make("span", { class: "wb-track" }, ...row.p.map((p, m) => make("i", { class: "ab"[m] }))),

@@ -131,6 +131,7 @@ class Front:
         self.picker.show(view.order)
         if view.index is None:
             self.screen.film = {"items": [], "at": -1, "show": show, "first": 0, "total": 0}
+            self.screen.stage, self.screen.answer = {"words": panel.nothing()}, {}
             return
         self.screen.stage = screen.stage(view)
         self._show_answer()

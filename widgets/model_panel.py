@@ -203,7 +203,10 @@ class ModelPanel(Panel[ModelPanelParameters, ModelView]):
     def draw(self, result: ModelView) -> str:
         """The image, then one block a model: its answer, its map, and what the map means."""
         if result.index is None:
-            return section(self._nothing())
+            ways = pick("only:", "Show all classes") if self.params.only else ""
+            if self.params.browse == "mistakes":
+                ways += pick("browse:least confident first", "Show those it is least sure of")
+            return section(status(escape(self.nothing())), ways)
         labelled = f"labelled {result.label}" if result.label else "without a label"
         alt = f"index {result.index} of {result.images.name}, {labelled}"
         caption = f"index {result.index}, {escape(labelled)}"
@@ -215,17 +218,13 @@ class ModelPanel(Panel[ModelPanelParameters, ModelView]):
         unknown = "" if result.label else self._unlabelled()
         return section(f'<div class="wb-looks">{shown}{"".join(looks)}</div>{unknown}')
 
-    def _nothing(self) -> str:
-        s = self.selection
-        only = self.params.only
+    def nothing(self) -> str:
+        """That there is no image to step through."""
+        s, only = self.selection, self.params.only
         what = f"images of class {only!r}" if only else "images"
-        anyway = pick("only:", "Show all classes") if only else ""
         if self.params.browse == "mistakes":
-            words = f"{s.model} makes no mistake on the {what} of {s.dataset}."
-            anyway += pick("browse:least confident first", "Show those it is least sure of")
-        else:
-            words = f"There are no {what} in {s.dataset}."
-        return status(escape(words)) + anyway
+            return f"{s.model} makes no mistake on the {what} of {s.dataset}."
+        return f"There are no {what} in {s.dataset}."
 
     def _unlabelled(self) -> str:
         """What it means that a drawing has no label, and the classes it can be given."""

@@ -10,6 +10,7 @@ import shutil
 import statistics
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
@@ -21,8 +22,6 @@ MODELS = ("mnist/cnn", "mnist/prototypes")
 CHANGES, STROKES = 40, 10
 ROW = "{:<64}{:>12}{:>10}".format
 CELL = """
-import time
-start = time.time()
 from workbench.widgets import Bench
 bench = Bench("mnist-sample", "{model}", 3, compare="mnist/cnn-robust")
 bench
@@ -97,8 +96,8 @@ def main() -> None:
     print(ROW("", "measured", "goal"))
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as p:
         root = Path(folder)
-        for i, model in enumerate(MODELS):
-            write(root / "notebooks" / f"{i}.ipynb", [CELL.format(model=model)])
+        for i in range(len(MODELS)):
+            write(root / "notebooks" / f"{i}.ipynb", ["print('the kernel answers')"])
         path = shutil.which("chromium")
         with lab(root) as server:
             browser = p.chromium.launch(executable_path=path, args=["--no-sandbox"])
@@ -114,9 +113,15 @@ def measure(page, server: str, name: str, model: str) -> None:
     sent: list[int] = []
     page.on("websocket", lambda socket: socket.on("framesent", lambda frame: sent.append(1)))
     run_all(page, server, name)
-    page.locator(".wb-tile").first.wait_for()
-    rest(page)
     print(f"\n{model}, beside mnist/cnn-robust")
+    for words, goal in (("in a new kernel, imports and all", ""), ("once more", "2 s")):
+        page.evaluate("for (const old of document.querySelectorAll('.wb-tile')) old.id = 'old'")
+        start = time.perf_counter()
+        run_code(page, CELL.format(model=model))
+        page.locator(".wb-tile:not(#old)").first.wait_for()
+        seconds = time.perf_counter() - start
+        print(ROW(f"bench shown, {words}", f"{seconds:.2f} s", goal))
+        rest(page)
     page.locator(".wb-frame[aria-selected=true]").focus()
     for words, pause in (("one after the other", 30), ("with slow parts in between", 700)):
         keys = ["ArrowRight", "ArrowLeft"] * (CHANGES // 2)
