@@ -137,7 +137,7 @@ def test_the_model_panel_answers_clicks(page, server):
 def test_models_runs_and_its_figures_are_drawn(page, server):
     run_all(page, server, "01_models.ipynb")
     assert errors(page).count() == 0
-    for selector in (".js-plotly-plot .main-svg", ".widget-html img", "figure img"):
+    for selector in (".js-plotly-plot .main-svg", ".wb img", "figure img"):
         page.locator(selector).first.scroll_into_view_if_needed()
         page.locator(selector).first.wait_for()
     assert page.locator(".js-plotly-plot").count() >= 2

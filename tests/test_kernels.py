@@ -27,6 +27,7 @@ CELLS = [
     "    assert time.monotonic() < end, 'a job was left'\n"
     "    time.sleep(0.05)\n"
     "print('no job is left')",
+    "bench.panels['eps'].start()",
 ]
 
 
@@ -62,14 +63,17 @@ def test_the_bench_on_a_kernel(page, server, notebook):
     run_all(page, server, notebook)
     assert errors(page).count() == 0
     print(page.locator(".jp-OutputArea-output:has-text('ipykernel')").first.inner_text())
-    bench = page.locator(".jp-OutputArea-output:has(button:has-text('draw'))").first
+    bench = page.locator(".wb-room").first
     bench.scroll_into_view_if_needed()
     for index in (4, 5, 6):
-        bench.locator("button:has-text('next')").first.click()
-        bench.locator(f"img[alt^='index {index} ']").first.wait_for()
+        bench.locator(".wb-more button").last.click()
+        bench.locator(f".wb-picture img[alt^='image {index} ']").wait_for()
 
-    bench.locator("li.lm-TabBar-tab:has-text('attack')").first.click()
-    bench.locator("button:has-text('Launch')").click()
+    bench.locator(".wb-modes button:text-is('Attack')").click()
+    run_cell(page, 4)  # the curve of budgets
+    bench.locator("button:has-text('other attacks')").click()
+    launch = bench.locator("button:has-text('Launch')")
+    launch.click()
     cancel = bench.locator("button:has-text('Cancel'):visible").first
     cancel.wait_for()
     run_cell(page, 2)  # while the attack goes on
@@ -77,11 +81,11 @@ def test_the_bench_on_a_kernel(page, server, notebook):
     cancel.click()
     bench.locator("text=Cancelled").first.wait_for()
 
-    bench.locator("button:has-text('Launch')").click()
+    launch.click()
     cancel.wait_for()
-    bench.locator("li.lm-TabBar-tab:has-text('model')").first.click()
-    bench.locator("button:has-text('draw')").first.click()
-    canvas = bench.locator("canvas").first
+    bench.locator("button:has-text('close')").click()
+    bench.locator(".wb-modes button:text-is('Draw')").click()
+    canvas = bench.locator(".wb-easel canvas")
     canvas.wait_for()
     canvas.scroll_into_view_if_needed()
     box = canvas.bounding_box()
@@ -90,8 +94,10 @@ def test_the_bench_on_a_kernel(page, server, notebook):
     for i in range(30):
         page.mouse.move(box["x"] + 0.5 * box["width"], box["y"] + (0.2 + 0.02 * i) * box["height"])
     page.mouse.up()
-    bench.locator("img[alt^='index 360 ']").first.wait_for()
-    bench.locator("text=Save as notebook or report").last.click()
+    page.wait_for_function(
+        "[...document.querySelectorAll('.wb-tile')].every(tile => tile.dataset.index === '360')"
+    )
+    bench.locator("button:has-text('report')").first.click()
     bench.locator("button:text-is('Save as notebook')").last.click()
     bench.locator("a:has-text('bench-')").first.wait_for()
     run_cell(page, 3)

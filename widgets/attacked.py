@@ -27,7 +27,8 @@ from .views import Answered
 HEIGHT = 150  # pixels on the screen for an image, whatever its own size
 # Multiplications in about a second on one core: those of a convolution, and what calls cost beside.
 SECOND, CALL = 2.5e11, 2e7
-LOOKED_THROUGH = 64  # images after a wrong one, among which a right one is looked for
+LOOKED_THROUGH = (4, 64)  # images after a wrong one, where a right one is looked for: large, small
+VALUES = 200_000  # of these images together, about
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,8 +87,9 @@ def spans(attack: Attack, colour: bool) -> dict[str, tuple[float, float, float]]
 
 def next_right(view: AttackView) -> int | None:
     """The next image that the model gets right, of those that follow; None without one."""
-    n = len(view.images)
-    places = [(view.index + i) % n for i in range(1, min(n, LOOKED_THROUGH))]
+    n, (least, most) = len(view.images), LOOKED_THROUGH
+    near = min(n, max(least, min(most, VALUES // view.x.numel())))
+    places = [(view.index + i) % n for i in range(1, near)]
     if not places:
         return None
     some = view.images[torch.tensor(places)]

@@ -99,7 +99,8 @@ class Front:
         if name == "model" and panel.result is not None:
             self._show_image(cast("ModelPanel", panel))
         if name == "eps" and panel.result is not None:
-            self.screen.breaking = screen.frames(panel.result.breaking)
+            told = screen.frames(panel.result.breaking)
+            self.screen.breaking = {**told, "index": panel.result.index}
             self._show_answer()
         for tile, behind in TILES.items():
             if behind == name:

@@ -35,7 +35,7 @@ class Screen(anywidget.AnyWidget):
     when it changes, so that what came first is seen first.
     """
 
-    _esm = Path(__file__).with_name("bench.js")
+    _esm = "".join(Path(__file__).with_name(f"bench{n}.js").read_text() for n in ("_parts", ""))
     _css = STYLE.read_text() + Path(__file__).with_name("bench.css").read_text()
     bar = traitlets.Dict().tag(sync=True)
     film = traitlets.Dict().tag(sync=True)
@@ -73,12 +73,20 @@ def stage(view: ModelView) -> dict[str, Any]:
         strength = found.values[0].abs().numpy() / most
         rgb = colourise(found.values[0], "diverging", (-most, most))
         alpha = np.rint(255 * np.clip(strength, 0, 1) ** 0.5).astype(np.uint8)
-        about = f"{found.method}: what speaks for {look.model.classes[int(found.target[0])]}"
+        name = look.model.classes[int(found.target[0])]
+        how = "orange speaks for it, blue against" if found.signed else "the more orange, the more"
+        about = f"{found.method}: where {name} comes from; {how}"
         layer = {"src": png_data(np.dstack([rgb, alpha])), "words": about}
         layers.append({**layer, "model": look.model.card.name})
     words = f"image {view.index} of {view.images.name}"
     words += f", labelled {view.label}" if view.label else ", without a label"
-    return {"image": source(image), "words": words, "maps": layers, "shape": list(image.shape)}
+    return {
+        "image": source(image),
+        "words": words,
+        "maps": layers,
+        "shape": list(image.shape),
+        "index": view.index,
+    }
 
 
 def answer(view: ModelView, breaking: Sequence[Breaking], drawn: bool) -> dict[str, Any]:
