@@ -301,6 +301,18 @@ def test_a_drawing_is_the_last_image_and_is_kept_in_the_state(bench):
     assert indices(bench) == {5}
 
 
+def test_the_second_model_stays_while_one_draws_and_goes_with_other_data():
+    bench = Bench("digits", "digits/prototypes", 3, compare="digits/cnn-robust", auto=False)
+    bench._repr_mimebundle_()
+    bench.selection.draw(data.load("digits").images[11])
+    settle(bench)
+    assert bench.screen.answer["names"] == ["digits/prototypes", "digits/cnn-robust"]
+    assert bench.panels["eps"].params.compare == "digits/cnn-robust"
+    ask(bench, "data", "shapes")
+    assert len(bench.screen.answer["names"]) == 1
+    assert bench.panels["eps"].params.compare == ""
+
+
 def test_the_pen_draws_on_the_stage_and_the_answer_follows(bench):
     bench.screen.mode = "draw"
     front = bench._front

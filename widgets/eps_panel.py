@@ -155,9 +155,10 @@ class EpsPanel(Panel[EpsPanelParameters, EpsView]):
 
     def followed(self, change: Any) -> None:
         """What was chosen beside other data, or beside this model, would not fit."""
-        if change["name"] == "dataset":
-            self.params = self.params.changed(compare="", eps=0.0)
-        if self.params.compare == self.selection.model:
+        s, compare = self.selection, self.params.compare
+        if change["name"] == "dataset" and s.dataset == s.origin:  # and not a drawing
+            self.params = self.params.changed(eps=0.0)
+        if compare not in s.models_for(s.dataset) or compare == s.model:
             self.params = self.params.changed(compare="")
         super().followed(change)
 

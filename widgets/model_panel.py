@@ -297,8 +297,8 @@ class ModelPanel(Panel[ModelPanelParameters, ModelView]):
     def followed(self, change: Any) -> None:
         """What was chosen of other data, or beside another model, would not fit."""
         p, s, what = self.params, self.selection, change["name"]
-        if what == "dataset" or p.compare == s.model:
-            p = p.changed(compare="")
+        if p.compare not in s.models_for(s.dataset) or p.compare == s.model:
+            p = p.changed(compare="")  # a drawing is no other data: the second model stays
         if what == "dataset" or p.only not in s.class_names():
             p = p.changed(only="")
         if what in ("dataset", "towards"):

@@ -116,8 +116,11 @@ def measure(page, server: str, name: str, model: str) -> None:
     print(f"\n{model}, beside mnist/cnn-robust")
     for words, goal in (("in a new kernel, imports and all", ""), ("once more", "2 s")):
         page.evaluate("for (const old of document.querySelectorAll('.wb-tile')) old.id = 'old'")
+        page.locator(".jp-CodeCell .cm-content").last.click()
+        page.keyboard.press("Control+A")
+        page.keyboard.insert_text(CELL.format(model=model))
         start = time.perf_counter()
-        run_code(page, CELL.format(model=model))
+        page.keyboard.press("Control+Enter")
         page.locator(".wb-tile:not(#old)").first.wait_for()
         seconds = time.perf_counter() - start
         print(ROW(f"bench shown, {words}", f"{seconds:.2f} s", goal))
