@@ -129,6 +129,21 @@ def run_code(page, code):
     page.keyboard.press("Control+Enter")
 
 
+def draw_a_one(page, canvas, index):
+    """Draw a stroke downwards, and wait until all tiles show it, as the image `index`."""
+    box = canvas.bounding_box()
+    page.mouse.move(box["x"] + 0.5 * box["width"], box["y"] + 0.2 * box["height"])
+    page.mouse.down()
+    for i in range(30):
+        page.mouse.move(box["x"] + 0.5 * box["width"], box["y"] + (0.2 + 0.02 * i) * box["height"])
+    page.mouse.up()
+    page.wait_for_function(
+        "index => [...document.querySelectorAll('.wb-tile')]"
+        ".every(tile => tile.dataset.index === `${index}`)",
+        arg=index,
+    )
+
+
 def errors(page):
     return page.locator(".jp-RenderedText[data-mime-type='application/vnd.jupyter.error']")
 

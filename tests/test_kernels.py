@@ -8,7 +8,7 @@ import os
 import shutil
 
 import pytest
-from browsers import MARKS, WAIT, errors, run_all, shot, write
+from browsers import MARKS, WAIT, draw_a_one, errors, run_all, shot, write
 from jupyter_client.kernelspec import KernelSpecManager, NoSuchKernel
 
 pytestmark = MARKS
@@ -88,15 +88,7 @@ def test_the_bench_on_a_kernel(page, server, notebook):
     canvas = bench.locator(".wb-easel canvas")
     canvas.wait_for()
     canvas.scroll_into_view_if_needed()
-    box = canvas.bounding_box()
-    page.mouse.move(box["x"] + 0.5 * box["width"], box["y"] + 0.2 * box["height"])
-    page.mouse.down()
-    for i in range(30):
-        page.mouse.move(box["x"] + 0.5 * box["width"], box["y"] + (0.2 + 0.02 * i) * box["height"])
-    page.mouse.up()
-    page.wait_for_function(
-        "[...document.querySelectorAll('.wb-tile')].every(tile => tile.dataset.index === '360')"
-    )
+    draw_a_one(page, canvas, 360)
     bench.locator("button:has-text('report')").first.click()
     bench.locator("button:text-is('Save as notebook')").last.click()
     bench.locator("a:has-text('bench-')").first.wait_for()

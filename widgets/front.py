@@ -104,7 +104,7 @@ class Front:
             self._show_answer()
         for tile, behind in TILES.items():
             if behind == name:
-                setattr(self.screen, tile, self._tile(panel, tile, getattr(panel, "tile", None)))
+                setattr(self.screen, tile, self._tile(panel, tile, panel.tile))
         if name == "patterns":
             lamp = getattr(panel, "monitor_tile", None)
             self.screen.monitor = self._tile(panel, "monitor", lamp)
