@@ -9,6 +9,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     submodules=["specimens"],
     submod_attrs={
         "breaks": ["Breaking", "breaking"],
+        "defending": ["Defences", "compare_defences", "softened"],
         "diagnosis": ["Diagnosis", "Finding", "diagnose"],
         "evaluation": ["Evaluation", "evaluate"],
         "indicators": ["INDICATORS", "Indicator"],
