@@ -13,6 +13,7 @@ from pydantic import Field
 from workbench.widgets import (
     AttackPanel,
     ConceptPanel,
+    DefencePanel,
     EpsPanel,
     EvaluationPanel,
     LevelSetPanel,
@@ -92,6 +93,15 @@ ROWS = {
             "breaking.images": v.breaking[0].images,
             "other.probabilities": v.breaking[1].probabilities,
         },
+    ),
+    DefencePanel: (
+        {
+            "defences": ["digits/cnn-robust", "Quantise(bits=3)"],
+            "n": 10,
+            "n_steps": 5,
+            "n_queries": 20,
+        },
+        lambda v: {"result.frame()": v.table.frame(), "result.summary()": v.table.summary()},
     ),
     TreatmentPanel: (
         {"treatment": "Prune", "settings": {"share": 0.6}, "seed": 3},

@@ -10,6 +10,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "attack_panel": ["AttackPanel"],
         "bench": ["Bench"],
         "concept_panel": ["ConceptPanel"],
+        "defence_panel": ["DefencePanel"],
         "draw_pad": ["DrawPad"],
         "eps_panel": ["EpsPanel"],
         "evaluation_panel": ["EvaluationPanel"],

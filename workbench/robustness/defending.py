@@ -37,10 +37,11 @@ ASKED = (
 
 @dataclass(frozen=True)
 class Cell:
-    """A defence under one attack: the images `(N, C, H, W)` that it met, and whether it got each
-    right `(N,)`."""
+    """A defence under one attack: the images `(N, C, H, W)` that it met, what it said of each
+    `(N,)`, and whether that is right `(N,)`."""
 
     images: torch.Tensor
+    predicted: torch.Tensor
     right: torch.Tensor
 
 
@@ -210,7 +211,8 @@ def with_cell(
 ) -> Defences:
     """The table with one cell more: a defence asked about images."""
     images = images.cpu()
-    cell = Cell(images, model.predict(images).label == y)
+    predicted = model.predict(images).label
+    cell = Cell(images, predicted, predicted == y)
     return replace(value, cells={**value.cells, (name, column): cell})
 
 
@@ -221,9 +223,9 @@ def with_worst(value: Defences, name: str) -> Defences:
     ]
     if not tried:
         return value
-    images, right = tried[0].images.clone(), tried[0].right.clone()
+    worst = [tensor.clone() for tensor in vars(tried[0]).values()]
     for cell in tried[1:]:
-        better = right & ~cell.right
-        images[better] = cell.images[better]
-        right &= cell.right
-    return replace(value, cells={**value.cells, (name, KNOWING): Cell(images, right)})
+        better = worst[-1] & ~cell.right
+        for kept, tensor in zip(worst, vars(cell).values(), strict=True):
+            kept[better] = tensor[better]
+    return replace(value, cells={**value.cells, (name, KNOWING): Cell(*worst)})

@@ -32,11 +32,12 @@ class Treatment(Parameters):
     """What trains, changes, shrinks or defends a network; a `Change` or a `Training`.
 
     paper: the title of the paper of the atlas whose method it is. takes: what it works on, which
-    is never touched.
+    is never touched. defends: whether it is meant to make a model robust.
     """
 
     title: ClassVar[str]
     paper: ClassVar[str] = ""
+    defends: ClassVar[bool] = False
     takes: ClassVar[Literal["model", "recipe", "tasks"]]
 
     def unfit(self, subject: Classifier | Recipe, data: ImageDataset | None = None) -> str:
