@@ -5,13 +5,15 @@ Madry et al. (2018). Inside the L-infinity ball of radius `eps` and the box [0, 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import nn
 from torch.nn import functional as F
 
 
 def pgd(
-    model: nn.Module,
+    model: Callable[[torch.Tensor], torch.Tensor],
     x: torch.Tensor,
     y: torch.Tensor,
     *,

@@ -109,9 +109,9 @@ class Hooks:
         """What moves the weights; it only reads `.grad`."""
         return torch.optim.AdamW(model.parameters(), plan.lr, weight_decay=plan.weight_decay)
 
-    def rate(self, plan: Recipe, progress: float) -> float:
-        """The learning rate at a share of the training in [0, 1)."""
-        return learning_rate(plan, progress)
+    def rate(self, run: Run) -> float:
+        """The learning rate of the next step, from `run.progress` in [0, 1) or `run.history`."""
+        return learning_rate(run.plan, run.progress)
 
     def after(self, run: Run) -> None:
         """The step is taken, the model in eval mode: averages, clamps, masks."""
@@ -173,7 +173,7 @@ class Run:
         y = self.data.labels[chosen].to(self.device)
         for treatment in self.treatments:
             x, y = treatment.batch(self, x, y)
-        rate = self.slot("rate").rate(self.plan, self.progress)
+        rate = self.slot("rate").rate(self)
         for group in self.optimiser.param_groups:
             group["lr"] = rate
         self.model.train()
