@@ -56,6 +56,8 @@ def room(path: Path) -> str:
         return "brought"
     if inside[0] == "figures" and path.stem in PICTURES:
         return "pictures"
+    if path.stem == "curations":
+        return "curations"  # methods, of which data is what treatments are of models
     if path.stem == "renamed":
         return "passing"  # for one release
     return inside[0] if len(inside) > 1 else "top"

@@ -16,6 +16,7 @@ from workbench.models.learning import Hooks
 from workbench.treatments import (
     AdversarialTraining,
     Change,
+    Curated,
     Distil,
     GradientNoise,
     LowRank,
@@ -38,7 +39,9 @@ CASES = [
     Prune(criterion="random"),
     Quantise(bits=2, per_channel=False),
     AdversarialTraining(n_steps=1),
+    AdversarialTraining(n_steps=1, stale=2),
     Distil(hard=0.5, temperature=1.0),
+    Curated(curation="Backdoor(share=0.1)"),
 ]
 
 

@@ -9,6 +9,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
         "centring": ["centred"],
+        "curations": ["Backdoor", "ClassWiseConvolution", "Curation", "LabelNoise", "curation"],
         "dataset": ["ImageDataset"],
         "folders": ["files"],
         "drawing": ["as_text", "from_text", "with_drawing"],

@@ -14,6 +14,8 @@ TABLE = {
     "distilling": ["Distil"],
     "adversarial": ["AdversarialTraining"],
     "gradient_noise": ["GradientNoise"],
+    "accuracy_rate": ["AccuracyGradient"],
+    "curated": ["Curated"],
     "wrapped": ["wrap"],
     "base": ["Change", "Training", "Treatment"],
     "naming": ["make", "path_of", "stages"],
