@@ -13,7 +13,7 @@ from pydantic import Field
 from workbench import attacks, models, treatments
 from workbench.data import ImageDataset
 from workbench.figures import health_table, image_grid
-from workbench.figures.images import bar
+from workbench.figures.tables import thin
 from workbench.models import Classifier
 from workbench.params import Parameters, pieces
 from workbench.robustness import Defences, compare_defences
@@ -199,7 +199,7 @@ class DefencePanel(Panel[DefencePanelParameters, DefenceView]):
             "can it be trusted?",
         ]
         caption = f"Accuracy on {n:,} images within {self.params.eps:.3g}, with 95 % intervals"
-        blocks = [table(caption, rows, head)]
+        blocks = [table(caption, rows, head), warned(told)]
         if result.cell in told.cells:
             blocks.append(self._cell(result))
         else:
@@ -284,7 +284,9 @@ class DefencePanel(Panel[DefencePanelParameters, DefenceView]):
     def choices(self) -> dict[str, list[tuple[str, str]]]:
         """The defences: other models of the data, and the treatments that defend."""
         s = self.selection
-        others = [n for n in s.models_for(s.dataset) if n != s.model and n.endswith("-robust")]
+        home = f"{s.model.partition('/')[0]}/"  # trained on the same data
+        others = [n for n in models.available() if n.startswith(home) and n.endswith("-robust")]
+        others = [n for n in others if n != s.model]
         known = treatments.available().items()
         stages = [(f"{name}: {kind.title}", name) for name, kind in known if kind.defends]
         given = [(name, name) for name in self.params.defences]
@@ -303,19 +305,30 @@ class DefencePanel(Panel[DefencePanelParameters, DefenceView]):
 
 def cell_html(row: Any, name: str, column: str, chosen: bool) -> str:
     """An accuracy with its interval and a bar, to be clicked."""
-    words = f"{row.accuracy:.0%} <small>{row.low:.0%}–{row.high:.0%}</small>"
+    words = f"{row.accuracy:.0%}<br><small>{100 * row.low:.0f}–{row.high:.0%}</small>"
     about = f"{name}, {column}: {row.accuracy:.1%} of {int(row.images)} images right"
     style = "outline:2px solid var(--wb-a, #0072b2);" if chosen else ""
-    block = f'<div style="{style}padding:2px 4px;min-width:7em">{words}{bar(row.accuracy)}</div>'
+    bars = thin(row.accuracy, "var(--wb-a, #0072b2)")
+    block = f'<div style="{style}min-width:4.4em;line-height:1.15">{words}{bars}</div>'
     return f'<span title="{escape(about)}">{pickable(f"cell:{name}|{column}", block)}</span>'
 
 
 def trust(told: Defences, name: str) -> str:
-    """What speaks against the figures of a defence, in words."""
-    if name not in told.health and not told.warnings(name):
-        return "…"
+    """Whether something speaks against the figures of a defence."""
     warnings = told.warnings(name)
+    if name not in told.health and not warnings:
+        return "…"
     if not warnings:
         return '<span class="wb-ok">● no alarm</span>'
-    listed = "; ".join(map(escape, warnings))
-    return f'<span class="wb-warn">■ hidden gradients? {listed}</span>'
+    alarms = "alarm" if len(warnings) == 1 else "alarms"
+    return f'<span class="wb-warn">■ {len(warnings)} {alarms}</span>'
+
+
+def warned(told: Defences) -> str:
+    """What speaks against the figures, defence by defence."""
+    return "".join(
+        f'<p><span class="wb-warn">■</span> <b>{escape(name)}</b>: {escape("; ".join(warnings))}. '
+        "The attack on it need not be the strongest there is.</p>"
+        for name in told.order
+        if (warnings := told.warnings(name))
+    )
