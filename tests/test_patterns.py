@@ -15,7 +15,8 @@ from torch import nn
 
 from workbench import attacks, data, detectors, models, patterns
 from workbench.data import ImageDataset
-from workbench.detectors.monitors import boxes, least_threshold, states
+from workbench.detectors.base import least_threshold
+from workbench.detectors.monitors import boxes, states
 from workbench.models import batching
 from workbench.patterns import grouping
 from workbench.patterns.mining import against, phases_of
@@ -414,7 +415,7 @@ def test_refusals_of_monitors(digits):
     with pytest.raises(ValueError, match="training: digits/mlp gets no image of digits right"):
         detectors.monitor(model, wrong, test, kind="hamming")
     watch = detectors.monitor(model, training, test)
-    with pytest.raises(ValueError, match="mined from 'digits/mlp'"):
+    with pytest.raises(ValueError, match="fitted to 'digits/mlp'"):
         watch.score(models.load("digits/cnn"), test.images)
     assert watch.score(model, test.images[:0]).shape == (0,)
 

@@ -13,7 +13,7 @@ from pydantic import Field
 
 from workbench import data, figures, patterns
 from workbench.data import ImageDataset
-from workbench.detectors.monitors import least_threshold
+from workbench.detectors.base import least_threshold
 from workbench.figures.patterns import columns
 from workbench.models import outputs, unheard
 from workbench.params import Parameters

@@ -1,7 +1,12 @@
-"""Detectors: which images do not belong."""
+"""Detectors: which images do not belong. One contract, `fit` by name, one measurement for all."""
 
 import lazy_loader
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(
-    __name__, submod_attrs={"monitors": ["Alarms", "Monitor", "alarms", "monitor"]}
+    __name__,
+    submod_attrs={
+        "base": ["Alarms", "Detector", "Unnoticed", "alarms", "guarded"],
+        "monitors": ["Monitor", "monitor"],
+        "supervisors": ["NAMES", "fit"],
+    },
 )

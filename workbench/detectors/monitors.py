@@ -10,100 +10,32 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 
 from workbench import checks
 from workbench.data import ImageDataset
+from workbench.detectors.base import BATCH, Detector, calibrated
 from workbench.models import Classifier, batch_size, measurable, ready
-from workbench.patterns import check_model, mine, pattern_layers, rectifiers, watched
+from workbench.patterns import mine, pattern_layers, rectifiers, watched
 from workbench.steps import Step, work
 
-if TYPE_CHECKING:
-    import pandas as pd
-
 Kind = Literal["pattern", "hamming", "box"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
 KEPT = 2000  # states of a class that are remembered
-BATCH = 500  # images a pass, where they are small
 Distance = Callable[[torch.Tensor], torch.Tensor]
 
 
-@dataclass(frozen=True, eq=False)
-class Monitor:
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Monitor(Detector):
     """How strange an image is among those of the class that the model says.
 
-    distances: one function a class, from activations `(N, n)` of `layers`, side by side, to
-    float32 `(N,)`; 0 is what was seen in training, and nothing is as far as a class that was
-    not seen at all. An image raises an alarm above `threshold`, which is chosen for
-    `false_alarms` on held-out images.
+    0 is what was seen in training, and nothing is as far as a class that was not seen at all.
+    layers: those whose activations it looks at.
     """
 
-    model: str
-    kind: str
     layers: tuple[str, ...]
-    distances: tuple[Distance, ...]
-    threshold: float = 0.0
-    false_alarms: float = 0.0
-
-    def score(self, model: Classifier, x: torch.Tensor) -> torch.Tensor:
-        """How strange each of the images `(N, C, H, W)` is: float32 `(N,)`.
-
-        Raises:
-            ValueError: images that break the contract, or another model.
-        """
-        check_model(self.model, model)
-        x = checks.images(x, model.input_shape)
-        parts = [torch.zeros(0), *self.scores(model, x)]
-        return torch.cat(parts)
-
-    def scores(self, model: Classifier, x: torch.Tensor) -> Iterator[torch.Tensor]:
-        """The same batch by batch."""
-        with watched(model, self.layers) as ask:
-            for part in x.split(batch_size(model.input_shape, BATCH)):
-                with torch.no_grad():
-                    logits, outputs = ask(part)
-                values, label = torch.cat(list(outputs.values()), 1).cpu(), logits.argmax(1).cpu()
-                scores = torch.zeros(len(part))
-                for k in label.unique().tolist():
-                    rows = (label == k).nonzero().flatten()
-                    scores[rows] = self.distances[k](values[rows]).float()
-                yield scores
-
-    def alarm(self, model: Classifier, x: torch.Tensor) -> torch.Tensor:
-        """Which images raise an alarm, bool `(N,)`."""
-        return self.score(model, x) > self.threshold
-
-
-@dataclass(frozen=True, eq=False)
-class Alarms:
-    """A monitor's scores of images that belong and of images that do not."""
-
-    usual: torch.Tensor
-    strange: torch.Tensor
-    threshold: float
-
-    def summary(self) -> dict[str, Any]:
-        """AUROC, and the share of alarms on both."""
-        from sklearn.metrics import roc_auc_score
-
-        truth = [0] * len(self.usual) + [1] * len(self.strange)
-        both = len(self.usual) > 0 and len(self.strange) > 0
-        scores = torch.cat([self.usual, self.strange]).numpy()
-        return {
-            "auroc": float(roc_auc_score(truth, scores)) if both else None,
-            "false_alarms": float((self.usual > self.threshold).float().mean()),
-            "caught": float((self.strange > self.threshold).float().mean()),
-        }
-
-    def frame(self) -> pd.DataFrame:
-        """One row an image: its score, whether it belongs, and whether it raises an alarm."""
-        import pandas as pd
-
-        scores = torch.cat([self.usual, self.strange])
-        belongs = [True] * len(self.usual) + [False] * len(self.strange)
-        alarm = (scores > self.threshold).tolist()
-        return pd.DataFrame({"score": scores.tolist(), "belongs": belongs, "alarm": alarm})
 
 
 @work
@@ -113,48 +45,65 @@ def monitor(
     held_out: ImageDataset,
     *,
     kind: Kind = "pattern",
-    layers: tuple[str, ...] | None = None,
     false_alarms: float = 0.05,
-    delta: float = 0.99,
-    clusters: int = 3,
     seed: int = 0,
+    **options: Any,
 ) -> Iterator[Step[Monitor]]:
     """A monitor that knows what the training images of each class fire.
 
     Its threshold is the least at which at most `false_alarms` of the held-out images raise
-    one. layers: all ReLU layers for 'pattern', the last for the others, when None. delta: of
-    the pattern mined. clusters: boxes a class.
+    one. options: as of `watching`.
 
     Raises:
         ValueError: an unknown kind, training images without a label, or of which the model
-            gets none right, no held-out images, a rate outside [0, 1).
+            gets none right, no held-out images or too few, a rate outside [0, 1).
     """
     ready(model)
-    if kind not in ("pattern", "hamming", "box"):
-        raise checks.unknown("kind of monitor", kind, ("pattern", "hamming", "box"))
-    if not 0 <= false_alarms < 1:
-        raise ValueError(f"false_alarms: expected a rate in [0, 1), got {false_alarms}")
-    if not len(held_out):
-        raise ValueError("held_out: expected images to choose the threshold on, got none")
+    making = watching(model, training, kind=kind, seed=seed, **options)
+    yield from calibrated(making, model, held_out, false_alarms)
+
+
+def watching(
+    model: Classifier,
+    training: ImageDataset,
+    *,
+    kind: Kind,
+    seed: int,
+    layers: tuple[str, ...] | None = None,
+    delta: float = 0.99,
+    clusters: int = 3,
+) -> Iterator[Step[Monitor]]:
+    """A monitor without its threshold.
+
+    layers: all ReLU layers for 'pattern', the last for the others, when None. delta: of the
+    pattern mined. clusters: boxes a class.
+    """
+    checks.known("kind of monitor", kind, KINDS)
     checks.positive("clusters", clusters)
-    measurable(held_out, model, labels=False)
     if layers is None and kind != "pattern":
         layers = rectifiers(model)[-1:]
-    names, total = pattern_layers(model, layers), len(training) + len(held_out)
+    names, n = pattern_layers(model, layers), len(training)
     if kind == "pattern":
         work = pattern_distances(model, training, names, delta)
     else:
         work = activation_distances(model, training, names, kind, clusters, seed)
     for step in work:
-        yield Step(step.done, total, step.message)
+        yield Step(step.done, n, step.message)
     assert step.value is not None
-    fields = model.card.name, kind, names, tuple(step.value)
-    scores: list[torch.Tensor] = []
-    for part in Monitor(*fields).scores(model, held_out.images):
-        scores.append(part)
-        yield Step(len(training) + sum(map(len, scores)), total, "held-out images")
-    threshold = least_threshold(torch.cat(scores), false_alarms)
-    yield Step(total, total, "done", Monitor(*fields, threshold, false_alarms))
+    distances = step.value
+
+    def strangeness(model: Classifier, x: torch.Tensor) -> torch.Tensor:
+        with watched(model, names) as ask:
+            logits, outputs = ask(x)
+        values, label = torch.cat(list(outputs.values()), 1).cpu(), logits.argmax(1).cpu()
+        scores = torch.zeros(len(x))
+        for k in label.unique().tolist():
+            rows = (label == k).nonzero().flatten()
+            scores[rows] = distances[k](values[rows]).float()
+        return scores.to(x.device)
+
+    fields = {"model": model.card.name, "kind": kind, "differentiable": kind == "box"}
+    yield Step(n, n, step.message, Monitor(**fields, strangeness=strangeness, layers=names))
 
 
 def pattern_distances(
@@ -186,17 +135,6 @@ def activation_distances(
     make, far = states if kind == "hamming" else boxes, unseen(torch.finfo(torch.float32).max)
     value = [make(values, clusters, seed) if len(values) else far for values in step.value]
     yield Step(step.done, step.total, "training images", value)
-
-
-def least_threshold(scores: torch.Tensor, false_alarms: float) -> float:
-    """The least of the scores `(N,)` that at most a share `false_alarms` of them exceed."""
-    allowed = int(false_alarms * len(scores) + 1e-9)
-    return float(scores.msort()[len(scores) - 1 - allowed])
-
-
-def alarms(watch: Monitor, model: Classifier, usual: torch.Tensor, strange: torch.Tensor) -> Alarms:
-    """The monitor's scores of images that belong and of others, `(N, C, H, W)` each."""
-    return Alarms(watch.score(model, usual), watch.score(model, strange), watch.threshold)
 
 
 def activations(
