@@ -15,6 +15,7 @@ from workbench.models.costs import packed
 from workbench.models.learning import Hooks
 from workbench.treatments import (
     AdversarialTraining,
+    Camera,
     Change,
     Curated,
     Distil,
@@ -22,6 +23,7 @@ from workbench.treatments import (
     LowRank,
     Prune,
     Quantise,
+    SelfEnsemble,
     Training,
     available,
     get,
@@ -33,7 +35,7 @@ PLAN = Recipe(
 )
 # Settings that do more than the default: each is treated as a case of its own.
 CASES = [
-    *(kind() for kind in available().values()),
+    *(kind() for kind in available().values() if kind is not Camera),  # see test_purifiers
     Prune(share=0.3, criterion="taylor"),
     Prune(share=0.3, of="units", criterion="lrp", images=3),
     Prune(criterion="random"),
@@ -41,6 +43,7 @@ CASES = [
     AdversarialTraining(n_steps=1),
     AdversarialTraining(n_steps=1, stale=2),
     Distil(hard=0.5, temperature=1.0),
+    SelfEnsemble(copies=1, heads=2, by="mean", noise=0.0, epochs=1),
     Curated(curation="Backdoor(share=0.1)"),
 ]
 
@@ -120,7 +123,10 @@ def test_the_bench_looks_at_what_it_made(case, digits):
     treatment, subject = case
     model = treatment(subject, digits).model
     assert list(model.layers())
-    result = attacks.PGD(eps=0.2, n_steps=3)(model, digits.images[:4], digits.labels[:4])
+    attack = attacks.PGD(eps=0.2, n_steps=3)
+    if attack.unfit(model):  # signs have no gradient
+        attack = attacks.Square(eps=0.2, n_queries=3)
+    result = attack(model, digits.images[:4], digits.labels[:4])
     assert result.x_adv.shape == (4, 1, 8, 8)
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
-from workbench.attacks import APGD, Attack, Square
+from workbench.attacks import APGD, Attack, AttackResult, Square
 from workbench.data import ImageDataset
 from workbench.models import Classifier, measurable, private_copy, ready
 from workbench.robustness.diagnosis import Diagnosis, diagnose
@@ -152,7 +152,7 @@ def compare_defences(
             for step in attack.changed(**far).steps(control, x, y, seed=seed):
                 yield Step(3 * row, total, f"{name}: {step.message}", value)
             assert step.value is not None
-            made = step.value.x_adv
+            made = carried(step.value, control)
         for column, images in ((CLEAN, x), (UNKNOWING, made)):
             value = with_cell(value, name, column, model, images, y)
         yield Step(3 * row + 1, total, f"{name}: knowing attacks", value)
@@ -160,7 +160,7 @@ def compare_defences(
             for step in run.steps(subject, x, y, seed=seed):
                 yield Step(3 * row + 1, total, f"{name}, {column}: {step.message}", value)
             assert step.value is not None
-            value = with_cell(value, name, column, model, step.value.x_adv, y)
+            value = with_cell(value, name, column, model, carried(step.value, model), y)
             yield Step(3 * row + 1, total, f"{name}, {column}", value)
         value = with_worst(value, name)
         if indicators:
@@ -199,6 +199,13 @@ def knowing(
     if n_queries and attack.distance in ("Linf", "L2"):
         budget = {"norm": attack.distance, "eps": attack.eps}  # type: ignore[attr-defined]
         yield BLACK_BOX, Square(n_queries=n_queries, **budget), model
+
+
+def carried(result: AttackResult, model: Classifier) -> torch.Tensor:
+    """Of an attack on another model: its last image, which goes furthest, or where `model` is
+    right about that, the first that it found."""
+    right = model.predict(result.last).label.to(result.labels) == result.labels
+    return result.x_adv.where(right[:, None, None, None], result.last)
 
 
 def with_cell(

@@ -15,6 +15,8 @@ TABLE = {
     "adversarial": ["AdversarialTraining"],
     "gradient_noise": ["GradientNoise"],
     "accuracy_rate": ["AccuracyGradient"],
+    "purifying": ["Camera", "QuantisedAutoencoder", "put_before"],
+    "ensembling": ["SelfEnsemble", "crossmax"],
     "curated": ["Curated"],
     "wrapped": ["wrap"],
     "base": ["Change", "Training", "Treatment"],
