@@ -12,6 +12,7 @@ from panel_kit import Gate, settle
 from pydantic import Field
 from workbench.widgets import (
     AttackPanel,
+    CompressionPanel,
     ConceptPanel,
     DefencePanel,
     EpsPanel,
@@ -92,6 +93,13 @@ ROWS = {
         lambda v: {
             "breaking.images": v.breaking[0].images,
             "other.probabilities": v.breaking[1].probabilities,
+        },
+    ),
+    CompressionPanel: (
+        {"treatment": "Quantise", "chosen": 4, "n": 20, "timed": False},
+        lambda v: {
+            "result.frame()['accuracy'].to_list()": [m.member.accuracy for m in v.looked],
+            "result.frame()['bytes'].to_list()": [m.member.cost.bytes for m in v.looked],
         },
     ),
     DefencePanel: (

@@ -9,6 +9,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     submod_attrs={
         "attack_panel": ["AttackPanel"],
         "bench": ["Bench"],
+        "compression_panel": ["CompressionPanel"],
         "concept_panel": ["ConceptPanel"],
         "defence_panel": ["DefencePanel"],
         "draw_pad": ["DrawPad"],
