@@ -51,7 +51,8 @@ def test_parent_and_child_open_on_the_bench(ran):
     bench.stop()
     assert bench.wait(60)
     assert bench.selection.model == "digits/cnn"
-    names = [look.name for look in bench.panels["model"].run().looks]
+    looks = bench.panels["model"].run().looks
+    names = [look.model.card.name for look in looks]
     assert names == ["digits/cnn", "digits/cnn | Quantise(bits=2)"]
 
 

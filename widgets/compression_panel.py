@@ -13,14 +13,14 @@ from pydantic import Field
 
 from workbench import attacks, models, treatments
 from workbench.data import ImageDataset
-from workbench.figures import confidence_table
+from workbench.figures import confidence_pair, confidence_table
 from workbench.figures.curve import line_chart
 from workbench.models import Classifier, Prediction
 from workbench.params import Parameters
 from workbench.steps import Step
 from workbench.treatments import Change, Member, agreement, family
 
-from .blocks import button, column, figure, live, row, section, slider, table
+from .blocks import button, figure, live, row, section, slider, table
 from .frame import guarded
 from .labels import called
 from .panel import Panel
@@ -169,16 +169,14 @@ class CompressionPanel(Panel[CompressionPanelParameters, CompressionView]):
         if not looked:
             return section(row(*blocks), live("Press <b>Make smaller</b>."))
         parent, child = looked[0], looked[min(self.params.chosen + 1, len(looked) - 1)]
-        for one in (parent, child) if child is not parent else (parent,):
-            p = one.prediction
-            answer = confidence_table(
-                p.probabilities[0].cpu(), p.classes, predicted=int(p.label[0]), top=3
-            )
-            blocks.append(column(f"<b>{escape(one.member.name)}</b>", answer.html))
-        parts = [row(*blocks)]
-        if len(looked) > 1:
-            parts.append(row(self._chart(looked, child), compared(parent, child)))
-            parts.append(paying(child))
+        answers = [one.prediction.probabilities[0].cpu() for one in (parent, child)]
+        names = (parent.member.name, child.member.name)
+        if len(looked) == 1:
+            blocks.append(confidence_table(answers[0], parent.prediction.classes, top=3).html)
+            return section(row(*blocks))
+        pair = confidence_pair(*answers, parent.prediction.classes, names, top=3)
+        blocks += [pair.html, compared(parent, child)]
+        parts = [row(*blocks), self._chart(looked, child), paying(child)]
         return section(*parts)
 
     def _chart(self, looked: tuple[Looked, ...], child: Looked) -> str:
@@ -287,7 +285,7 @@ def compared(parent: Looked, child: Looked) -> str:
     if all(times):
         told = (f"{t.median:.2f} ({t.low:.2f} to {t.high:.2f})" for t in times if t)
         rows.append(("milliseconds, measured", *told))
-    return table("What it costs", rows, ["", "parent", escape(child.member.name)])
+    return table("", rows, ["", "parent", escape(child.member.name)])
 
 
 def paying(child: Looked) -> str:
