@@ -87,14 +87,17 @@ def cost(model: Classifier) -> Cost:
         ValueError: a model in train mode.
     """
     ready(model)
-    weights = list(model.parameters())
+    weights, card = list(model.parameters()), model.card
     image = torch.full((1, *model.input_shape), 0.5, device=model.device, dtype=torch.float32)
     with Operations() as counter, torch.no_grad():
         model(image)
     return Cost(
         parameters=sum(p.numel() for p in weights),
         nonzero=sum(int(p.count_nonzero()) for p in weights),
-        bytes=sum(packed(t, model.card.bits.get(n, DENSE)) for n, t in tensors(model)),
+        bytes=sum(
+            packed(t, card.bits.get(n, DENSE)) + 4 * card.codebooks.get(n, 0)
+            for n, t in tensors(model)
+        ),
         macs=counter.n // 2,
     )
 

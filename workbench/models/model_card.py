@@ -26,6 +26,7 @@ class ModelCard(Parameters):
     seed: int | None = None
     parameters: int = 0
     bits: dict[str, int] = Field(default_factory=dict)  # of a number in a weight; 32 where unsaid
+    codebooks: dict[str, int] = Field(default_factory=dict)  # words kept beside a weight's codes
     test_correct: int | None = None
     test_total: int | None = None
     robust_correct: int | None = None

@@ -9,7 +9,7 @@ import lazy_loader
 # lists those that have a title, in this order.
 TABLE = {
     "pruning": ["Prune", "Pruning", "prune"],
-    "quantising": ["Quantise"],
+    "quantising": ["Quantise", "QuantisationAware"],
     "low_rank": ["LowRank"],
     "distilling": ["Distil"],
     "adversarial": ["AdversarialTraining"],
