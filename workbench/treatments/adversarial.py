@@ -28,7 +28,6 @@ class AdversarialTraining(Training):
     eps: float = Field(0.1, ge=0, le=1, description="L-infinity radius of the attacks")
     n_steps: int = Field(7, ge=1, le=100, description="steps of an attack; 1 is fast training")
     warmup: float = Field(0.25, ge=0, le=1, description="share of training in which eps grows")
-
     stale: int = Field(0, ge=0, le=100, description="age of the weights attacked, in steps")
 
     def batch(self, run: Run, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
