@@ -15,8 +15,9 @@ from workbench import data, models
 from workbench.concepts import filter_relevance
 from workbench.data import ImageDataset
 from workbench.steps import run
-from workbench.treatments import prune
+from workbench.treatments import Prune, prune
 from workbench.treatments.pruning import CRITERIA, _norms, _scores
+from workbench.treatments.sparsity import DAMPING, inputs_of, lowest
 
 SHAPE = (1, 6, 6)
 
@@ -438,3 +439,110 @@ def test_points_in_the_plane_are_small_images():
     x, y = images(5, (2, 1, 1), classes=2)
     result = prune(model, x, y, share=1 / 3, step=1.0)
     assert result.frame()["kept"].tolist() == [13]
+
+
+# Single weights: how they are ranked, and how those that stay make up for them.
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        lambda: nn.Linear(6, 4, bias=False),
+        lambda: nn.Conv2d(6, 4, 3, padding=1, bias=False),
+        lambda: nn.Conv2d(6, 4, (3, 2), stride=2, dilation=2, padding="valid", bias=False),
+        lambda: nn.Conv2d(6, 6, 3, padding="same", groups=3, bias=False),
+        lambda: nn.Conv2d(6, 6, 3, padding=2, padding_mode="circular", groups=6, bias=False),
+    ],
+)
+def test_the_inputs_of_a_row_times_its_weights_are_its_output(layer):
+    layer = seeded(layer)
+    x = torch.rand((2, 6) if isinstance(layer, nn.Linear) else (2, 6, 7, 7))
+    got = inputs_of(layer, x)
+    out = got @ layer.weight.reshape(len(got), -1, got.shape[2]).mT  # (groups, places, rows)
+    expected = layer(x).detach().movedim(1, -1).reshape(got.shape[1], len(got), -1).movedim(1, 0)
+    torch.testing.assert_close(out.detach(), expected)
+
+
+@pytest.fixture
+def flat():
+    """A linear model of ten pixels, and images of which the pixels have unlike sizes."""
+    w = torch.randn(3, 10, generator=torch.Generator().manual_seed(1))
+    layer = nn.Linear(10, 3, bias=False)
+    layer.weight.data = w.clone()
+    x = torch.rand(30, 1, 1, 10, generator=torch.Generator().manual_seed(2))
+    x = x * torch.linspace(0.1, 1, 10)
+    some = ImageDataset(x, torch.arange(3).repeat(10), tuple("abc"), name="mine")
+    return wrapped(nn.Sequential(nn.Flatten(), layer), shape=(1, 1, 10)), some, w
+
+
+@pytest.mark.parametrize("scope", ["model", "row"])
+@pytest.mark.parametrize("criterion", ["activation", "second-order"])
+def test_weights_are_ranked_by_what_they_see(flat, criterion, scope):
+    model, some, w = flat
+    x = some.images.flatten(1)
+    left = Prune(criterion=criterion, scope=scope)(model, some).model.body[1].weight.detach()
+    h = x.T @ x
+    h = h + DAMPING * h.diagonal().mean() * torch.eye(10)
+    score = w.abs() * x.norm(dim=0) if criterion == "activation" else w**2 / h.inverse().diagonal()
+    gone = torch.zeros(30, dtype=torch.bool)
+    if scope == "model":
+        gone[score.flatten().argsort()[:15]] = True
+    else:
+        gone = torch.zeros(3, 10, dtype=torch.bool).scatter(1, score.argsort(1)[:, :5], True)
+    torch.testing.assert_close(left, w.masked_fill(gone.view(3, 10), 0))
+
+
+def test_what_stays_makes_up_for_the_rest_as_well_as_can_be(flat):
+    model, some, w = flat
+    x = some.images.flatten(1)
+    plain = Prune(criterion="activation", scope="row")(model, some).model.body[1].weight.detach()
+    moved = Prune(criterion="activation", scope="row", update=True)(model, some).model
+    ridge = (DAMPING * x.square().sum(0).mean()).sqrt() * torch.eye(10)
+    a = torch.cat([x, ridge])  # least squares towards the old outputs, and the old weights
+    for row, old, got in zip(plain, w, moved.body[1].weight.detach(), strict=True):
+        kept = row != 0
+        best = torch.linalg.lstsq(a[:, kept], a @ old).solution
+        assert bool((got[~kept] == 0).all())
+        torch.testing.assert_close(got[kept], best, atol=1e-4, rtol=1e-4)
+
+
+def test_an_update_goes_layer_by_layer_on_what_the_layers_before_now_give():
+    digits = data.load("digits", "train")
+    net = models.load("digits/cnn")
+    off = {u: Prune(share=0.9, update=u)(net, digits).model for u in (False, True)}
+    test = data.load("digits")
+    right = [
+        float((m.predict(test.images).label == test.labels).float().mean()) for m in off.values()
+    ]
+    assert right[1] > right[0] + 0.1
+    for a, b in zip(*(m.parameters() for m in off.values()), strict=True):
+        assert bool(((a != 0) | (b == 0)).all())
+
+
+def test_the_lowest_of_a_model_a_layer_a_row():
+    scores = {
+        "a": torch.tensor([[1.0, 2.0], [3.0, 9.0]]),
+        "b": torch.tensor([[4.0, 5.0, 6.0, 7.0]]),
+    }
+    expected = {
+        "model": ([[1, 1], [1, 0]], [[1, 0, 0, 0]]),
+        "layer": ([[1, 1], [0, 0]], [[1, 1, 0, 0]]),
+    }
+    expected["row"] = ([[1, 0], [1, 0]], [[1, 1, 0, 0]])
+    for scope, masks in expected.items():
+        found = lowest(scores, 0.5, scope)
+        assert [m.int().tolist() for m in found.values()] == list(masks), scope
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"of": "units", "criterion": "activation"}, "criterion 'activation' is of weights"),
+        ({"of": "units", "update": True}, "scope and update are of weights"),
+        ({"of": "units", "scope": "row"}, "scope and update are of weights"),
+        ({"criterion": "lrp"}, "criterion 'lrp' is of units"),
+    ],
+)
+def test_what_is_of_weights_or_of_units_alone_is_said(flat, options, said):
+    with pytest.raises(ValueError, match=said):
+        Prune(**options)(flat[0], flat[1])

@@ -9,6 +9,7 @@ import lazy_loader
 # lists those that have a title, in this order.
 TABLE = {
     "pruning": ["Prune", "Pruning", "prune"],
+    "structured": ["Cut", "OnlyTrainOnce", "Units", "units"],
     "quantising": ["Quantise", "QuantisationAware"],
     "low_rank": ["LowRank"],
     "distilling": ["Distil"],

@@ -30,12 +30,14 @@ from workbench.concepts import (
 from workbench.data import ImageDataset
 from workbench.models import Classifier, Recipe, heard, measure, private_copy
 from workbench.steps import Step, work
-from workbench.treatments.base import OfWeights, share_of, weighted
+from workbench.treatments.base import OfWeights
+from workbench.treatments.sparsity import OF_WEIGHTS, remove_weights
 
 if TYPE_CHECKING:
     import pandas as pd
 
-Criterion = Literal["lrp", "lrp-epsilon", "magnitude", "taylor", "gradient", "random"]
+Unitwise = Literal["lrp", "lrp-epsilon", "magnitude", "taylor", "gradient", "random"]
+Criterion = Unitwise | Literal["activation", "second-order"]
 Scores = dict[str, Tensor]  # by layer, one number a unit
 
 
@@ -78,9 +80,13 @@ class Pruning:
 class Prune(OfWeights):
     """Remove the share of the weights, or of the hidden units, that counts least.
 
-    weights: ranked over all linear and convolutional layers, and set to 0; "taylor" and "gradient"
-    by |gradient of the loss| with and without the weight, and no "lrp". units: filters and hidden
-    units, as `prune` does it, which names the criteria.
+    weights: ranked over all linear and convolutional layers, each layer or each row, and set to 0;
+    "taylor" and "gradient" by |gradient of the loss| with and without the weight, "activation" by
+    |weight| times the norm of its inputs (Wanda; Sun et al., 2024), "second-order" by the error
+    of the layer's output once the other weights of the row have made up for it (LeCun et al.,
+    1990; Hassibi and Stork, 1993); no "lrp". With `update` the weights that stay do make up for
+    those that go, layer after layer, by least squares on the images (as SparseGPT; Frantar and
+    Alistarh, 2023). units: filters and hidden units, as `prune` does it, which names the criteria.
     """
 
     title: ClassVar[str] = "Pruning"
@@ -92,16 +98,25 @@ class Prune(OfWeights):
     of: Literal["weights", "units"] = Field("weights", description="what is removed")
     criterion: Criterion = Field("magnitude", description="how it is ranked")
     images: int = Field(10, ge=1, le=1000, description="of each class, for what looks at images")
+    scope: Literal["model", "layer", "row"] = Field(
+        "model", description="of what the share is taken, where weights are removed"
+    )
+    update: bool = Field(False, description="let the weights that stay make up for the others")
 
     @property
     def needs_data(self) -> bool:
         """Magnitudes and chance need no images, unless a whole unit is weighed."""
-        return self.criterion not in ("magnitude", "random") or self.of == "units"
+        seen = self.criterion not in ("magnitude", "random")
+        return seen or self.of == "units" or self.update
 
     def unfit(self, subject: Classifier | Recipe, data: ImageDataset | None = None) -> str:
         """Relevance is of units; there have to be weights."""
         if self.of == "weights" and self.criterion.startswith("lrp"):
             return f"criterion {self.criterion!r} is of units: of='units'"
+        if self.of == "units" and self.criterion in OF_WEIGHTS:
+            return f"criterion {self.criterion!r} is of weights: of='weights'"
+        if self.of == "units" and (self.update or self.scope != "model"):
+            return "scope and update are of weights: of='weights'"
         return super().unfit(subject, data)
 
     def apply(
@@ -110,7 +125,9 @@ class Prune(OfWeights):
         """All weights at once, or units a twentieth at a time."""
         some = None if data is None or not self.needs_data else self.chosen(data, generator)
         if self.of == "weights":
-            yield from remove_weights(model, some, self.criterion, self.share, generator)
+            yield from remove_weights(
+                model, some, generator, self.criterion, self.share, self.scope, self.update
+            )
             return
         assert some is not None, "units need data"
         seed = int(torch.randint(2**31, (), generator=generator))
@@ -132,36 +149,6 @@ class Prune(OfWeights):
         order = torch.randperm(len(data), generator=generator)
         places = [order[data.labels[order] == k][: self.images] for k in range(len(data.classes))]
         return data[torch.cat(places)]
-
-
-def remove_weights(
-    model: Classifier,
-    some: ImageDataset | None,
-    criterion: Criterion,
-    share: float,
-    generator: torch.Generator,
-) -> Iterator[tuple[int, int]]:
-    """Set to zero the weights whose score is lowest, over all layers."""
-    weights = [layer.weight for layer in weighted(model).values()]
-    if criterion == "random":
-        scores = [torch.rand(w.shape, generator=generator) for w in weights]
-    elif some is None:
-        scores = [w.detach().abs().cpu() for w in weights]
-    else:
-        with torch.enable_grad():
-            x, y = some.images.to(model.device), some.labels.to(model.device)
-            loss = F.cross_entropy(model(x), y)
-            slopes = torch.autograd.grad(loss, weights)
-        with_weight = criterion == "taylor"  # what the loss changes by, to first order
-        pairs = zip(slopes, weights, strict=True)
-        scores = [(g * w.detach() if with_weight else g).abs().cpu() for g, w in pairs]
-    flat = torch.cat([s.flatten() for s in scores])
-    lowest = flat.argsort(stable=True)[: share_of(len(flat), share)]
-    removed = torch.zeros(len(flat), dtype=torch.bool).index_fill_(0, lowest, True)
-    sizes = [w.numel() for w in weights]
-    for done, (w, mask) in enumerate(zip(weights, removed.split(sizes), strict=True), 1):
-        w.data[mask.view_as(w).to(w.device)] = 0
-        yield done, len(weights)
 
 
 @work
