@@ -7,6 +7,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     submod_attrs={
         "base": ["Alarms", "Detector", "Unnoticed", "alarms", "guarded"],
         "monitors": ["Monitor", "monitor"],
-        "supervisors": ["NAMES", "fit"],
+        "neighbours": ["changed", "contrastive", "draw_views"],
+        "supervisors": ["NAMES", "fit", "last_hidden"],
     },
 )

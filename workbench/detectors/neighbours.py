@@ -12,7 +12,7 @@ from workbench import checks
 from workbench.data import ImageDataset
 from workbench.detectors.base import BATCH, Detector
 from workbench.models import Classifier, Hooks, Recipe, Run, batch_size, fit, measurable, ready
-from workbench.steps import Step
+from workbench.steps import Step, work
 
 FEATURES = 64  # of an encoder that is trained here
 TEMPERATURE = 0.2
@@ -32,8 +32,8 @@ def beyond(
     """How little the neighbours of an image agree with it, and with what the model says of it.
 
     A neighbour is the image under one of `neighbours` changes, the same for every image (see
-    `changed`). encoder: from images to representations `(N, D)`; when None a small one is
-    trained without labels. Both agreements are cosines: of representations, and of the
+    `changed`). encoder: from images to representations `(N, D)`; when None one is trained for
+    `epochs` (see `contrastive`). Both agreements are cosines: of representations, and of the
     model's class with what a linear head says of the neighbour's representation. The k-th
     best of the labels counts `alpha`, that of the representations the rest; low is strange.
 
@@ -48,14 +48,10 @@ def beyond(
     training, total = measurable(training, model), 0
     training = training[training.labels >= 0]
     if encoder is None:
-        recipe = Recipe(dataset="", architecture="cnn", epochs=epochs, batch_size=256, lr=3e-3)
-        names, none = tuple(map(str, range(FEATURES))), torch.zeros_like(training.labels)
-        blank = ImageDataset(training.images, none, names)
-        learning = fit.steps(recipe.changed(seed=seed), blank, treatments=[Contrast()])
-        for step in learning:
+        for step in contrastive.steps(training, epochs=epochs, seed=seed):
             yield Step(step.done, step.total, f"encoder: {step.message}")
         assert step.value is not None
-        encoder, total = step.value.model.requires_grad_(False).to(model.device), step.total
+        encoder, total = step.value.to(model.device), step.total
     network, head = encoder, least_squares(encoder, training, len(model.classes), model.device)
     views = draw_views(neighbours, torch.Generator().manual_seed(seed))
 
@@ -72,6 +68,23 @@ def beyond(
     name, copies = model.card.name, neighbours
     made = Detector(model=name, kind="beyond", strangeness=strangeness, copies=copies)
     yield Step(total, total, "head fitted", made)
+
+
+@work
+def contrastive(
+    training: ImageDataset, *, epochs: int = 60, seed: int = 0
+) -> Iterator[Step[Classifier]]:
+    """A small encoder `(N, 64)` of the images, trained without their labels; its classes are
+    but numbers.
+    """
+    plan = Recipe(dataset=training.name, architecture="cnn", epochs=epochs, batch_size=256)
+    names, none = tuple(map(str, range(FEATURES))), torch.zeros_like(training.labels)
+    blank = ImageDataset(training.images, none, names)
+    recipe = plan.changed(lr=3e-3, seed=seed)
+    for step in fit.steps(recipe, blank, treatments=[Contrast()], name="encoder"):
+        yield Step(step.done, step.total, step.message)
+    assert step.value is not None
+    yield Step(step.total, step.total, "done", step.value.model.requires_grad_(False))
 
 
 class Contrast(Hooks):
