@@ -16,12 +16,15 @@ TABLE = {
     "adversarial": ["AdversarialTraining"],
     "gradient_noise": ["GradientNoise"],
     "accuracy_rate": ["AccuracyGradient"],
+    "experts": ["RobustExperts"],
+    "natural": ["NaturalTraining"],
     "purifying": ["Camera", "QuantisedAutoencoder", "put_before"],
     "ensembling": ["SelfEnsemble", "crossmax"],
     "curated": ["Curated"],
     "wrapped": ["wrap"],
     "base": ["Change", "Training", "Treatment"],
     "naming": ["make", "path_of", "stages"],
+    "families": ["Family", "Member", "agreement", "family"],
     "registry": ["available", "get"],
 }
 __getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submod_attrs=TABLE)
