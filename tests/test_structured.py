@@ -271,6 +271,37 @@ def test_trained_once_the_units_are_zero_and_go():
     }
     cut = Cut()(made).model
     torch.testing.assert_close(cut(digits.images), made(digits.images), atol=1e-5, rtol=1e-5)
+    pulled = fit(plan, digits, treatments=[OnlyTrainOnce(share=0.5, pull=100.0)]).model
+    at_once = fit(plan, digits, treatments=[OnlyTrainOnce(share=0.5, stop=0.2)]).model
+    chosen = [units(m).idle for m in (made, pulled, at_once)]  # before any pull
+    assert all(torch.equal(each, chosen[0]) for each in chosen)
     late = fit(plan, digits, treatments=[OnlyTrainOnce(share=0.5, start=0.99)]).model
     assert int(units(late).idle.sum()) == int(found.idle.sum())
     assert not torch.equal(late(digits.images), made(digits.images))
+
+
+def test_a_unit_is_zero_once_it_has_left_its_half_space():
+    """The half-spaces by hand: of two units that are pulled, one step takes one across zero."""
+    plan = Recipe(dataset="digits", architecture="mlp", options={"hidden": (4,)}, epochs=1)
+    digits, seen = data.load("digits", "train")[:512], []
+
+    class Watch(OnlyTrainOnce):
+        def after(self, run):
+            found, old = run.aside[self], run.aside.get((self, "old"))
+            now = {n: p.detach().clone() for n, p in run.model.named_parameters()}
+            super().after(run)
+            if old is not None:
+                rows = {n: now[n] * old[n] for n in ("body.fc1.weight", "body.fc1.bias")}
+                inner = rows["body.fc1.weight"].sum(1) + rows["body.fc1.bias"]
+                made = found.rows["body.fc1.bias"]
+                going, zero = run.state(self)["going"][made], found.size(run.model)[made] == 0
+                seen.append((run.progress, going.clone(), inner > 0, zero))
+
+    fit(plan, digits, treatments=[Watch(share=0.5, pull=1000.0, start=0.2, stop=0.9)])
+    assert [round(p, 2) for p, *_ in seen] == [0.25, 0.5, 0.75]
+    for progress, going, inside, zero in seen:
+        assert int(going.sum()) == 2
+        assert not bool(zero[~going].any())
+        if progress < 0.7:
+            assert torch.equal(zero, going & ~inside)
+    assert torch.equal(seen[-1][3], seen[-1][1])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -47,14 +47,18 @@ class Units:
                 seen.update(new)
         return found
 
-    def size(self, model: nn.Module) -> Tensor:
-        """`(units,)`: the L2 norm of all weights and biases that make a unit."""
+    def product(self, model: nn.Module, other: Mapping[str, Tensor]) -> Tensor:
+        """`(units,)`: of the weights and biases that make a unit with those that `other` names."""
         total = torch.zeros(len(self.idle))
         for name, tensor in model.named_parameters():
             if name in self.rows:
-                squares = tensor.detach().reshape(len(tensor), -1).square().sum(1)
-                total.index_add_(0, self.rows[name], squares.cpu())
-        return total.sqrt()
+                both = (tensor.detach() * other[name].detach()).reshape(len(tensor), -1).sum(1)
+                total.index_add_(0, self.rows[name], both.cpu())
+        return total
+
+    def size(self, model: nn.Module) -> Tensor:
+        """`(units,)`: the L2 norm of all weights and biases that make a unit."""
+        return self.product(model, dict(model.named_parameters())).sqrt()
 
     def scale(self, model: nn.Module, factor: Tensor) -> None:
         """Multiply the weights and biases that make each unit by its factor, `(units,)`."""
@@ -212,15 +216,17 @@ def resize(part: nn.Module) -> None:
 class OnlyTrainOnce(Training):
     """Units go to zero while the rest is trained, and `Cut` takes them out (OTOv2, 2023).
 
-    At `start` of the training the smallest units of each layer are chosen; until `stop` their
-    weights fade to zero. A pull in the gradient would be lost on Adam, which divides by its size;
-    so it is the weights that are faded.
+    At `start` of the training the smallest units of each layer are chosen. The gradient then
+    pulls each of them towards zero with the same strength. One that a step has taken out of the
+    half-space of its old weights, where the product with them is positive, is zero from then on;
+    at `stop` all are.
     """
 
     title: ClassVar[str] = "Units to zero in one training (OTO)"
     paper: ClassVar[str] = "OTOV2: Automatic, Generic, User-Friendly"
 
     share: float = Field(0.5, gt=0, lt=1, description="of each layer's units that go")
+    pull: float = Field(1.0, ge=0, le=1000, description="strength, as the length of a gradient")
     start: float = Field(0.25, ge=0, lt=1, description="share of the training before the choice")
     stop: float = Field(0.8, gt=0, le=1, description="share of the training when all are zero")
 
@@ -229,12 +235,26 @@ class OnlyTrainOnce(Training):
         run.aside[self] = found = units(run.model)
         smallest(found, run.model, self.share)
 
-    def after(self, run: Run) -> None:
-        """Fade what was chosen: by the last step before `stop` nothing is left of it."""
-        if run.progress < self.start and run.step + 1 < run.total:
-            return
+    def gradients(self, run: Run) -> None:
+        """Choose, where it is time; pull at what was chosen, and remember it."""
         found, kept = run.aside[self], run.state(self)
         if "going" not in kept:
+            if run.progress < self.start and run.step + 1 < run.total:
+                return
             kept["going"] = smallest(found, run.model, self.share)
-        left = max(1.0, self.stop * run.total - run.step)
-        found.scale(run.model, torch.where(kept["going"], 1 - 1 / left, 1.0))
+            kept["gone"] = torch.zeros_like(kept["going"])
+        force = self.pull * kept["going"] / found.size(run.model).clamp(min=1e-12)
+        run.aside[self, "old"] = {n: p.detach().clone() for n, p in run.model.named_parameters()}
+        for name, tensor in run.model.named_parameters():
+            if name in found.rows and tensor.grad is not None:
+                rows = force[found.rows[name]].to(tensor).view(-1, *[1] * (tensor.ndim - 1))
+                tensor.grad += rows * tensor.detach()
+
+    def after(self, run: Run) -> None:
+        """Set to zero what has left its half-space, and in the end whatever was chosen."""
+        found, kept = run.aside[self], run.state(self)
+        if "going" in kept:
+            left = found.product(run.model, run.aside[self, "old"]) <= 0
+            late = run.progress >= self.stop or run.step + 1 == run.total
+            kept["gone"] |= kept["going"] & (left | late)
+            found.scale(run.model, (~kept["gone"]).float())
