@@ -9,7 +9,7 @@ import torch
 
 from workbench import detectors, patterns
 from workbench.data import ImageDataset
-from workbench.detectors.monitors import Monitor
+from workbench.detectors.base import Detector
 from workbench.models import Classifier
 from workbench.params import Parameters
 from workbench.patterns.mining import PatternQuality, Patterns, quality_of
@@ -38,7 +38,7 @@ class Mined:
         )
         self._judged: tuple[Patterns, PatternQuality, torch.Tensor] | None = None
         self._tops: dict[str, Top] = {}
-        self._watch: tuple[dict[str, Any], Monitor] | None = None
+        self._watch: tuple[dict[str, Any], Detector] | None = None
 
     @classmethod
     def steps(
@@ -70,7 +70,7 @@ class Mined:
             judged = self._judged = mined, quality, scores
         return judged
 
-    def watch(self, p: Parameters) -> Monitor | None:
+    def watch(self, p: Parameters) -> Detector | None:
         """The monitor asked for, where it was made."""
         return self._watch[1] if self._watch is not None and self._watch[0] == about(p) else None
 

@@ -5,9 +5,8 @@ import lazy_loader
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
-        "base": ["Alarms", "Detector", "Unnoticed", "alarms", "guarded"],
-        "monitors": ["Monitor", "monitor"],
+        "base": ["Alarms", "Detector", "Monitor", "Unnoticed", "alarms", "guarded"],
         "neighbours": ["changed", "contrastive", "draw_views"],
-        "supervisors": ["NAMES", "fit", "last_hidden"],
+        "supervisors": ["NAMES", "fit", "last_hidden", "monitor"],
     },
 )

@@ -29,14 +29,15 @@ class Detector:
     """How strange an image is to one model.
 
     strangeness: from the model and images `(N, C, H, W)` to scores `(N,)`, larger is stranger;
-    `differentiable` where its gradient is of use; an image is `copies` times in its pass. An
-    image raises an alarm above `threshold`, which is chosen for `false_alarms` on held-out
-    images; `spread` is the deviation of their scores below it.
+    `differentiable` where its gradient is of use; an image is `copies` times in its pass.
+    layers: those that a monitor looks at. An image raises an alarm above `threshold`, which is
+    chosen for `false_alarms` on held-out images; `spread` is the deviation of the scores below.
     """
 
     model: str
     kind: str
     strangeness: Callable[[Classifier, torch.Tensor], torch.Tensor]
+    layers: tuple[str, ...] = ()
     copies: int = 1
     differentiable: bool = True
     threshold: float = 0.0
@@ -67,6 +68,9 @@ class Detector:
     def alarm(self, model: Classifier, x: torch.Tensor) -> torch.Tensor:
         """Which images raise an alarm, bool `(N,)`."""
         return self.score(model, x) > self.threshold
+
+
+Monitor = Detector  # the first ones were monitors
 
 
 def calibrated(

@@ -9,58 +9,21 @@ to the nearest on-off state of the class's training images (Cheng, Nührenberg, 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import torch
 
 from workbench import checks
 from workbench.data import ImageDataset
-from workbench.detectors.base import BATCH, Detector, calibrated
-from workbench.models import Classifier, batch_size, measurable, ready
+from workbench.detectors.base import BATCH, Detector
+from workbench.models import Classifier, batch_size, measurable
 from workbench.patterns import mine, pattern_layers, rectifiers, watched
-from workbench.steps import Step, work
+from workbench.steps import Step
 
 Kind = Literal["pattern", "hamming", "box"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 KEPT = 2000  # states of a class that are remembered
 Distance = Callable[[torch.Tensor], torch.Tensor]
-
-
-@dataclass(frozen=True, eq=False, kw_only=True)
-class Monitor(Detector):
-    """How strange an image is among those of the class that the model says.
-
-    0 is what was seen in training, and nothing is as far as a class that was not seen at all.
-    layers: those whose activations it looks at.
-    """
-
-    layers: tuple[str, ...]
-
-
-@work
-def monitor(
-    model: Classifier,
-    training: ImageDataset,
-    held_out: ImageDataset,
-    *,
-    kind: Kind = "pattern",
-    false_alarms: float = 0.05,
-    seed: int = 0,
-    **options: Any,
-) -> Iterator[Step[Monitor]]:
-    """A monitor that knows what the training images of each class fire.
-
-    Its threshold is the least at which at most `false_alarms` of the held-out images raise
-    one. options: as of `watching`.
-
-    Raises:
-        ValueError: an unknown kind, training images without a label, or of which the model
-            gets none right, no held-out images or too few, a rate outside [0, 1).
-    """
-    ready(model)
-    making = watching(model, training, kind=kind, seed=seed, **options)
-    yield from calibrated(making, model, held_out, false_alarms)
 
 
 def watching(
@@ -72,9 +35,10 @@ def watching(
     layers: tuple[str, ...] | None = None,
     delta: float = 0.99,
     clusters: int = 3,
-) -> Iterator[Step[Monitor]]:
-    """A monitor without its threshold.
+) -> Iterator[Step[Detector]]:
+    """How strange an image is among those of the class that the model says.
 
+    0 is what was seen in training, and nothing is as far as a class that was not seen at all.
     layers: all ReLU layers for 'pattern', the last for the others, when None. delta: of the
     pattern mined. clusters: boxes a class.
     """
@@ -103,7 +67,7 @@ def watching(
         return scores.to(x.device)
 
     fields = {"model": model.card.name, "kind": kind, "differentiable": kind == "box"}
-    yield Step(n, n, step.message, Monitor(**fields, strangeness=strangeness, layers=names))
+    yield Step(n, n, step.message, Detector(**fields, strangeness=strangeness, layers=names))
 
 
 def pattern_distances(

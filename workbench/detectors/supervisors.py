@@ -14,7 +14,7 @@ import torch
 from workbench import checks
 from workbench.data import ImageDataset
 from workbench.detectors.base import BATCH, Detector, calibrated
-from workbench.detectors.monitors import KINDS, watching
+from workbench.detectors.monitors import KINDS, Kind, watching
 from workbench.detectors.neighbours import beyond
 from workbench.models import Classifier, batch_size, heard, measurable, ready
 from workbench.steps import Step, work
@@ -173,3 +173,20 @@ def fit(
     measurable(training, model, labels=False)
     making = BUILDERS[name](model, training, seed=seed, **options)
     yield from calibrated(making, model, held_out, false_alarms)
+
+
+@work
+def monitor(
+    model: Classifier,
+    training: ImageDataset,
+    held_out: ImageDataset,
+    *,
+    kind: Kind = "pattern",
+    **options: Any,
+) -> Iterator[Step[Detector]]:
+    """`fit` of a monitor, which knows what the training images of each class fire.
+
+    options: as of `fit` and of `monitors.watching`.
+    """
+    checks.known("kind of monitor", kind, KINDS)
+    yield from fit.steps(kind, model, training, held_out, **options)
