@@ -232,8 +232,12 @@ class OnlyTrainOnce(Training):
 
     def prepare(self, run: Run) -> None:
         """Find the units; says at once where the share would empty a layer."""
-        run.aside[self] = found = units(run.model)
-        smallest(found, run.model, self.share)
+        run.aside[self] = units(run.model)
+        self.choose(run)
+
+    def choose(self, run: Run) -> Tensor:
+        """bool `(units,)`: those that are to go."""
+        return smallest(run.aside[self], run.model, self.share)
 
     def gradients(self, run: Run) -> None:
         """Choose, where it is time; pull at what was chosen, and remember it."""
@@ -241,7 +245,7 @@ class OnlyTrainOnce(Training):
         if "going" not in kept:
             if run.progress < self.start and run.step + 1 < run.total:
                 return
-            kept["going"] = smallest(found, run.model, self.share)
+            kept["going"] = self.choose(run)
             kept["gone"] = torch.zeros_like(kept["going"])
         force = self.pull * kept["going"] / found.size(run.model).clamp(min=1e-12)
         run.aside[self, "old"] = {n: p.detach().clone() for n, p in run.model.named_parameters()}
