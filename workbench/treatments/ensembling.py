@@ -155,9 +155,13 @@ class SelfEnsemble(Purifier):
 
 
 def linear_head(x: Tensor, y: Tensor, k: int, epochs: int, generator: torch.Generator) -> Any:
-    """A linear layer from features `(N, D)` to the logits of k classes; softly decayed weights."""
+    """A linear layer from features `(N, D)` to the logits of k classes; weights decay softly.
+
+    It starts from zero, as the loss has no other valleys.
+    """
     mean, std = x.mean(0), x.std(0) + 1e-2
-    head, z = nn.Linear(x.shape[1], k).to(x.device), (x - mean) / std
+    head, z = nn.utils.skip_init(nn.Linear, x.shape[1], k, device=x.device), (x - mean) / std
+    head.load_state_dict({"weight": x.new_zeros(k, x.shape[1]), "bias": x.new_zeros(k)})
     optimiser = torch.optim.Adam(head.parameters(), 3e-3)
     for _ in range(epochs):
         for rows in torch.randperm(len(z), generator=generator).to(x.device).split(128):

@@ -98,8 +98,8 @@ class Purifier(OfWeights):
 
 def put_before(model: Classifier, front: nn.Module) -> None:
     """Let `front` see the images in [0, 1] first; the normalisation moves behind it."""
-    parts = {"front": front.eval(), "normalise": Normalise(model).eval(), "network": model.body}
-    model.body = nn.Sequential(OrderedDict(parts))
+    parts = {"front": front, "normalise": Normalise(model), "network": model.body}
+    model.body = nn.Sequential(OrderedDict(parts)).eval()
     model.mean = model.std = None
 
 
