@@ -11,8 +11,9 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from workbench import models
 from workbench.data import ImageDataset
-from workbench.models import Classifier, Recipe, Run, architectures
+from workbench.models import Classifier, Recipe, Run
 from workbench.treatments.base import Training
 
 GATE: ContextVar[Tensor] = ContextVar("gate")  # of the pass under way: one-hot, (N, experts)
@@ -92,7 +93,7 @@ class RobustExperts(Training):
             return ""
         name, classes = subject.architecture, len(data.classes)
         with torch.device("meta"):
-            body = architectures.build(name, data.shape, classes, **subject.options)
+            body = models.architectures.build(name, data.shape, classes, **subject.options)
         convs = [part for part in body.modules() if isinstance(part, nn.Conv2d)]
         odd = [c for c in convs if c.groups > 1 or c.padding_mode != "zeros"]
         if odd or not convs or hasattr(body, "classifier"):
