@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,14 +12,13 @@ from torch import nn
 
 from workbench import checks
 from workbench.attacks import Untargeted
-from workbench.data import ImageDataset
-from workbench.models import Classifier, batch_size, measurable, ready, unmeasured
+from workbench.models import Classifier, batch_size, ready, unmeasured
 from workbench.robustness import wilson
-from workbench.steps import Step
 
 if TYPE_CHECKING:
     import pandas as pd
 
+Strangeness = Callable[[Classifier, torch.Tensor], torch.Tensor]
 BATCH = 500  # images a pass, where they are small
 FIRST = 100.0  # more than an alarm can count, so that a wrong answer comes first
 
@@ -36,7 +35,7 @@ class Detector:
 
     model: str
     kind: str
-    strangeness: Callable[[Classifier, torch.Tensor], torch.Tensor]
+    strangeness: Strangeness
     layers: tuple[str, ...] = ()
     copies: int = 1
     differentiable: bool = True
@@ -71,36 +70,6 @@ class Detector:
 
 
 Monitor = Detector  # the first ones were monitors
-
-
-def calibrated(
-    work: Iterator[Step[Any]], model: Classifier, held_out: ImageDataset, false_alarms: float
-) -> Iterator[Step[Any]]:
-    """The detector that `work` makes, with its threshold; see `fit`."""
-    n = len(held_out)
-    if not 0 <= false_alarms < 1:
-        raise ValueError(f"false_alarms: expected a rate in [0, 1), got {false_alarms}")
-    if not n:
-        raise ValueError("held_out: expected images to choose the threshold on, got none")
-    if false_alarms and int(false_alarms * n + 1e-9) == 0:
-        raise ValueError(
-            f"false_alarms: a rate of {false_alarms:g} cannot be told from 0 on {n} held-out "
-            f"images; give at least {math.ceil(1 / false_alarms - 1e-9)}, ask for {1 / n:.3g} or "
-            "more, or for 0: no alarm below the strangest of them"
-        )
-    measurable(held_out, model, labels=False)
-    for step in work:
-        yield Step(step.done, step.total + n, step.message)
-    made: Any = step.value
-    parts: list[torch.Tensor] = []
-    for part in made.scores(model, held_out.images):
-        parts.append(part)
-        yield Step(step.total + sum(map(len, parts)), step.total + n, "held-out images")
-    score = torch.cat(parts)
-    threshold = least_threshold(score, false_alarms)
-    spread = max(float(score[score <= threshold].double().std(correction=0)), 1e-6)
-    fields = {"threshold": threshold, "false_alarms": false_alarms, "spread": spread}
-    yield Step(step.total + n, step.total + n, "done", replace(made, **fields))
 
 
 def least_threshold(scores: torch.Tensor, false_alarms: float) -> float:
@@ -165,17 +134,16 @@ def alarms(
 
 
 class Guard(nn.Module):
-    """A model with the alarm of a detector as one class more; see `guarded`."""
+    """Logits `(N, K + 1)`: a model's, and an alarm that is the largest where there is one."""
 
     def __init__(self, model: Classifier, detector: Detector) -> None:
         super().__init__()
         self.model, self.detector = model, detector
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Logits `(N, K + 1)`; the last is the largest where the score is above the threshold."""
+        """Logits of images `(N, C, H, W)`; asinh keeps the sign, and what is far away finite."""
         logits, watch = self.model(x), self.detector
         over = (watch.strangeness(self.model, x) - watch.threshold) / watch.spread
-        # asinh keeps the sign, and what is far away finite.
         return torch.cat(
             [logits, logits.amax(1, keepdim=True) + over.asinh().to(logits)[:, None]], 1
         )
@@ -186,11 +154,8 @@ def guarded(model: Classifier, detector: Detector) -> Classifier:
 
     An attack on it with the goal `Unnoticed` is one that knows the detector: PGD with the loss
     "margin", or one that only asks (Square) where the detector is not `differentiable`.
-
-    Raises:
-        ValueError: the detector is of another model, or the model has a class "alarm".
     """
-    detector.score(model, torch.zeros(0, *model.input_shape))
+    detector.score(model, torch.zeros(0, *model.input_shape))  # whether it is of this model
     classes = checks.class_names([*model.classes, "alarm"])
     card = unmeasured(model.card, name=f"{model.card.name}, guarded", classes=classes)
     return Classifier(Guard(model, detector), card)
@@ -198,11 +163,7 @@ def guarded(model: Classifier, detector: Detector) -> Classifier:
 
 @dataclass(frozen=True, eq=False)
 class Unnoticed(Untargeted):
-    """A wrong class and no alarm, of a `guarded` model.
-
-    One at a time: a sum of both would hold an image back where the model is unsure (selective
-    PGD of Bryniarski et al., 2022).
-    """
+    """A wrong class and no alarm, of a `guarded` model (selective PGD, Bryniarski et al., 2022)."""
 
     def met(self, logits: torch.Tensor) -> torch.Tensor:
         """The most likely class is neither the true one nor the alarm."""
@@ -211,4 +172,5 @@ class Unnoticed(Untargeted):
     def margin(self, logits: torch.Tensor) -> torch.Tensor:
         """First the true class less the best other one; once that is behind, the alarm."""
         gap, most = super().margin(logits[:, :-1]), logits[:, :-1].amax(1)
+        # Not their sum: it would hold an image back where the model is unsure.
         return torch.where(gap < 0, logits[:, -1] - most, gap + FIRST)

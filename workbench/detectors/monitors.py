@@ -9,13 +9,13 @@ to the nearest on-off state of the class's training images (Cheng, Nührenberg, 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 
 from workbench import checks
 from workbench.data import ImageDataset
-from workbench.detectors.base import BATCH, Detector
+from workbench.detectors.base import BATCH
 from workbench.models import Classifier, batch_size, measurable
 from workbench.patterns import mine, pattern_layers, rectifiers, watched
 from workbench.steps import Step
@@ -35,7 +35,7 @@ def watching(
     layers: tuple[str, ...] | None = None,
     delta: float = 0.99,
     clusters: int = 3,
-) -> Iterator[Step[Detector]]:
+) -> Iterator[Step[dict[str, Any]]]:
     """How strange an image is among those of the class that the model says.
 
     0 is what was seen in training, and nothing is as far as a class that was not seen at all.
@@ -66,8 +66,8 @@ def watching(
             scores[rows] = distances[k](values[rows]).float()
         return scores.to(x.device)
 
-    fields = {"model": model.card.name, "kind": kind, "differentiable": kind == "box"}
-    yield Step(n, n, step.message, Detector(**fields, strangeness=strangeness, layers=names))
+    fields = {"strangeness": strangeness, "differentiable": kind == "box", "layers": names}
+    yield Step(n, n, step.message, fields)
 
 
 def pattern_distances(

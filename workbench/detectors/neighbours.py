@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import nn
@@ -10,7 +11,7 @@ from torch.nn import functional as F
 
 from workbench import checks
 from workbench.data import ImageDataset
-from workbench.detectors.base import BATCH, Detector
+from workbench.detectors.base import BATCH
 from workbench.models import Classifier, Hooks, Recipe, Run, batch_size, fit, measurable, ready
 from workbench.steps import Step, work
 
@@ -28,7 +29,7 @@ def beyond(
     k: int = 8,
     alpha: float = 0.8,
     epochs: int = 60,
-) -> Iterator[Step[Detector]]:
+) -> Iterator[Step[dict[str, Any]]]:
     """How little the neighbours of an image agree with it, and with what the model says of it.
 
     A neighbour is the image under one of `neighbours` changes, the same for every image (see
@@ -65,9 +66,7 @@ def beyond(
         labels, likes = (v.topk(k, 0).values[-1] for v in (agreement, likeness))
         return -(alpha * labels + (1 - alpha) * likes)
 
-    name, copies = model.card.name, neighbours
-    made = Detector(model=name, kind="beyond", strangeness=strangeness, copies=copies)
-    yield Step(total, total, "head fitted", made)
+    yield Step(total, total, "head", {"strangeness": strangeness, "copies": neighbours})
 
 
 @work

@@ -5,7 +5,9 @@ Compared with each other in Weiss, Gómez and Tonella (2023).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -13,13 +15,13 @@ import torch
 
 from workbench import checks
 from workbench.data import ImageDataset
-from workbench.detectors.base import BATCH, Detector, calibrated
+from workbench.detectors.base import BATCH, Detector, least_threshold
 from workbench.detectors.monitors import KINDS, Kind, watching
 from workbench.detectors.neighbours import beyond
 from workbench.models import Classifier, batch_size, heard, measurable, ready
 from workbench.steps import Step, work
 
-Making = Iterator[Step[Detector]]
+Making = Iterator[Step[dict[str, Any]]]  # at its end the fields of a `Detector`
 
 
 def softmax(model: Classifier, training: ImageDataset, *, seed: int, kind: str) -> Making:
@@ -31,7 +33,7 @@ def softmax(model: Classifier, training: ImageDataset, *, seed: int, kind: str) 
             return entropy(p)
         return 1 - (p.amax(1) if kind == "max softmax" else p.square().sum(1))
 
-    yield Step(0, 0, kind, Detector(model=model.card.name, kind=kind, strangeness=strangeness))
+    yield Step(0, 0, kind, {"strangeness": strangeness})
 
 
 def entropy(p: torch.Tensor) -> torch.Tensor:
@@ -56,9 +58,7 @@ def mutual_information(
         p = model(noisy.flatten(0, 1)).double().softmax(1).unflatten(0, noisy.shape[:2])
         return entropy(p.mean(0)) - entropy(p).mean(0)
 
-    name, kind = model.card.name, "mutual information"
-    made = Detector(model=name, kind=kind, strangeness=strangeness, copies=copies)
-    yield Step(0, 0, kind, made)
+    yield Step(0, 0, "noise", {"strangeness": strangeness, "copies": copies})
 
 
 def last_hidden(model: Classifier, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -93,8 +93,7 @@ def mahalanobis(
         gap = h - means.to(h)[logits.argmax(1)]
         return ((gap @ precision.to(h)) * gap).sum(1).nan_to_num(torch.finfo(torch.float32).max)
 
-    made = Detector(model=model.card.name, kind="mahalanobis", strangeness=strangeness)
-    yield Step(len(training), len(training), "training images", made)
+    yield Step(len(training), len(training), "means", {"strangeness": strangeness})
 
 
 def autoencoder(
@@ -132,11 +131,10 @@ def autoencoder(
             f"rebuild: expected images of shape {training.shape} back, got {tuple(given)}; end "
             "the autoencoder with a layer that gives that shape"
         )
-    made = Detector(model=model.card.name, kind="autoencoder", strangeness=strangeness)
-    yield Step(0, 0, "autoencoder", made)
+    yield Step(0, 0, "autoencoder", {"strangeness": strangeness})
 
 
-BUILDERS: dict[str, Callable[..., Iterator[Step[Any]]]] = {
+BUILDERS: dict[str, Callable[..., Making]] = {
     **{kind: partial(softmax, kind=kind) for kind in ("max softmax", "entropy", "gini")},
     "mutual information": mutual_information,
     "mahalanobis": mahalanobis,
@@ -171,8 +169,36 @@ def fit(
     checks.known("detector", name, NAMES)
     ready(model)
     measurable(training, model, labels=False)
-    making = BUILDERS[name](model, training, seed=seed, **options)
-    yield from calibrated(making, model, held_out, false_alarms)
+    judged(model, held_out, false_alarms)
+    n = len(held_out)
+    for step in BUILDERS[name](model, training, seed=seed, **options):
+        yield Step(step.done, step.total + n, step.message)
+    assert step.value is not None
+    made, parts = Detector(model=model.card.name, kind=name, **step.value), list[torch.Tensor]()
+    for part in made.scores(model, held_out.images):
+        parts.append(part)
+        yield Step(step.total + sum(map(len, parts)), step.total + n, "held-out images")
+    score = torch.cat(parts)
+    threshold = least_threshold(score, false_alarms)
+    spread = max(float(score[score <= threshold].double().std(correction=0)), 1e-6)
+    made = replace(made, threshold=threshold, false_alarms=false_alarms, spread=spread)
+    yield Step(step.total + n, step.total + n, "done", made)
+
+
+def judged(model: Classifier, held_out: ImageDataset, false_alarms: float) -> None:
+    """Check that a threshold for this rate can be chosen on these images; see `fit`."""
+    n = len(held_out)
+    if not 0 <= false_alarms < 1:
+        raise ValueError(f"false_alarms: expected a rate in [0, 1), got {false_alarms}")
+    if not n:
+        raise ValueError("held_out: expected images to choose the threshold on, got none")
+    if false_alarms and int(false_alarms * n + 1e-9) == 0:
+        raise ValueError(
+            f"false_alarms: a rate of {false_alarms:g} cannot be told from 0 on {n} held-out "
+            f"images; give at least {math.ceil(1 / false_alarms - 1e-9)}, ask for {1 / n:.3g} or "
+            "more, or for 0: no alarm below the strangest of them"
+        )
+    measurable(held_out, model, labels=False)
 
 
 @work
