@@ -44,7 +44,8 @@ def images():
 @pytest.fixture(scope="module")
 def table(control, rounded, images):
     both = [control, rounded]
-    return robustness.compare_defences(both, images, eps=0.15, n_queries=100)
+    attack = attacks.PGD(eps=0.15, n_steps=40)
+    return robustness.compare_defences(both, images, attack=attack, n_queries=100)
 
 
 def test_a_defence_that_hides_its_gradient_is_seen_through(table, control):
@@ -66,6 +67,17 @@ def test_knowing_is_the_worst_image_by_image(table, rounded, images):
         assert float((cell.images - images.images).abs().max()) <= 0.15 + 1e-6
         if name == "rounded":
             assert torch.equal(rounded.predict(cell.images).label == images.labels, cell.right)
+
+
+def test_what_carries_over_goes_on_to_its_end(control, rounded, images):
+    # APGD stops at the first image that fools; PGD of as many steps goes on in its place.
+    table = robustness.compare_defences(
+        [control, rounded], images, eps=0.15, n_queries=0, indicators=()
+    )
+    attack = attacks.PGD(eps=0.15, n_steps=50, exhaustive=True)
+    far = attack(control, images.images, images.labels).last
+    cell = table.cells["rounded", UNKNOWING]
+    assert torch.equal(cell.images[~cell.right], far[~cell.right])
 
 
 def test_numbers_and_rows(table):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
-from workbench.attacks import APGD, Attack, AttackResult, Square
+from workbench.attacks import APGD, PGD, Attack, AttackResult, Square
 from workbench.data import ImageDataset
 from workbench.models import Classifier, measurable, private_copy, ready
 from workbench.robustness.diagnosis import Diagnosis, diagnose
@@ -148,8 +148,7 @@ def compare_defences(
         ready(model)
         x, y = ours[name].images, ours[name].labels
         if made is None:  # to its end, so that what it finds carries over
-            far = {"exhaustive": True} if "exhaustive" in type(attack).model_fields else {}
-            for step in attack.changed(**far).steps(control, x, y, seed=seed):
+            for step in to_its_end(attack).steps(control, x, y, seed=seed):
                 yield Step(3 * row, total, f"{name}: {step.message}", value)
             assert step.value is not None
             made = carried(step.value, control)
@@ -194,11 +193,20 @@ def knowing(
     if (soft := softened(model)) is not None:
         # Each of its images is tried on the defence itself: the best for the one may be no good
         # for the other, so it goes on to the end.
-        far = {"exhaustive": True} if "exhaustive" in type(attack).model_fields else {}
-        yield SOFTENED, attack.changed(**far), soft
+        yield SOFTENED, to_its_end(attack), soft
     if n_queries and attack.distance in ("Linf", "L2"):
         budget = {"norm": attack.distance, "eps": attack.eps}  # type: ignore[attr-defined]
         yield BLACK_BOX, Square(n_queries=n_queries, **budget), model
+
+
+def to_its_end(attack: Attack) -> Attack:
+    """The attack, going on with images already fooled; where it cannot, PGD of as many steps."""
+    if "exhaustive" in type(attack).model_fields:
+        return attack.changed(exhaustive=True)
+    if not PGD.keeps(attack.distance):
+        return attack
+    budget = {"norm": attack.distance, "eps": attack.eps}  # type: ignore[attr-defined]
+    return PGD(n_steps=getattr(attack, "n_steps", 40), exhaustive=True, **budget)
 
 
 def carried(result: AttackResult, model: Classifier) -> torch.Tensor:
