@@ -57,7 +57,9 @@ class Joined(nn.Module):
         self.point, self.head = nn.Conv2d(10, 8, 1), nn.Linear(8 * 16, 5)
 
     def forward(self, x):
-        x = self.norm(torch.cat([self.a(x).relu(), self.b(x)], 1))
+        x = self.norm(torch.cat([nn.functional.relu(self.a(x), inplace=True), self.b(x)], 1))
+        x = x.relu_()
+        x += x.clone()
         x = nn.functional.pad(nn.functional.silu(x * 2)[:, :, ::2, 1::2], (1, 1, 0, 0))
         x = self.point(self.each(x)).permute(0, 2, 3, 1)
         return self.head(nn.functional.gelu(x)[:, :, 1:5].reshape(len(x), -1) / 3)
@@ -187,6 +189,7 @@ class Strange(nn.Module):
     ("then", "why"),
     [
         (lambda x: x.softmax(1), "goes into 'softmax'"),
+        (lambda x: nn.functional.linear(input=x, weight=torch.eye(8)), "goes into 'linear'"),
         (lambda x: x + 1, "goes into 'add'"),
         (lambda x: x.cos() - 1, "goes into 'cos'"),
         (lambda x: x.flip(1) * x.amax(1, keepdim=True), "goes into 'amax'"),

@@ -58,7 +58,7 @@ class Follow(TorchFunctionMode):
         flows = [self.flows[id(t)] for t in tensors if id(t) in self.flows]
         name, flow = getattr(func, "__name__", "").strip("_"), None
         if isinstance(out, Tensor):
-            if name in ("conv1d", "conv2d", "conv3d", "linear"):
+            if name in ("conv1d", "conv2d", "conv3d", "linear") and len(args) > 1:
                 flow = self.layer(name, out, *args, **kwargs)
             elif flows:
                 flow = self.passed(func, name, flows, len(tensors), out, args, kwargs)
@@ -143,7 +143,7 @@ class Follow(TorchFunctionMode):
         shape[flow.dim] = n
         answers = []
         for order in (first, (first + 1) % n):
-            marks = ((order + 1) / (n + 1)).view(shape).expand(flow.tensor.shape)
+            marks = ((order + 1) / (n + 1)).view(shape).expand(flow.tensor.shape).contiguous()
             answers.append(func(marks.to(flow.tensor), *args[1:], **kwargs).cpu() * (n + 1) - 1)
         for dim in sorted(range(1, out.ndim), key=lambda d: d != flow.dim):
             lines = [each.movedim(dim, -1).reshape(-1, out.shape[dim]) for each in answers]
