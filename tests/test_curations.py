@@ -11,7 +11,7 @@ from workbench import data, models, treatments
 from workbench.data import Backdoor, ClassWiseConvolution, ImageDataset, LabelNoise, curation
 from workbench.data.curations import available
 from workbench.models import Recipe, fit
-from workbench.treatments import AdversarialTraining, Curated
+from workbench.treatments import AdversarialTraining, Curated, naming
 
 CASES = [
     *(kind() for kind in available().values()),
@@ -276,6 +276,13 @@ def test_a_training_on_a_curation_is_one_on_its_images(digits):
     assert torch.equal(fresh.mean, made_by_name.mean)
     direct = fit(plan, digits, treatments=[Swap(backdoor(digits, seed=3))]).model
     assert torch.equal(weights(direct), weights(made_by_name))
+
+
+def test_what_is_kept_is_of_the_code_of_its_curation(monkeypatch):
+    marks = naming.marks_of("digits/mlp", [Curated()])
+    monkeypatch.setattr(Curated, "uses", lambda self: ())
+    without = naming.marks_of("digits/mlp", [Curated()])
+    assert [key for key in marks if marks[key] != without[key]] == ["code"]
 
 
 class Swap(treatments.Training):

@@ -48,6 +48,10 @@ class Treatment(Parameters):
         """The models, by name, that decide the result beside the parameters."""
         return ()
 
+    def uses(self) -> tuple[type, ...]:
+        """The other classes whose code decides the result."""
+        return ()
+
     def steps(
         self, subject: Any, data: ImageDataset | None = None, *, seed: int = 0
     ) -> Iterator[Step[Treated]]:

@@ -32,6 +32,10 @@ class Curated(Training):
         """The curation has to fit the data."""
         return "" if data is None else curation(self.curation).unfit(data)
 
+    def uses(self) -> tuple[type, ...]:
+        """The curation."""
+        return (type(curation(self.curation)),)
+
     def prepare(self, run: Run) -> None:
         """Put the curation in the place of the data, once, before the first step."""
         run.data = curation(self.curation)(run.data, seed=run.plan.seed)

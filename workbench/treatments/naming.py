@@ -247,7 +247,7 @@ def training_data(dataset: str, name: str, chain: list[Treatment]) -> ImageDatas
 def marks_of(base: str, chain: list[Treatment]) -> dict[str, str]:
     """What decides the model that a chain of stages makes, hashed, part by part."""
     trains = any(isinstance(stage, Training) for stage in chain)
-    files = {inspect.getsourcefile(type(stage)) for stage in chain}
+    files = {inspect.getsourcefile(kind) for s in chain for kind in (type(s), *s.uses())}
     files |= {inspect.getsourcefile(Hooks)} if trains else set()
     parents = [other for stage in chain for other in stage.depends()]
     parents += [] if trains else [base]
