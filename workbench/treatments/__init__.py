@@ -12,6 +12,7 @@ TABLE = {
     "structured": ["Cut", "OnlyTrainOnce", "Units", "units"],
     "quantising": ["Quantise", "QuantisationAware"],
     "low_rank": ["LowRank"],
+    "elastic": ["Elastic", "Narrow"],
     "distilling": ["Distil"],
     "adversarial": ["AdversarialTraining"],
     "gradient_noise": ["GradientNoise"],
