@@ -21,6 +21,7 @@ from workbench.treatments import (
     Cut,
     Distil,
     Elastic,
+    Exits,
     GradientNoise,
     LowRank,
     Prune,
@@ -56,6 +57,7 @@ CASES = [
     RobustExperts(turns=False),
     Distil(hard=0.5, temperature=1.0),
     SelfEnsemble(copies=1, heads=2, by="mean", noise=0.0, epochs=1),
+    Exits(exits=1, threshold=0.5, epochs=1),
     Curated(curation="Backdoor(share=0.1)"),
 ]
 

@@ -23,7 +23,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "learning": ["Hooks", "Run", "Treated", "compatible", "fit", "unmeasured"],
         "training": ["train"],
         "checkpoints": ["read_card", "read_header", "restore", "save"],
-        "costs": ["Cost", "Latency", "Ledger", "cost", "counted", "latency"],
+        "costs": ["Cost", "Latency", "Ledger", "Operations", "cost", "counted", "latency"],
         "wrapping": ["private_copy", "wrap"],
         "zoo": ["available", "card", "find", "keep", "load"],
     },

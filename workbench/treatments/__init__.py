@@ -21,6 +21,7 @@ TABLE = {
     "natural": ["NaturalTraining"],
     "purifying": ["Camera", "QuantisedAutoencoder", "put_before"],
     "ensembling": ["SelfEnsemble", "crossmax"],
+    "exits": ["Exits", "MultiExit", "cost_curve", "leaving", "routed", "slow_down"],
     "curated": ["Curated"],
     "wrapped": ["wrap"],
     "base": ["Change", "Training", "Treatment"],

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -83,17 +84,7 @@ class Ensemble(nn.Module):
 
     def features(self, x: Tensor) -> list[Tensor]:
         """Of each layer what it gives for all copies `(N, D)`; maps are pooled to 4x4."""
-        found: dict[str, list[Tensor]] = {name: [] for name in self.layers}
-        modules = {self.network.get_submodule(name): name for name in self.layers}
-
-        def note(module: nn.Module, _: object, output: Tensor) -> None:
-            if output.ndim == 4:
-                output = F.adaptive_avg_pool2d(
-                    output, (min(4, output.shape[2]), min(4, output.shape[3]))
-                )
-            found[modules[module]].append(output.flatten(1).clone())
-
-        with heard(modules, note):
+        with tapped(self.network, self.layers) as found:
             for i in range(len(self.front.sizes)):
                 self.network(self.front(x, i))
         return [torch.cat(parts, 1) for parts in found.values()]
@@ -142,16 +133,50 @@ class SelfEnsemble(Purifier):
         front.draw(generator)
         network = nn.Sequential(Normalise(model), model.body)
         body = Ensemble(network, front.to(model.device), layers, self.by).eval()
-        total, parts = -(-len(data) // 128) + count, []
-        for done, (x, _) in enumerate(data.batches(128), 1):
-            with torch.no_grad():
-                parts.append(body.features(x.to(model.device)))
-            yield done, total
-        for done, features in enumerate(zip(*parts, strict=True), total - count + 1):
-            y, k = data.labels.to(model.device), len(model.classes)
-            body.heads.append(linear_head(torch.cat(features), y, k, self.epochs, generator))
-            yield done, total
+        k = len(model.classes)
+        yield from fit_heads(body, body.features, data, k, self.epochs, generator)
         model.body, model.mean, model.std = body.eval(), None, None
+
+
+@contextmanager
+def tapped(network: nn.Module, layers: Sequence[str]) -> Iterator[dict[str, list[Tensor]]]:
+    """Of each layer what it gives `(N, D)`, call after call; maps are pooled to 4x4."""
+    found: dict[str, list[Tensor]] = {name: [] for name in layers}
+    modules = {network.get_submodule(name): name for name in layers}
+
+    def note(module: nn.Module, _: object, output: Tensor) -> None:
+        if output.ndim == 4:
+            output = F.adaptive_avg_pool2d(
+                output, (min(4, output.shape[2]), min(4, output.shape[3]))
+            )
+        found[modules[module]].append(output.flatten(1).clone())
+
+    with heard(modules, note):
+        yield found
+
+
+def fit_heads(
+    body: Any,
+    features: Callable[[Tensor], list[Tensor]],
+    data: ImageDataset,
+    k: int,
+    epochs: int,
+    generator: torch.Generator,
+) -> Iterator[tuple[int, int]]:
+    """Give `body.heads` a linear head for each of `body.layers`, fitted to the k classes of images.
+
+    features: from images to what each head sees, `(N, D)`.
+    """
+    count, device = len(body.layers), next(body.parameters()).device
+    total, parts = -(-len(data) // 128) + count, []
+    for done, (x, _) in enumerate(data.batches(128), 1):
+        with torch.no_grad():
+            parts.append(features(x.to(device)))
+        yield done, total
+    y = data.labels.to(device)
+    for done, seen in enumerate(zip(*parts, strict=True), total - count + 1):
+        body.heads.append(linear_head(torch.cat(seen), y, k, epochs, generator))
+        yield done, total
 
 
 def linear_head(x: Tensor, y: Tensor, k: int, epochs: int, generator: torch.Generator) -> Any:
