@@ -34,8 +34,8 @@ PLANS = {  # the first whose images a defence fits; radius of the attacks
         models.Recipe(
             dataset="shapes",
             architecture="resnet",
-            options={"channels": (8, 16)},
-            epochs=4,
+            options={"width": 8},
+            epochs=3,
             lr=5e-3,
         ),
         4 / 255,
