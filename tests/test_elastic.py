@@ -8,7 +8,7 @@ from torch.func import functional_call
 from workbench import data, models, treatments
 from workbench.models import Recipe, checkpoints, cost, fit
 from workbench.treatments import Elastic, Narrow, units
-from workbench.treatments.elastic import masks, recalibrate
+from workbench.treatments.elastic import first, masks, recalibrate
 
 PLANS = {
     "mlp": Recipe(dataset="digits", architecture="mlp", options={"hidden": (16, 8)}, epochs=2),
@@ -29,7 +29,8 @@ def test_a_member_is_the_network_with_the_others_masked(name, digits):
     model = fit(PLANS[name], digits).model
     made = Narrow(width=0.5)(model, digits).model
     masked = {
-        n: dict(model.named_parameters())[n] * m for n, m in masks(model, units(model), 0.5).items()
+        n: dict(model.named_parameters())[n] * m
+        for n, m in masks(model, units(model), first(units(model), 0.5)).items()
     }
     recalibrate(made, digits.images)
     recalibrated = models.private_copy(model, share=False)
@@ -55,7 +56,7 @@ def test_a_step_of_a_narrow_width_fills_no_gradient_of_the_others(digits):
     model = fit(PLANS["mlp"], digits).model
     some = {
         n: dict(model.named_parameters())[n] * m
-        for n, m in masks(model, units(model), 0.25).items()
+        for n, m in masks(model, units(model), first(units(model), 0.25)).items()
     }
     model.zero_grad()
     functional_call(model, some, (digits.images,)).logsumexp(1).sum().backward()

@@ -13,6 +13,7 @@ TABLE = {
     "quantising": ["Quantise", "QuantisationAware"],
     "low_rank": ["LowRank"],
     "elastic": ["Elastic", "Narrow"],
+    "stitching": ["stitch"],
     "distilling": ["Distil"],
     "adversarial": ["AdversarialTraining"],
     "gradient_noise": ["GradientNoise"],

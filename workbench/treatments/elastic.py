@@ -84,7 +84,7 @@ class Elastic(Training):
             kind = run.model.card.architecture
             raise ValueError(f"{type(self).__name__}: {kind} has an objective of its own")
         found = units(run.model)
-        run.aside[self] = {width: masks(run.model, found, width) for width in self.widths}
+        run.aside[self] = {w: masks(run.model, found, first(found, w)) for w in self.widths}
 
     def drawn(self, run: Run) -> Sequence[float]:
         """The widths that a step trains."""
@@ -137,9 +137,8 @@ def first(found: Units, width: float) -> Tensor:
     return keep
 
 
-def masks(model: Classifier, found: Units, width: float) -> dict[str, Tensor]:
-    """By parameter what it is multiplied with, so that the model answers as `width` of it."""
-    keep = first(found, width).float()
+def masks(model: Classifier, found: Units, keep: Tensor) -> dict[str, Tensor]:
+    """By parameter what to multiply it with, so that of the units only those to `keep` speak."""
     return {
         name: keep[found.rows[name]].to(p).view(-1, *[1] * (p.ndim - 1))
         for name, p in model.named_parameters()
