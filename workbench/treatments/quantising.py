@@ -17,7 +17,7 @@ from workbench.treatments.base import OfWeights, Training, weighted
 from workbench.treatments.grids import TINY, Grid, OnGrid
 
 FEWEST = 8  # images to calibrate on
-STEPS, BATCH, RATE = 200, 64, 2e-2  # of the search for the rounding of a layer
+STEPS, BATCH, RATE = 200, 32, 2e-2  # of the search for the rounding of a layer
 UNDECIDED = 0.01  # weight of the penalty that draws a weight to one of its neighbours
 VALUES = 4096  # of what comes to a layer, looked at in each pass
 
@@ -60,7 +60,8 @@ class Quantise(OnGrid, OfWeights):
         layers, exact, x = weighted(model), model, torch.empty(0)
         if data is not None and self.needs_data:
             x = data.images[torch.randperm(len(data), generator=generator)[: self.images]]
-            exact = cast(Classifier, private_copy(model, share=False))
+            if self.rounding == "learned":
+                exact = cast(Classifier, private_copy(model, share=False))
         total = len(layers) + bool(self.activations)
         for done, (name, layer) in enumerate(layers.items(), 1):
             w = layer.weight.detach().flatten(1)
