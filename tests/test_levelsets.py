@@ -168,6 +168,13 @@ def test_the_model_and_the_generator_stay_as_they_were(digits):
     assert torch.equal(again[0].images, again[1].images)
 
 
+class Codes(torch.nn.Module):
+    """Whole numbers of an image: a gradient goes back to the weights behind, and not to it."""
+
+    def forward(self, x):
+        return (x > 0.5).float()
+
+
 class Broken(nn.Module):
     def __init__(self, how):
         super().__init__()
@@ -196,6 +203,9 @@ def test_bad_pairs_are_refused(digits):
     shape = {"input_shape": (1, 8, 8), "classes": 2}
     with pytest.raises(ValueError, match="has no gradient"):
         go(models.wrap(Broken("cut"), **shape), source, target)
+    coded = torch.nn.Sequential(Codes(), torch.nn.Flatten(), torch.nn.Linear(64, 2))
+    with pytest.raises(ValueError, match="has no gradient"):
+        go(models.wrap(coded, **shape), source, target)
     with pytest.raises(ValueError, match="NaN"):
         go(models.wrap(Broken("nan"), **shape), source, target)
 

@@ -275,3 +275,19 @@ def test_many_large_images_are_explained_a_few_at_a_time(name, monkeypatch, mode
     assert torch.allclose(steps[-1].value.values, whole.values, atol=1e-5)
     assert torch.equal(steps[0].value.values[1:], torch.zeros(2, 8, 8))
     assert torch.equal(steps[-1].value.target, whole.target)
+
+
+class Codes(nn.Module):
+    """Whole numbers of an image: no gradient goes back to it, though one goes to the weights."""
+
+    def forward(self, x):
+        return (x > 0.5).float()
+
+
+@pytest.mark.parametrize("kind", [saliency.Gradient, saliency.IntegratedGradients])
+def test_a_model_without_a_gradient_is_named_and_occlusion_goes_on(kind):
+    module = nn.Sequential(Codes(), nn.Flatten(), nn.Linear(64, 3))
+    model = models.wrap(module, input_shape=(1, 8, 8))
+    with pytest.raises(ValueError, match="no gradient; take Occlusion, which asks for answers"):
+        kind()(model, torch.rand(2, 1, 8, 8))
+    assert saliency.Occlusion()(model, torch.rand(2, 1, 8, 8)).values.any()

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from workbench import checks, steps
-from workbench.models import Classifier, batch_size, edited, ready, unheard
+from workbench.models import Classifier, batch_size, edited, has_gradient, ready, unheard
 from workbench.params import Parameters
 from workbench.steps import Step
 
@@ -61,10 +61,11 @@ class Method(Parameters):
     """A way to explain a prediction by its pixels.
 
     copies: how often an image is in a pass; one whose gradient is taken counts four times.
-    signed: whether negative values mean something.
+    signed: whether negative values mean something. by_gradients: of the image.
     """
 
     copies: ClassVar[int] = 4
+    by_gradients: ClassVar[bool] = False
     signed: ClassVar[bool] = True
 
     def steps(
@@ -101,6 +102,8 @@ class Method(Parameters):
 
     def unfit(self, model: Classifier) -> str:
         """Why the method does not fit the model; empty if it does."""
+        if self.by_gradients and not has_gradient(model):
+            return "the model has no gradient; take Occlusion, which asks for answers alone"
         return ""
 
     def about(self, model: Classifier) -> str:
@@ -116,6 +119,7 @@ class Gradient(Method):
     """The size of the gradient of the class score (Simonyan et al., 2014)."""
 
     signed = False  # the size has no sign
+    by_gradients = True
 
     def maps(self, model: Classifier, x: Tensor, target: Tensor) -> Maps:
         """One gradient."""
@@ -132,6 +136,7 @@ class IntegratedGradients(Method):
     """
 
     copies: ClassVar[int] = 8  # of which the gradients are taken together
+    by_gradients: ClassVar[bool] = True
     n_steps: int = Field(32, ge=8, le=512, description="gradients taken on the way")
 
     def maps(self, model: Classifier, x: Tensor, target: Tensor) -> Maps:

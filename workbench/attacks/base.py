@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import Any, ClassVar, Literal, get_args
-from weakref import WeakKeyDictionary
 
 import torch
 from pydantic import Field, model_validator
@@ -17,7 +16,7 @@ from workbench.attacks.goals import Goal, goal_for
 from workbench.attacks.norms import Norm
 from workbench.attacks.problem import NO_GRADIENT, Problem
 from workbench.attacks.result import AttackResult
-from workbench.models import Classifier, batch_size, ready
+from workbench.models import Classifier, batch_size, has_gradient, ready
 from workbench.params import Parameters
 from workbench.steps import Later, Step
 
@@ -280,32 +279,3 @@ def plain(model: Classifier) -> Iterator[None]:
     kind = model.device.type
     with torch.inference_mode(False), torch.autocast(kind, enabled=False):
         yield
-
-
-# Asked once a model that has one, since each attack of a list asks it. Where it is lost later,
-# the problem raises; where there is none, it is asked again, as the model may be mended.
-DIFFERENTIABLE: WeakKeyDictionary[Classifier, Any] = WeakKeyDictionary()
-
-
-def has_gradient(model: Classifier) -> bool:
-    """Whether the logits depend on the image in a way that autograd can follow.
-
-    Raises:
-        ValueError: weights made in inference mode, which none can be taken through.
-    """
-    if any(p.is_inference() for p in model.parameters()):
-        raise ValueError(
-            "model: its weights were made in torch.inference_mode(), and have no gradients for "
-            "ever; load or wrap it before"
-        )
-    if DIFFERENTIABLE.get(model) is model.body:
-        return True
-    with torch.inference_mode(False), torch.enable_grad():
-        x = torch.full((1, *model.input_shape), 0.5, device=model.device, dtype=torch.float32)
-        x.requires_grad_()
-        logits, gradient = model(x), None
-        if logits.requires_grad:
-            (gradient,) = torch.autograd.grad(logits.sum(), x, allow_unused=True)
-    if gradient is not None:
-        DIFFERENTIABLE[model] = model.body
-    return gradient is not None

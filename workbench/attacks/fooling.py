@@ -14,9 +14,8 @@ import torch
 from pydantic import Field
 
 from workbench import steps
-from workbench.attacks.base import has_gradient
 from workbench.attacks.genomes import Painters, Pixels
-from workbench.models import Classifier, batch_size, ready
+from workbench.models import Classifier, batch_size, has_gradient, ready
 from workbench.params import Parameters
 from workbench.steps import Step
 

@@ -298,14 +298,17 @@ def ascent(
         for part, label in zip(x.split(size), labels.split(size), strict=True):
             leaf = part.detach().clone().requires_grad_()
             logits = model(leaf)
-            if not logits.requires_grad:
-                raise ValueError(
-                    "model: it has no gradient, and level sets are followed by gradients"
-                )
             own = torch.nn.functional.one_hot(label, logits.shape[1]).bool()
             # log p - log(1 - p), by logits alone: it keeps its gradient where softmax saturates.
             odds = logits[own] - logits.masked_fill(own, -torch.inf).logsumexp(1)
-            parts.append((logits.detach(), *torch.autograd.grad(odds.sum(), leaf)))
+            slope = None  # as it stays where the image decides nothing that autograd follows
+            if odds.requires_grad:
+                (slope,) = torch.autograd.grad(odds.sum(), leaf, allow_unused=True)
+            if slope is None:
+                raise ValueError(
+                    "model: it has no gradient, and level sets are followed by gradients"
+                )
+            parts.append((logits.detach(), slope))
         logits, gradient = map(torch.cat, zip(*parts, strict=True))
     if not bool(logits.isfinite().all()):
         raise ValueError("model: it says NaN or infinity near the source; check its weights")

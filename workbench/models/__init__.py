@@ -17,6 +17,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "adversarial": ["pgd"],
         "classifier": ["Classifier", "Layer", "Prediction", "finite", "ready"],
         "measuring": ["measure"],
+        "gradients": ["has_gradient"],
         "hooks": ["audible", "edited", "heard", "outputs", "unheard"],
         "matching": ["matched", "measurable"],
         "recipes": ["RECIPES", "Recipe"],
