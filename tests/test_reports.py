@@ -495,6 +495,16 @@ def test_a_raising_cell_is_named_with_its_line(tmp_path):
     assert pickle.loads(pickle.dumps(error)).cell == 2  # crosses a process pool
 
 
+def test_what_a_value_raises_when_it_is_shown_is_said(tmp_path):
+    source = """
+class Shown:
+    def _repr_mimebundle_(self, **_):
+        raise ValueError("cannot be drawn")
+Shown()"""
+    error = failure(tmp_path, source)
+    assert (error.cell, error.ename, error.evalue) == (1, "ValueError", "cannot be drawn")
+
+
 @pytest.mark.parametrize("cell", [new_markdown_cell("# text"), "", tagged("1", "skip-execution")])
 def test_a_notebook_that_runs_no_cell_fails(tmp_path, cell):
     error = failure(tmp_path, cell, parameters="a: int = 1")

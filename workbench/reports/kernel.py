@@ -210,7 +210,9 @@ class Client(NotebookClient):
                 return
             ename, evalue = "SystemExit", "exit() ended Python here, before the notebook did"
         except exceptions.CellExecutionError as error:
-            raise self.error(index, error.ename, error.evalue) from None
+            # The reply does not know what a cell's value raised when it was to be shown.
+            shown = [(ename, evalue) for i, ename, evalue in self._errors if i == index]
+            raise self.error(index, *(shown[-1:] or [(error.ename, error.evalue)])[0]) from None
         except exceptions.CellTimeoutError:
             ename = "TimeoutError"
             evalue = f"the cell ran past its limit of {self.cell_timeout:g} s (cell_timeout)"
