@@ -56,6 +56,8 @@ CASES = [
     AdversarialTraining(n_steps=1, stale=2),
     RobustExperts(turns=False),
     Distil(hard=0.5, temperature=1.0),
+    Distil(hard=0.5, unlabelled=0.5, others=("digits/mlp",)),
+    Distil(beside="digits"),
     SelfEnsemble(copies=1, heads=2, by="mean", noise=0.0, epochs=1),
     Exits(exits=1, threshold=0.5, epochs=1),
     Curated(curation="Backdoor(share=0.1)"),
