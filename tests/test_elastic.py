@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.func import functional_call
 
-from workbench import data, models, treatments
+from workbench import data, models, proofs, treatments
 from workbench.models import Recipe, checkpoints, cost, fit
 from workbench.treatments import Elastic, Narrow, units
 from workbench.treatments.elastic import first, masks, recalibrate
@@ -139,3 +139,11 @@ def test_what_cannot_be_narrowed_is_named(digits):
     plan = Recipe(dataset="digits", architecture="prototypes", epochs=1)
     with pytest.raises(ValueError, match="prototypes has an objective of its own"):
         Elastic()(plan, digits)
+
+
+def test_a_member_can_be_proved(digits):
+    model = fit(PLANS["mlp"].changed(epochs=20, lr=1e-2), digits).model
+    member, x = Narrow(width=0.5)(model, digits).model, digits.images[0]
+    label = int(member.predict(x[None]).label)
+    answer = proofs.prove(member, proofs.local_robustness(member, x, label, 1e-4))
+    assert answer.verdict == "proved"
