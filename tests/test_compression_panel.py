@@ -10,6 +10,14 @@ from workbench import data, models
 QUICK = {"n": 30, "timed": False}
 
 
+@pytest.fixture(autouse=True, scope="module")
+def home(tmp_path_factory):
+    """A data folder of the tests' own: what is treated by name is kept there."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("WORKBENCH_DATA", str(tmp_path_factory.mktemp("data")))
+        yield
+
+
 @pytest.fixture
 def ran():
     panel = CompressionPanel("digits", "digits/cnn", 3, **QUICK)

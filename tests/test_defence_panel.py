@@ -11,6 +11,14 @@ from workbench import data, models, treatments
 QUICK = {"n": 12, "n_steps": 5, "n_queries": 20, "health": False}
 
 
+@pytest.fixture(autouse=True, scope="module")
+def home(tmp_path_factory):
+    """A data folder of the tests' own: what is treated by name is kept there."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("WORKBENCH_DATA", str(tmp_path_factory.mktemp("data")))
+        yield
+
+
 @pytest.fixture(scope="module")
 def ran():
     panel = DefencePanel("digits", "digits/cnn", **QUICK)

@@ -104,7 +104,7 @@ ROWS = {
     ),
     DefencePanel: (
         {
-            "defences": ["digits/cnn-robust", "Quantise(bits=3)"],
+            "defences": ["digits/cnn-robust", "digits/mlp"],
             "n": 10,
             "n_steps": 5,
             "n_queries": 20,
