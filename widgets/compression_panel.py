@@ -23,7 +23,7 @@ from workbench.treatments import Change, Member, agreement, family
 from .blocks import button, figure, live, row, section, slider, table
 from .frame import guarded
 from .labels import called
-from .panel import Panel
+from .opened import Opened
 
 # By treatment the setting that makes a network smaller, and its values from mild to strong.
 SWEEPS: dict[str, tuple[str, tuple[float, ...]]] = {
@@ -91,7 +91,7 @@ class CompressionView:
         return told
 
 
-class CompressionPanel(Panel[CompressionPanelParameters, CompressionView]):
+class CompressionPanel(Opened[CompressionPanelParameters, CompressionView]):
     """Make a network smaller, more and more; slide over what came of it, beside the parent.
 
     Args and Raises: as of `Panel`; the parameters are `CompressionPanelParameters`. training:
@@ -108,7 +108,6 @@ class CompressionPanel(Panel[CompressionPanelParameters, CompressionView]):
     def __init__(self, *args: Any, training: ImageDataset | None = None, **parameters: Any) -> None:
         super().__init__(*args, **parameters)
         self.selection.train_on(training)
-        self.bench: Any = None
 
     def stages(self) -> list[Change]:
         """The treatments, from mild to strong."""
@@ -227,23 +226,14 @@ class CompressionPanel(Panel[CompressionPanelParameters, CompressionView]):
         if view is None or len(view.looked) < 2:
             raise RuntimeError("nothing was made yet: press Make smaller, and wait for its end")
         child = view.looked[self.at].member.model
-        if self.bench is not None:
-            self.bench.stop()
         name = s.add(child, own=s.is_own(s.model))
-        self.bench = bench = Bench(
-            s.images(), s.classifier(), view.index, compare=s.classifier(name)
-        )
-        if self.live:
-            self.opened.children = [bench.widget]
-            self.below.selected_index = self.below.titles.index("On the bench")
-            bench.start()
-        return bench
+        both = {"model": s.classifier(), "compare": s.classifier(name)}
+        return self.show(Bench(s.images(), index=view.index, **both))
 
     # The controls.
 
     def controls(self) -> ipw.Widget:
         """The form, and the slider over what was made, which asks no model."""
-        self.opened = ipw.VBox()
         about = "Which of the networks made is looked at, from mild to strong"
         self.slide = slider(ipw.IntSlider, "smaller", about, min=1, max=1, disabled=True)
         self.listen(self.slide, self._slid)
@@ -264,10 +254,6 @@ class CompressionPanel(Panel[CompressionPanelParameters, CompressionView]):
         """Open what was made."""
         about = "The network looked at beside its parent"
         return [button("Open on the bench", about, guarded(self, self.open))]
-
-    def details(self) -> list[tuple[str, ipw.Widget]]:
-        """The bench, once it was opened."""
-        return [("On the bench", self.opened)]
 
 
 def compared(parent: Looked, child: Looked) -> str:

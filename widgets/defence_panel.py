@@ -7,7 +7,6 @@ from dataclasses import dataclass, field, replace
 from html import escape
 from typing import Any
 
-import ipywidgets as ipw
 from pydantic import Field
 
 from workbench import attacks, models, treatments
@@ -22,7 +21,7 @@ from workbench.steps import Step
 from workbench.treatments import Change
 
 from .blocks import live, pickable, section, table
-from .panel import Panel
+from .opened import Opened
 from .views import filled
 
 SHOWN = 16  # images of the cell that was picked
@@ -81,7 +80,7 @@ class DefenceView:
         return {"images": len(self.images), **filled}
 
 
-class DefencePanel(Panel[DefencePanelParameters, DefenceView]):
+class DefencePanel(Opened[DefencePanelParameters, DefenceView]):
     """Choose defences; see what is left of each clean, unknowing and knowing; click a cell.
 
     Args and Raises: as of `Panel`; the parameters are `DefencePanelParameters`. The model selected
@@ -99,7 +98,6 @@ class DefencePanel(Panel[DefencePanelParameters, DefenceView]):
 
     def __init__(self, *args: Any, defences: Any = None, **parameters: Any) -> None:
         given = pieces(defences, ",") if isinstance(defences, str) else defences or ()
-        self.bench: Any = None  # of the cell that was clicked
         self.own = {d.card.name: d for d in given if isinstance(d, Classifier)}
         names = tuple(d.card.name if isinstance(d, Classifier) else d for d in given)
         super().__init__(*args, defences=names, **parameters)
@@ -111,7 +109,7 @@ class DefencePanel(Panel[DefencePanelParameters, DefenceView]):
         """Check that there are such models and treatments, and that these fit."""
         model = self.selection.classifier()
         for name in params.defences:
-            if name in self.own or "/" in name.partition("(")[0]:
+            if name in self.own or is_model(name):
                 continue
             treatment = treatments.get(name)
             if isinstance(treatment, Change) and (reason := treatment.unfit(model)):
@@ -149,7 +147,7 @@ class DefencePanel(Panel[DefencePanelParameters, DefenceView]):
         s = self.selection
         if name in self.own:
             yield Step(1, 1, "given", models.Treated(self.own[name]))
-        elif "/" in name.partition("(")[0]:
+        elif is_model(name):
             if "|" in name:
                 yield from treatments.make.steps(name)
             else:
@@ -189,7 +187,7 @@ class DefencePanel(Panel[DefencePanelParameters, DefenceView]):
             cells = [
                 cell_html(frame.loc[(name, c)], name, c, result.cell == (name, c))
                 if (name, c) in told.cells
-                else ('<span class="wb-soft">–</span>' if c in ("softened",) else "…")
+                else ('<span class="wb-soft">–</span>' if c == "softened" else "…")
                 for c in columns
             ]
             rows.append([escape(name), *cells, trust(told, name)])
@@ -268,16 +266,7 @@ class DefencePanel(Panel[DefencePanelParameters, DefenceView]):
         own = replace(data, images=cell.images, name=f"{data.name}, {column}", factors=None)
         model = view.made[name]
         index = int((~cell.right).float().argmax())  # the first that is fooled
-        if self.bench is not None:
-            self.bench.stop()  # it is of another cell
-        self.bench = bench = Bench(own, model, index)
-        if self.live:
-            self.opened.children = [bench.widget]
-            self.below.selected_index = self.below.titles.index("On the bench")
-            for panel in bench.panels.values():
-                panel.attempt()
-            bench.start()
-        return bench
+        return self.show(Bench(own, model, index))
 
     # The controls.
 
@@ -293,14 +282,10 @@ class DefencePanel(Panel[DefencePanelParameters, DefenceView]):
         listed = {name: label for label, name in [*((n, n) for n in others), *stages, *given]}
         return {"defences": [(label, name) for name, label in listed.items()]}
 
-    def controls(self) -> ipw.Widget:
-        """The form; the bench of a cell that was clicked comes below."""
-        self.opened = ipw.VBox()
-        return super().controls()
 
-    def details(self) -> list[tuple[str, ipw.Widget]]:
-        """The bench, once a cell was clicked."""
-        return [("On the bench", self.opened)]
+def is_model(name: str) -> bool:
+    """Whether a defence is named as a model is, and not as a treatment of the one selected."""
+    return "/" in name.partition("(")[0]
 
 
 def cell_html(row: Any, name: str, column: str, chosen: bool) -> str:

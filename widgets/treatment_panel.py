@@ -23,7 +23,7 @@ from .blocks import button
 from .form import Form
 from .frame import guarded
 from .job import Job
-from .panel import Panel
+from .opened import Opened
 from .selection import GIVE
 from .treated import FEW, Course, Look, TreatmentView, picture
 
@@ -47,7 +47,7 @@ class TreatmentPanelParameters(Parameters):
     seed: int = Field(0, ge=0, le=10**6, description="seed of the training, or of chance")
 
 
-class TreatmentPanel(Panel[TreatmentPanelParameters, TreatmentView]):
+class TreatmentPanel(Opened[TreatmentPanelParameters, TreatmentView]):
     """Pick a treatment, see it work, compare before and after, open both on the bench.
 
     Args and Raises: as of `Panel`. treatment: a name (see `treatments.available()`), "none", or
@@ -277,14 +277,7 @@ class TreatmentPanel(Panel[TreatmentPanelParameters, TreatmentView]):
             s.model = name
         if self.picker is not None:
             self.picker.sync()
-        bench = Bench(selection=s, panels=compare)
-        if self.live:
-            for panel in bench.panels.values():
-                panel.attempt()
-            self.opened.children = [bench.widget]
-            self.below.selected_index = self.below.titles.index("On the bench")
-            bench.start()
-        return bench
+        return self.show(Bench(selection=s, panels=compare))
 
     # The controls.
 
@@ -298,7 +291,7 @@ class TreatmentPanel(Panel[TreatmentPanelParameters, TreatmentView]):
 
     def controls(self) -> ipw.Widget:
         """The treatment and its form; start, resume, open on the bench."""
-        self.main, self.others, self.opened = ipw.Box(), ipw.Box(), ipw.VBox()
+        self.main, self.others = ipw.Box(), ipw.Box()
         self._show_settings()
         return ipw.Box([super().controls(), self.main]).add_class("wb-first")
 
@@ -315,10 +308,6 @@ class TreatmentPanel(Panel[TreatmentPanelParameters, TreatmentView]):
         ]
         self._enable()
         return [*self.buttons]
-
-    def details(self) -> list[tuple[str, ipw.Widget]]:
-        """The bench, once it was opened."""
-        return [("On the bench", self.opened)]
 
     def start(self, work: Iterator[Step[TreatmentView]] | None = None) -> None:
         """Treat from the start; what was cancelled is forgotten, unless `work` goes on with it."""
