@@ -21,7 +21,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "hooks": ["audible", "edited", "heard", "outputs", "unheard"],
         "matching": ["matched", "measurable"],
         "recipes": ["RECIPES", "Recipe"],
-        "learning": ["Hooks", "Run", "Treated", "compatible", "fit", "unmeasured"],
+        "learning": ["Diverged", "Hooks", "Run", "Treated", "compatible", "fit", "unmeasured"],
         "training": ["train"],
         "checkpoints": ["read_card", "read_header", "restore", "save"],
         "costs": ["Cost", "Latency", "Ledger", "Operations", "cost", "counted", "latency"],

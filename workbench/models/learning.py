@@ -73,6 +73,10 @@ class Treated:
         return pd.DataFrame(self.history)
 
 
+class Diverged(ValueError):
+    """A loss that is no number any more: the training has broken the model."""
+
+
 class Hooks:
     """What a treatment may change of a run; every default is the plain loop, to the bit."""
 
@@ -222,8 +226,9 @@ def fit(
     only on the CPU is the result the same to the bit.
 
     Raises:
-        ValueError: no images, or images without a label; two treatments for one slot; a loss or
-            weights that are no numbers any more.
+        ValueError: no images, or images without a label; two treatments for one slot; weights
+            that are no numbers any more.
+        Diverged: a loss that is none (a ValueError, too), at which step and after which loss.
     """
     learnable(training)
     treatments = [*map(resolve_name(STAGE), plan.treatments), *treatments]
@@ -283,22 +288,32 @@ def one_epoch(run: Run, epoch: int) -> Iterator[Step[Treated]]:
     run.generator = torch.Generator().manual_seed(plan.seed * 100_003 + epoch)
     order = torch.randperm(n, generator=run.generator)
     sums = torch.zeros(2, dtype=torch.float32)
+    before = run.history[-1]["loss"] if run.history else None
     for chosen in order.split(plan.batch_size):
         loss, right = map(float, run.take(chosen))
         run.step += 1
+        if not math.isfinite(loss):
+            raise diverged(run, loss, before)
+        before = loss
         sums += torch.tensor([loss * len(chosen), right], dtype=torch.float32)
         message = f"epoch {epoch + 1}/{plan.epochs}, loss {loss:.3f}"
         yield Step(run.step, run.total, message, run.treated())
     loss, accuracy = (sums / n).tolist()
-    if not math.isfinite(loss):
-        raise ValueError(
-            f"{run.model.card.name}: the loss is {loss} in epoch {epoch + 1}; the training has "
-            "broken the model: a lower learning rate (lr), or a milder treatment, may keep it"
-        )
     run.history = [
         *run.history,
         {"epoch": epoch + 1, "loss": loss, "accuracy": accuracy, **run.log},
     ]
+
+
+def diverged(run: Run, loss: float, before: float | None) -> Diverged:
+    """What to say of a loss that is no number, and of the last one that was."""
+    good = "which was its first" if before is None else f"{before:.3g} the step before"
+    rate = run.optimiser.param_groups[0]["lr"]
+    return Diverged(
+        f"{run.model.card.name}: the loss is {loss} at step {run.step} of {run.total}, {good}; the "
+        f"training has broken the model at a learning rate of {rate:.3g}: a lower one (lr), or a "
+        "milder treatment, may keep it"
+    )
 
 
 def conclude(run: Run) -> None:

@@ -13,7 +13,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "diagnosis": ["Diagnosis", "Finding", "diagnose"],
         "evaluation": ["Evaluation", "evaluate"],
         "indicators": ["INDICATORS", "Indicator"],
-        "intervals": ["wilson"],
+        "intervals": ["paired", "wilson"],
         "keys": ["source_hash"],
         "auditing": ["Audit", "audit"],
     },

@@ -27,6 +27,8 @@ TABLE = {
     "wrapped": ["wrap"],
     "base": ["Change", "Training", "Treatment"],
     "naming": ["make", "path_of", "stages"],
+    "watching": ["Watched", "watch"],
+    "comparing": ["Comparison", "compare"],
     "families": ["Family", "Member", "agreement", "family"],
     "registry": ["available", "get"],
 }
