@@ -14,6 +14,7 @@ TABLE = {
     "low_rank": ["LowRank"],
     "elastic": ["Elastic", "Narrow"],
     "stitching": ["stitch"],
+    "hypernetworks": ["Hypernetwork"],
     "distilling": ["Distil"],
     "adversarial": ["AdversarialTraining"],
     "gradient_noise": ["GradientNoise"],
