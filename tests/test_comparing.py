@@ -115,3 +115,29 @@ def test_comparing_takes_images_and_names_what_is_missing(digits, unseen):
         treatments.compare({"plain": PLAN}, digits, unseen, seeds=(1, 1))
     with pytest.raises(ValueError, match="at least 5 images"):
         treatments.compare({"plain": PLAN}, digits[:3], unseen, rates=(0.1,))
+
+
+def test_a_strip_shows_what_each_layer_goes_through(digits):
+    kept = {}
+
+    class Seen(models.Hooks):
+        """Keeps gradients and weights by hand."""
+
+        def gradients(self, run):
+            w = run.model.body.fc1.weight
+            kept[run.step + 1] = w.grad.clone(), w.detach().clone()
+
+    strip = treatments.LayerStrip(looks=3)
+    end = fit(PLAN, digits, treatments=[Seen(), strip])
+    plain = fit(PLAN, digits)
+    for a, b in zip(plain.model.parameters(), end.model.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=0)
+    frame = strip.frame()
+    assert [*frame["layer"].unique()] == ["fc1", "fc2"]
+    assert [*frame["step"].unique()] == [1, 3, 10]
+    row = frame[(frame["step"] == 3) & (frame["layer"] == "fc1")].iloc[0]
+    (before, _), (slope, weight), (_, after) = kept[2], kept[3], kept[4]
+    assert row["gradient"] == pytest.approx(float(slope.norm()))
+    assert row["noise"] == pytest.approx(float((slope - before).norm() / slope.norm()))
+    assert row["update"] == pytest.approx(float((after - weight).norm() / weight.norm()))
+    assert math.isnan(frame["noise"].iloc[0]), "there is no step before the first"

@@ -1,4 +1,4 @@
-"""`watch`: what any measure says of a model while it is trained."""
+"""`watch`: what any measure says of a model while it is trained; `LayerStrip`, layer by layer."""
 
 from __future__ import annotations
 
@@ -7,9 +7,13 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
+import torch
+from torch import Tensor
+
 from workbench import checks
-from workbench.models import Classifier, Treated, private_copy
+from workbench.models import Classifier, Hooks, Run, Treated, private_copy
 from workbench.steps import Step, work
+from workbench.treatments.base import weighted
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -88,3 +92,48 @@ def look(
     seen.rows.append({"step": at, **costs, **values})
     if keep:
         seen.models[at] = cast("Classifier", private_copy(treated.model, share=False))
+
+
+class LayerStrip(Hooks):
+    """What each layer goes through in a run: give it to `models.fit` as the last treatment.
+
+    At `looks` steps, evenly on a log scale, one row a layer with weights: `gradient`, the norm of
+    the weight's gradient; `noise`, that of its change since the step before, over it; `update`,
+    the norm of what the step moved, over that of the weights. It changes nothing.
+    """
+
+    def __init__(self, looks: int = 12) -> None:
+        checks.positive("looks", looks)
+        self.looks = looks
+        self.rows: list[dict[str, Any]] = []
+        self._before: dict[str, Tensor] = {}
+        self._gradients: dict[str, Tensor] = {}
+        self._weights: dict[str, Tensor] = {}
+
+    def frame(self) -> pd.DataFrame:
+        """One row a look and layer."""
+        import pandas as pd
+
+        return pd.DataFrame(self.rows)
+
+    def gradients(self, run: Run) -> None:
+        """Keep the gradients of the step before a look, and the weights before it."""
+        due = spread(run.total, self.looks)
+        weights = {n: m.weight for n, m in weighted(run.model.body).items()}
+        self._before, self._weights = self._gradients, {}
+        if {run.step + 1, run.step + 2} & {*due}:
+            self._gradients = {n: w.grad.clone() for n, w in weights.items() if w.grad is not None}
+        if run.step + 1 in due:
+            self._weights = {n: w.detach().clone() for n, w in weights.items()}
+
+    def after(self, run: Run) -> None:
+        """One row a layer, where this step is looked at."""
+        weights = {n: m.weight.detach() for n, m in weighted(run.model.body).items()}
+        for name, before in self._weights.items():
+            slope = self._gradients.get(name, torch.zeros_like(before))
+            size = float(slope.norm())
+            last = self._before.get(name)
+            noise = float("nan") if last is None else float((slope - last).norm()) / (size or 1.0)
+            moved = float((weights[name] - before).norm() / before.norm().clamp_min(1e-12))
+            values = {"gradient": size, "noise": noise, "update": moved}
+            self.rows.append({"step": run.step + 1, "layer": name, **values})
