@@ -9,6 +9,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     submod_attrs={
         "collapse": ["Collapse", "collapse_metrics", "neural_collapse"],
         "complexity": ["LocalComplexity", "local_complexity"],
+        "curvature": ["Eigenvalues", "top_eigenvalues"],
         "linear_regions": ["Regions", "regions"],
         "planes": ["Extent", "Plane", "extent", "plane"],
         "slices": ["Slice", "span", "through"],
