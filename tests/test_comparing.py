@@ -45,7 +45,9 @@ def test_watching_changes_nothing_of_a_training(digits):
     plain = fit(PLAN, digits)
     norm = {"norm": lambda m: sum(float(p.detach().norm()) for p in m.parameters())}
     asked = {"asked": lambda m: float(m(digits.images).detach().mean())}
-    watched = treatments.watch(fit.steps(PLAN, digits), norm | asked, looks=4, keep=True)
+    for step in treatments.watch.steps(fit.steps(PLAN, digits), norm | asked, looks=4, keep=True):
+        watched = step.value
+        watched.models[1](digits.images)  # while the training goes on
     end = watched.treated
     for a, b in zip(plain.model.parameters(), end.model.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=0)

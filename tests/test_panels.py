@@ -24,6 +24,7 @@ from workbench.widgets import (
     ProofPanel,
     PrototypePanel,
     RegionPanel,
+    TrainingPanel,
     TreatmentPanel,
 )
 
@@ -110,6 +111,17 @@ ROWS = {
             "n_queries": 20,
         },
         lambda v: {"result.frame()": v.table.frame(), "result.summary()": v.table.summary()},
+    ),
+    TrainingPanel: (
+        {
+            "ways": ["digits/mlp", "digits/mlp | GradientNoise(eta=0.1)"],
+            "model": "digits/mlp",
+            "epochs": 1,
+        },
+        lambda v: {
+            f"ways[{name!r}].models[4].body.fc1.weight": way.looks[4].body.fc1.weight
+            for name, way in v.ways.items()
+        },
     ),
     TreatmentPanel: (
         {"treatment": "Prune", "settings": {"share": 0.6}, "seed": 3},

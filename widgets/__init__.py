@@ -25,6 +25,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "region_panel": ["RegionPanel"],
         "selection": ["Selection"],
         "proof_panel": ["ProofPanel"],
+        "training_panel": ["TrainingPanel"],
         "treatment_panel": ["TreatmentPanel"],
     },
 )

@@ -91,7 +91,9 @@ def look(
     costs = {"images": ledger.images, "backwards": ledger.backwards}
     seen.rows.append({"step": at, **costs, **values})
     if keep:
-        seen.models[at] = cast("Classifier", private_copy(treated.model, share=False))
+        twin = cast("Classifier", private_copy(treated.model, share=False))
+        twin._forward_hooks.clear()  # the training counts the passes of its own model alone
+        seen.models[at] = twin
 
 
 class LayerStrip(Hooks):
