@@ -139,12 +139,12 @@ def strip(way: Way, name: str, quantity: str, at: int) -> str:
     tag = img_tag(image, alt, height=CELL * len(layers))
     names = "".join(f'<div style="height:{CELL}px">{escape(m)}</div>' for m in layers)
     scale = f"dark {low:.2g}, light {high:.2g}" if limits[0] < limits[1] else f"{low:.2g}"
-    place = f"look {steps.index(at) + 1} of {len(steps)} is the model above"
     caption = f"{escape(words)}, by layer and look, steps {steps[0]:,} to {steps[-1]:,}; {scale}"
+    mark = f'<div style="padding-left:{CELL * (steps.index(at) + 0.25):g}px">▲</div>'
     side = f'<div style="text-align:right;line-height:{CELL}px">{names}</div>'
     return (
-        f'<div class="wb-row" title="{escape(alt)}">{side}{tag}</div>'
-        f"<p><small>{caption}; {place}</small></p>"
+        f'<div class="wb-row" title="{escape(alt)}">{side}<div>{tag}{mark}</div></div>'
+        f"<p><small>{caption}; ▲ the model above</small></p>"
     )
 
 

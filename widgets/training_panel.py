@@ -262,7 +262,9 @@ class TrainingPanel(Opened[TrainingPanelParameters, TrainingView]):
             style={"description_width": "initial"}, layout={"width": "auto"},
         )  # fmt: skip
         about = "Looks at the model while it was trained, from the first step to the last"
-        self.time = slider(ipw.IntSlider, "training time", about, min=1, max=1, disabled=True)
+        self.time = slider(
+            ipw.SelectionSlider, "training time", about, options=[("nothing yet", 0)], disabled=True
+        )
         self.listen(self.way, lambda _: self._chose())
         self.listen(self.time, lambda _: self._chose())
         return ipw.Box([super().controls(), self.way, self.time]).add_class("wb-first")
@@ -270,7 +272,7 @@ class TrainingPanel(Opened[TrainingPanelParameters, TrainingView]):
     def _chose(self) -> None:
         if self.result is None or self.way.value not in self.result.ways:
             return
-        self.chosen = (self.way.value, self.time.value - 1)
+        self.chosen = (self.way.value, self.time.value)
         self.ask(self.updated(self.result).model)
         self.redraw()
         if self.bench is not None:
@@ -290,8 +292,10 @@ class TrainingPanel(Opened[TrainingPanelParameters, TrainingView]):
         if [*self.way.options] != made:
             self.way.options = made
         self.way.value, self.way.disabled = name, len(made) < 2
-        self.time.max, self.time.disabled = len(result.ways[name].looks), False
-        self.time.value = look + 1
+        looks = [(f"step {step:,}", i) for i, step in enumerate(result.ways[name].looks)]
+        if [*self.time.options] != looks:
+            self.time.options = looks
+        self.time.value, self.time.disabled = look, False
 
     def actions(self) -> list[ipw.Widget]:
         """Open the model that is looked at."""
