@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from statistics import quantiles
 from typing import Any
+from weakref import finalize
 
 import torch
 from torch import Tensor, nn
@@ -185,14 +187,17 @@ def counted(model: nn.Module, ledger: Ledger) -> Iterator[None]:
 
 @contextmanager
 def held(ledger: Ledger) -> Iterator[None]:
-    """Enter how many numbers autograd keeps for the backward pass; each storage once."""
-    seen: dict[int, int] = {}
+    """Enter how many numbers autograd keeps at one time, at most; each storage once, no weights."""
+    now: Counter[tuple[int, int]] = Counter()
 
     def note(tensor: Tensor) -> Tensor:
-        if not isinstance(tensor, nn.Parameter):
-            seen[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().size() // 4
-        return tensor
+        if any(isinstance(t, nn.Parameter) for t in (tensor, tensor._base)):
+            return tensor
+        key = (storage := tensor.untyped_storage()).data_ptr(), storage.size() // 4
+        now[key] += 1
+        ledger.peak_activations = max(ledger.peak_activations, sum(n for _, n in +now))
+        finalize(kept := tensor.detach(), now.subtract, [key])  # its graph would keep it for good
+        return kept
 
-    with saved_tensors_hooks(note, lambda tensor: tensor):
+    with saved_tensors_hooks(note, lambda kept: kept):
         yield
-    ledger.peak_activations = max(ledger.peak_activations, sum(seen.values()))
