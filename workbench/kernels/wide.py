@@ -125,9 +125,10 @@ class Wide:
         s = k = self._cosines(x, z)
         for level, (new, old) in enumerate(self._shares()):
             s, k = (self._grouped(v, level).mean(-1) for v in (s, k))
-            s, slope = self.dual.value(s), self.dual.slope(s)
-            k = new * s + old * k * slope
-        return (k if self.kind == "ntk" else s).mean(-1)
+            value = self.dual.value(s).where(s < 1, s)  # f(1) = 1, to the last bit
+            k = value if self.kind == "nngp" else new * value + old * k * self.dual.slope(s)
+            s = value
+        return k.mean(-1)
 
     def log(self, x: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
         """The logarithm of the same, which underflows at no depth.
@@ -145,9 +146,10 @@ class Wide:
         for level, (new, old) in enumerate(self._shares()):
             s, k = (_log_mean(self._grouped(v, level)) for v in (s, k))
             s = s.clamp(LEAST, 0)
-            s, slope = self.dual.log_value(s), self.dual.log_slope(s)
-            k = torch.logaddexp(math.log(new + 1e-300) + s, math.log(old) + k + slope)
-        return _log_mean(k if self.kind == "ntk" else s)
+            value, k = self.dual.log_value(s).where(s < 0, s), k + self.dual.log_slope(s)
+            k = torch.logaddexp(math.log(new + 1e-300) + value, math.log(old) + k)
+            s, k = value, value if self.kind == "nngp" else k
+        return _log_mean(k)
 
     @property
     def diagonal(self) -> float:
