@@ -17,6 +17,7 @@ from workbench.widgets import (
     DefencePanel,
     EpsPanel,
     EvaluationPanel,
+    ForgettingPanel,
     LevelSetPanel,
     ModelPanel,
     Panel,
@@ -111,6 +112,16 @@ ROWS = {
             "n_queries": 20,
         },
         lambda v: {"result.frame()": v.table.frame(), "result.summary()": v.table.summary()},
+    ),
+    ForgettingPanel: (
+        {
+            "n_tasks": 2,
+            "epochs": 1,
+            "learners": ["FineTune()", "Importance(kind='l2')"],
+        },
+        lambda v: {
+            f"results[{name!r}].accuracy": result.accuracy for name, result in v.results.items()
+        },
     ),
     TrainingPanel: (
         {

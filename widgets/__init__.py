@@ -15,6 +15,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "draw_pad": ["DrawPad"],
         "eps_panel": ["EpsPanel"],
         "evaluation_panel": ["EvaluationPanel"],
+        "forgetting_panel": ["ForgettingPanel"],
         "form": ["Form"],
         "job": ["Job"],
         "level_set_panel": ["LevelSetPanel"],
