@@ -26,6 +26,7 @@ LEARNERS: dict[str, type[Learner]] = {
     for name in ("FineTune", "Joint", "Replay", "Importance", "DistilAlign", "Experts")
 }
 DEFAULT = ("FineTune()", "Replay()", "Joint()")  # the floor, the control, the ceiling
+BLUE = "var(--wb-a, #0072b2)"
 TURN = 90  # degrees from the first task to the last
 
 
@@ -191,12 +192,12 @@ class ForgettingPanel(Opened[ForgettingPanelParameters, ForgettingView]):
 
     def _cell(self, view: ForgettingView, name: str, t: int, u: int, share: float) -> str:
         """An accuracy with its bar, to be clicked; what was not learned yet is fainter."""
-        outline = "outline:2px solid var(--wb-a, #0072b2);" if view.cell == (name, t, u) else ""
+        outline = f"outline:2px solid {BLUE};" if view.cell == (name, t, u) else ""
         faint = "opacity:0.6;" if u > t else ""
         about = f"{name}, after task {t + 1}, on {view.stream[u].name}: {share:.1%} right"
         block = (
             f'<div style="{outline}{faint}min-width:3em;line-height:1.15">{share:.0%}'
-            f"{thin(share, 'var(--wb-a, #0072b2)')}</div>"
+            f"{thin(share, BLUE)}</div>"
         )
         return f'<span title="{escape(about)}">{pickable(f"cell:{name}|{t}|{u}", block)}</span>'
 
@@ -242,7 +243,8 @@ class ForgettingPanel(Opened[ForgettingPanelParameters, ForgettingView]):
         model.card = model.card.model_copy(update={"name": title})
         images = replace(task.test, name=f"task {u + 1}: {task.name}")
         right = model.predict(images.images).label.cpu() == images.labels
-        return self.show(Bench(images, model, int((~right).float().argmax())))
+        first = int((~right).float().argmax())  # a mistake, where there is one
+        return self.show(Bench(images, model, first, training=task.train))
 
     # The controls.
 
@@ -285,7 +287,7 @@ def head_bars(view: ForgettingView) -> str:
             escape(model.classes[k]),
             str(task[k] + 1),
             f"{norms[k]:.2f}",
-            thin(norms[k] / max(norms), "var(--wb-a, #0072b2)"),
+            f'<div style="width:10em">{thin(norms[k] / max(norms), BLUE)}</div>',
         )
         for k in order
     ]
