@@ -48,7 +48,7 @@ class Experts(Learner):
         for _ in range(plan.epochs):
             order = torch.randperm(len(data), generator=team.generator)
             for rows in order.split(plan.batch_size):
-                row = team.take(data[rows], self, ledger)
+                row = team.take(data, rows, self, ledger)
                 history.append(row)
                 done += 1
                 told = f"expert {row['expert']} of {len(team.experts)}, loss {row['loss']:.3f}"
@@ -95,31 +95,33 @@ class Team:
         self.images = self.draws = torch.empty(0, dtype=torch.float32)
         self.charge = torch.empty(0, dtype=torch.int64)
 
-    def take(self, data: ImageDataset, how: Experts, ledger: Ledger) -> dict[str, float]:
+    def take(
+        self, data: ImageDataset, rows: Tensor, how: Experts, ledger: Ledger
+    ) -> dict[str, float]:
         """Look at a batch, say who is to learn it, and let it learn; a row of the history."""
         if not self.experts:
             self.born(data)
-        loss, n = self.loss(self.now, data), len(data)
-        spread = max(math.sqrt(self.variance), FLOOR)
+        x, y, n = data.images[rows], data.labels[rows], len(rows)
+        loss, spread = self.loss(self.now, x, y), max(math.sqrt(self.variance), FLOOR)
         alarm = self.batches > WAIT and loss.item() > self.mean + how.z * spread
         if alarm:
-            self.call(data, how)
-            loss, self.batches = self.loss(self.now, data), 0
+            self.call(data, [self.loss(i, x, y).item() for i in range(len(self.experts))], how)
+            loss, self.batches = self.loss(self.now, x, y), 0
         self.optimisers[self.now].zero_grad()
         loss.backward()
         self.optimisers[self.now].step()
         self.follow(loss.item())
-        self.sample(data.images, how.kept)
+        self.sample(x, how.kept)
         ledger.images, ledger.backwards = ledger.images + n, ledger.backwards + n
         ledger.forwards += n * (2 + len(self.experts) if alarm else 1)
         self.step += 1
         row = {"step": self.step, "loss": loss.item(), "expert": self.now + 1}
         return {**row, "alarm": float(alarm)}
 
-    def loss(self, i: int, data: ImageDataset) -> Tensor:
+    def loss(self, i: int, x: Tensor, y: Tensor) -> Tensor:
         """The loss of an expert."""
         with torch.enable_grad():
-            return F.cross_entropy(self.experts[i](data.images), data.labels)
+            return F.cross_entropy(self.experts[i](x), y)
 
     def born(self, data: ImageDataset) -> None:
         """A new expert, in charge at once."""
@@ -128,9 +130,8 @@ class Team:
         self.experts.append(Hooks().build(plan, data, f"expert {self.now + 1}"))
         self.optimisers.append(Hooks().optimiser(self.experts[-1], plan))
 
-    def call(self, data: ImageDataset, how: Experts) -> None:
+    def call(self, data: ImageDataset, losses: list[float], how: Experts) -> None:
         """After an alarm: who explains the batch, or a new one if nobody does."""
-        losses = [self.loss(i, data).item() for i in range(len(self.experts))]
         best = min(range(len(losses)), key=losses.__getitem__)
         if losses[best] < losses[self.now] / 2:
             self.now = best

@@ -8,6 +8,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 from torch.func import functional_call, jacrev, vmap
+from torch.nn.utils import parameters_to_vector
 
 from workbench.continual.learners import Learner, Memory
 from workbench.continual.streams import Task
@@ -39,13 +40,13 @@ class Importance(Learner):
         """Where the weights are, and what each of them is worth."""
         model = memory.model
         assert model is not None
-        memory.weights["place"] = {n: p.detach().clone() for n, p in model.named_parameters()}
+        memory.weights["place"] = parameters_to_vector(model.parameters()).detach()
         if self.kind != "l2":
             generator = torch.Generator().manual_seed(plan.seed + 1009 * len(memory.seen))
             rows = torch.randperm(len(task.train), generator=generator)[: self.n]
             found = importance(model, task.train.images[rows], self.kind)
-            before = memory.weights.get("worth", {})
-            memory.weights["worth"] = {n: v + before.get(n, 0) for n, v in found.items()}
+            worth = parameters_to_vector(found.values())
+            memory.weights["worth"] = worth + memory.weights.get("worth", 0)
 
 
 class Anchor(Hooks):
@@ -56,12 +57,9 @@ class Anchor(Hooks):
 
     def penalty(self, run: Run, x: Tensor, y: Tensor, logits: Tensor) -> Tensor:
         """The learner's penalty."""
-        place, worth = self.memory.weights["place"], self.memory.weights.get("worth")
-        each = [
-            ((p - place[n]).square() * (1 if worth is None else worth[n])).sum()
-            for n, p in run.model.named_parameters()
-        ]
-        return self.learner.strength * torch.stack(each).sum()
+        kept = self.memory.weights
+        away = (parameters_to_vector(run.model.parameters()) - kept["place"]).square()
+        return self.learner.strength * (away * kept.get("worth", 1)).sum()
 
 
 def importance(

@@ -31,7 +31,7 @@ class Memory:
     seen: list[Task] = field(default_factory=list)
     model: Classifier | None = None
     exemplars: list[tuple[Tensor, Tensor]] = field(default_factory=list)
-    weights: dict[str, dict[str, Tensor]] = field(default_factory=dict)
+    weights: dict[str, Tensor] = field(default_factory=dict)
     networks: dict[str, Classifier] = field(default_factory=dict)
     state: dict[str, Any] = field(default_factory=dict)
     ledger: Ledger = field(default_factory=Ledger)
@@ -40,7 +40,7 @@ class Memory:
     def bytes(self) -> int:
         """How much is kept beside one network, counted tensor by tensor."""
         kept = [tensor for pair in self.exemplars for tensor in pair]
-        kept += [tensor for group in self.weights.values() for tensor in group.values()]
+        kept += [*self.weights.values()]
         kept += [p for model in [*self.networks.values()][1:] for p in model.parameters()]
         return sum(tensor.nbytes for tensor in kept)
 
