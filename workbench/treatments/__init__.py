@@ -19,6 +19,7 @@ TABLE = {
     "adversarial": ["AdversarialTraining"],
     "gradient_noise": ["GradientNoise"],
     "optimisers": ["Adan", "Layerwise", "Optimiser", "Schedule"],
+    "sending": ["GradientCompression"],
     "accuracy_rate": ["AccuracyGradient"],
     "local": ["LocalBlocks", "TargetProjection"],
     "experts": ["RobustExperts"],
