@@ -54,54 +54,56 @@ class GradientCompression(Training):
 
     def fill(self, run: Run, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """Every worker's share of the batch, what each sends, and the sum of it as `.grad`."""
-        state, n, share = run.state(self), len(x), self.sent_share(run.progress)
         weights = dict(run.model.named_parameters())
-        total = {name: torch.zeros_like(p) for name, p in weights.items()}
+        given: dict[str, list[Tensor]] = {name: [] for name in weights}
         losses, answers = [], []
-        for worker, rows in enumerate(torch.arange(n, device=x.device).tensor_split(self.workers)):
-            if not len(rows):
-                continue
+        for rows in torch.arange(len(x), device=x.device).tensor_split(self.workers):
             run.optimiser.zero_grad(set_to_none=True)
-            loss, logits = run.loss(x[rows], y[rows])
-            loss.backward()
-            losses.append(loss.detach() * len(rows) / n)
-            answers.append(logits.detach())
-            # Its part of the batch's mean gradient.
-            own = {k: p.grad * (len(rows) / n) for k, p in weights.items() if p.grad is not None}
-            scale = self.clipping(own)
-            for name, gradient in own.items():
-                entries = self.send(state, f"{worker} {name}", gradient * scale, share)
-                total[name] += entries
-                sent = max(1, math.ceil(share * gradient.numel()))
-                dense = sent == gradient.numel()
-                run.ledger.bytes_sent += sent * (VALUE if dense else VALUE + INDEX)
+            if len(rows):
+                loss, logits = run.loss(x[rows], y[rows])
+                loss.backward()
+                losses.append(loss.detach() * len(rows) / len(x))
+                answers.append(logits.detach())
+            for name, p in weights.items():  # its part of the batch's mean gradient
+                own = torch.zeros_like(p) if p.grad is None else p.grad * (len(rows) / len(x))
+                given[name].append(own)
+        stacks = {name: torch.stack(parts) for name, parts in given.items()}
+        scales, share = self.clipping(stacks), self.sent_share(run.progress)
         for name, p in weights.items():
-            p.grad = total[name]
+            scaled = stacks[name] * scales.view(-1, *[1] * p.ndim)
+            p.grad = self.send(run.state(self), name, scaled, share).sum(0)
+            sent = entries(p.numel(), share)
+            each = VALUE if sent == p.numel() else VALUE + INDEX
+            run.ledger.bytes_sent += self.workers * sent * each
         return torch.stack(losses).sum(), torch.cat(answers)
 
-    def clipping(self, gradients: dict[str, Tensor]) -> Tensor | float:
-        """What a worker multiplies its gradient by: to 1 / sqrt(workers) of the norm allowed."""
+    def clipping(self, stacks: dict[str, Tensor]) -> Tensor:
+        """What each worker multiplies its gradient by, `(workers,)`: at most 1."""
+        norms = torch.stack([g.flatten(1).norm(dim=1) for g in stacks.values()]).norm(dim=0)
         if not self.clip:
-            return 1.0
-        norm = torch.stack([g.norm() for g in gradients.values()]).norm()
+            return torch.ones_like(norms)
         # Sums of independent gradients grow with the root of their number.
-        return (self.clip / math.sqrt(self.workers) / norm.clamp_min(1e-12)).clamp_max(1.0)
+        return (self.clip / math.sqrt(self.workers) / norms.clamp_min(1e-12)).clamp_max(1.0)
 
-    def send(self, state: dict[str, Tensor], key: str, gradient: Tensor, share: float) -> Tensor:
-        """The entries that a worker sends, zero elsewhere; it keeps the rest."""
+    def send(self, state: dict[str, Tensor], name: str, gradient: Tensor, share: float) -> Tensor:
+        """What the workers send of a tensor, `(workers, *shape)`, zero elsewhere; they keep the
+        rest in `state`."""
         gathered = gradient
         if self.momentum:
-            velocity = state.get(f"velocity {key}")
-            gathered = gradient if velocity is None else self.momentum * velocity + gradient
-            state[f"velocity {key}"] = gathered
-        waiting = state.get(f"waiting {key}")
-        waiting = gathered if waiting is None or not self.memory else waiting + gathered
-        k = max(1, math.ceil(share * waiting.numel()))
-        mask = torch.zeros(waiting.numel(), dtype=torch.bool, device=waiting.device)
-        mask[waiting.abs().flatten().topk(k).indices] = True
+            gathered = gradient + self.momentum * state.get(f"velocity {name}", 0)
+        waiting = gathered + (state.get(f"waiting {name}", 0) if self.memory else 0)
+        flat = waiting.flatten(1)
+        mask = torch.ones_like(flat, dtype=torch.bool)
+        if (k := entries(flat.shape[1], share)) < flat.shape[1]:
+            mask = torch.zeros_like(mask).scatter_(1, flat.abs().topk(k).indices, True)
         mask = mask.view_as(waiting)
         if self.memory:
-            state[f"waiting {key}"] = waiting.masked_fill(mask, 0)
-        if self.momentum and self.masking:
-            state[f"velocity {key}"] = gathered.masked_fill(mask, 0)
+            state[f"waiting {name}"] = waiting.masked_fill(mask, 0)
+        if self.momentum:
+            state[f"velocity {name}"] = gathered.masked_fill(mask, 0) if self.masking else gathered
         return waiting.masked_fill(~mask, 0)
+
+
+def entries(n: int, share: float) -> int:
+    """How many of `n` entries are sent: at least one."""
+    return max(1, math.ceil(share * n))
