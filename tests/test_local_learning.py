@@ -17,6 +17,7 @@ PLAN = Recipe(
 WAYS = [
     LocalBlocks(),
     LocalBlocks(auxiliary="augmented"),
+    LocalBlocks(auxiliary="next"),
     LocalBlocks(auxiliary="momentum", momentum=0.9),
     LocalBlocks(auxiliary="none"),
     TargetProjection(),
@@ -227,7 +228,7 @@ def test_it_fits_networks_of_other_kinds(digits, way, architecture, options):
 def test_it_learns(digits):
     plan = PLAN.changed(epochs=30, lr=1e-2, options={"hidden": (64, 64)})
     test = data.load("digits")
-    for way in (*WAYS[:3], TargetProjection()):
+    for way in (*WAYS[:4], TargetProjection()):
         model = way(plan, digits).model
         assert float((model.predict(test.images).label == test.labels).float().mean()) > 0.6
 

@@ -89,16 +89,16 @@ class LocalBlocks(Local):
 
     Between block and loss stands, by `auxiliary`: "pool", a mean over places and a linear layer
     (greedy learning). "augmented", before these new layers, built like some of those above, evenly
-    taken and fewer the deeper the block (Ma et al., 2024). "momentum", a copy of the next block
-    that follows it by a moving average, with a learned block of its kind added (Su et al., 2024).
-    "none": blocks stay as they were drawn, the control. The last one, with the network's head,
-    learns as ever. The model that comes out is without auxiliary networks.
+    taken and fewer the deeper the block (Ma et al., 2024). "next", a learned block like the next
+    one. "momentum", a copy of the next block that follows it by a moving average, with such a
+    learned block added (Su et al., 2024). "none": blocks stay as they were drawn, the control. The
+    last one learns as ever. The model that comes out is without auxiliary networks.
     """
 
     title: ClassVar[str] = "Local learning, block by block"
     paper: ClassVar[str] = "Scaling Supervised Local Learning with Augmented Auxiliary Networks"
 
-    auxiliary: Literal["pool", "augmented", "momentum", "none"] = Field(
+    auxiliary: Literal["pool", "augmented", "next", "momentum", "none"] = Field(
         "pool", description="what stands between a block and its loss"
     )
     blocks: int = Field(0, ge=0, le=100, description="how many; 0: one a hidden layer")
@@ -141,9 +141,11 @@ class LocalBlocks(Local):
             depth = min(last - k, max(1, round(self.depth * (1 - k / last / 2))))
             for i in reversed([last - j * (last - k) // depth for j in range(depth)]):
                 net.extend([fitted(net(given[k]), given[i - 1]), redrawn(blocks[i])])
-        if self.auxiliary == "momentum":
+        if self.auxiliary in ("next", "momentum"):
             follower = copy.deepcopy(blocks[k + 1]).requires_grad_(False)
-            net.append(Added([follower, *[redrawn(blocks[k + 1])][: self.correction]]))
+            learned = redrawn(blocks[k + 1])
+            added = Added([follower, learned][: 1 + self.correction])
+            net.append(learned if self.auxiliary == "next" else added)
         return net
 
     def learn(self, run: Run, k: int, x: Tensor, y: Tensor) -> None:
