@@ -60,7 +60,8 @@ class Local(Training):
         x, given = run.model.normalised(grey), []
         with torch.no_grad():
             for block in run.aside[self][:-1]:
-                given.append(x := block(x))
+                x = block(x)
+                given.append(x.cpu())
         return given
 
     def learn(self, run: Run, k: int, x: Tensor, y: Tensor) -> None:
@@ -121,18 +122,19 @@ class LocalBlocks(Local):
         """Put the auxiliary networks beside the body, where the optimiser finds them."""
         super().prepare(run)
         *blocks, (last, _) = run.aside[self]
+        twins = [copy.deepcopy(block).cpu() for block in (*blocks, last)]  # where seeds are alike
         model: Any = run.model
         model.auxiliary = Auxiliary().eval()
         with torch.random.fork_rng(devices=[]), torch.no_grad():
             torch.manual_seed(run.plan.seed + 1)
             given = self.outputs(run) if self.auxiliary != "none" else []
             for k, x in enumerate(given):
-                net = self.between(k, [*blocks, last], given)
+                net = self.between(k, twins, given)
                 pooled = {4: nn.AdaptiveAvgPool2d(self.pool), 3: nn.AdaptiveAvgPool2d((1, None))}
                 net.append(pooled.get(net(x).ndim, nn.Identity()))  # of images, tokens, units
                 net.extend([nn.Flatten(), nn.LazyLinear(len(model.classes))])
-                model.auxiliary.append(net.to(run.device).eval())
-                net(x)  # which tells the lazy layer its size
+                net.eval()(x)  # which tells the lazy layer its size
+                model.auxiliary.append(net.to(run.device))
 
     def between(self, k: int, blocks: list[nn.Sequential], given: list[Tensor]) -> nn.Sequential:
         """What stands between block `k` and its head; `given[i]` is what block i gives."""
