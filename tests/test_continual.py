@@ -312,6 +312,28 @@ def test_interfered_images_are_those_whose_loss_rises_most():
     assert found[0] > 0 > found[1]
 
 
+def test_distillation_is_that_of_the_formula(stream):
+    from types import SimpleNamespace
+
+    from workbench.continual.learners import Memory
+    from workbench.continual.replaying import Growing
+
+    old, new = stream[0].mask(), stream[1].mask()
+    draw = torch.Generator().manual_seed(0)
+    teacher, student = (linear(torch.randn(10, 5, generator=draw)) for _ in range(2))
+    x, y = torch.rand(6, 1, 1, 5, generator=draw), new.nonzero().flatten()[[0, 1, 2, 0, 1, 2]]
+    hooks = Growing(DistilAlign(), Memory(seen=[stream[0]], model=teacher), stream[1])
+    hooks.teacher = teacher
+    loss, logits = hooks.loss(SimpleNamespace(model=student), x, y)
+    seen, z = old | new, student(x)
+    hard = nn.functional.cross_entropy(z[:, seen], (seen.cumsum(0) - 1)[y])
+    p, q = ((model(x)[:, old] / 2).softmax(1) for model in (teacher, student))
+    soft = 4 * (p * (p / q).log()).sum(1).mean()
+    share = float(old.sum() / seen.sum())
+    torch.testing.assert_close(loss, (1 - share) * hard + share * soft)
+    assert not set(logits.argmax(1).tolist()) & set((~seen).nonzero().flatten().tolist())
+
+
 def test_aligning_scales_the_new_rows_and_notes_by_how_much(stream):
     bare, whole = (DistilAlign(per_task=5, align=a)(stream[:2], PLAN) for a in (False, True))
     old = stream[0].mask()
