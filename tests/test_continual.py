@@ -293,10 +293,21 @@ def test_replay_brings_the_images_that_were_kept(stream):
     assert len(kept) <= 4
 
 
+def test_importances_add_up_over_tasks(stream):
+    from workbench.continual.learners import Memory
+
+    memory, learner = Memory(model=models.fit(PLAN, stream[0].train).model), Importance()
+    learner.after(stream[0], PLAN, memory)
+    once = memory.weights["worth"].clone()
+    learner.after(stream[0], PLAN, memory)
+    torch.testing.assert_close(memory.weights["worth"], 2 * once, rtol=1e-4, atol=1e-6)
+
+
 def test_interfered_images_are_those_whose_loss_rises_most():
     from types import SimpleNamespace
 
-    from workbench.continual.replaying import rise
+    from workbench.continual.learners import Memory
+    from workbench.continual.replaying import Rehearsal, rise
 
     weight = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
     model, rate = linear(weight), 0.5
@@ -310,6 +321,13 @@ def test_interfered_images_are_those_whose_loss_rises_most():
     found = rise(run, (new[:, None, None], label), (old[:, None, None], labels))
     torch.testing.assert_close(found, by_hand)
     assert found[0] > 0 > found[1]
+    kept = ((255 * old[:, None, None]).round().byte(), labels.short())
+    hooks = Rehearsal(Replay(choose="interfered"), Memory(exemplars=[kept]))
+    run.device, run.generator = "cpu", torch.Generator().manual_seed(0)
+    hooks.prepare(run)
+    twice = new[:, None, None].repeat(2, 1, 1, 1), label.repeat(2)
+    replayed = [int(hooks.batch(run, *twice)[1][-1]) for _ in range(20)]
+    assert replayed.count(0) > 14, "the first, wherever one of three drawn is it: 7 times of 8"
 
 
 def test_distillation_is_that_of_the_formula(stream):
