@@ -141,7 +141,8 @@ class FineTune(Learner):
 class Joint(Learner):
     """A new network on all tasks so far, all images kept: the ceiling.
 
-    The last row is that of an ordinary training on the whole, to the bit; the ledger counts them all.
+    The last row is that of an ordinary training on the whole, to the bit. The ledger counts all
+    trainings.
     """
 
     title: ClassVar[str] = "All tasks at once"
