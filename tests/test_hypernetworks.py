@@ -98,6 +98,14 @@ def test_residual_weights_begin_as_the_target():
     assert all(torch.equal(w, target.state_dict()[k]) for k, w in hyper.weights(1).items())
 
 
+def test_biases_that_start_at_nought_are_written_too():
+    target = mlp()
+    with torch.no_grad():
+        target[1].bias.zero_()
+    written = Hypernetwork(target, parametrisation="plain").weights(1.0)
+    assert bool((written["1.bias"] != 0).all())
+
+
 @pytest.mark.parametrize("form", FORMS)
 def test_a_frozen_classifier_says_what_the_hypernetwork_says(form, x, tmp_path):
     target = models.load("digits/mlp")
