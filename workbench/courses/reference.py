@@ -14,9 +14,9 @@ from typing import Any
 from workbench import files
 
 PACKAGES = (
-    *("workbench", "atlas", "attacks", "concepts", "continual", "courses", "data", "detectors"),
-    *("figures", "kernels", "levelsets", "models", "patterns", "proofs", "prototypes", "reports"),
-    *("robustness", "saliency", "treatments", "widgets"),
+    *("workbench", "atlas", "attacks", "concepts", "continual", "courses", "data", "denoisers"),
+    *("detectors", "figures", "kernels", "levelsets", "models", "patterns", "proofs"),
+    *("prototypes", "reports", "robustness", "saliency", "treatments", "widgets"),
 )
 # The colours of the house in pdoc's roles; its code in the dark as pygments has it.
 INNER = re.compile(r'<a href="#([^"]+)"[^>]*>(.*?)</a>', re.DOTALL)
