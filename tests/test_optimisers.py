@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from workbench import data, models
+from workbench import data, models, treatments
 from workbench.models import Recipe, fit
 from workbench.models.learning import Hooks
 from workbench.models.plain import learning_rate
@@ -255,3 +255,7 @@ def test_a_net_of_filters_alone_has_no_matrix_for_muon():
     model = models.wrap(body, input_shape=(1, 8, 8))
     moving = Optimiser(name="muon").optimiser(model, PLAN)
     assert sum(len(group["params"]) for group in moving.param_groups) == 2
+
+
+def test_a_parameter_may_be_called_name():
+    assert treatments.get("Optimiser", name="sgd") == Optimiser(name="sgd")

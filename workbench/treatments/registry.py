@@ -19,7 +19,7 @@ def available() -> dict[str, type[Treatment]]:
     return registry.listed(treatments, treatments.TABLE, Treatment)
 
 
-def get(name: str, **parameters: Any) -> Treatment:
+def get(name: str, /, **parameters: Any) -> Treatment:
     """A treatment by name, or by its call as `Treatment.code` writes it: `Prune(share=0.5)`.
 
     Raises:
