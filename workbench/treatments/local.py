@@ -11,8 +11,9 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from workbench import models
 from workbench.data import ImageDataset
-from workbench.models import Classifier, Recipe, Run, architectures
+from workbench.models import Classifier, Recipe, Run
 from workbench.treatments.base import Training, weighted
 
 
@@ -30,7 +31,7 @@ class Local(Training):
         size, options = (data.shape, len(data.classes)), subject.options
         try:
             with torch.device("meta"):  # without memory for the weights
-                self.parts(architectures.build(subject.architecture, *size, **options))
+                self.parts(models.architectures.build(subject.architecture, *size, **options))
         except ValueError as error:
             return str(error)
         return ""
