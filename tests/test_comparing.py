@@ -96,7 +96,7 @@ def test_unequal_budgets_are_not_called_equal(digits, unseen):
 
 def test_a_rate_that_diverges_loses_and_says_where(digits, unseen):
     steep = (PLAN.changed(epochs=1), [Steep()])
-    with pytest.raises(models.Diverged, match=r"at step \d+ of 5, [\d.e+]+ the step before"):
+    with pytest.raises(models.Diverged, match=r"at step \d+ of 5, after [\d.e+]+ the step before"):
         fit(steep[0].changed(lr=0.5), digits, treatments=steep[1])
     found = treatments.compare({"steep": steep}, digits, unseen, seeds=(0,), rates=(1e-3, 0.5))
     assert found.tried["steep", 0.5] == math.inf

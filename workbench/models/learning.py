@@ -307,7 +307,7 @@ def one_epoch(run: Run, epoch: int) -> Iterator[Step[Treated]]:
 
 def diverged(run: Run, loss: float, before: float | None) -> Diverged:
     """What to say of a loss that is no number, and of the last one that was."""
-    good = "which was its first" if before is None else f"{before:.3g} the step before"
+    good = "the first" if before is None else f"after {before:.3g} the step before"
     rate = run.optimiser.param_groups[0]["lr"]
     return Diverged(
         f"{run.model.card.name}: the loss is {loss} at step {run.step} of {run.total}, {good}; the "
