@@ -143,3 +143,12 @@ def test_a_strip_shows_what_each_layer_goes_through(digits):
     assert row["noise"] == pytest.approx(float((slope - before).norm() / slope.norm()))
     assert row["update"] == pytest.approx(float((after - weight).norm() / weight.norm()))
     assert math.isnan(frame["noise"].iloc[0]), "there is no step before the first"
+
+
+def test_images_without_a_label_are_not_counted(digits, unseen):
+    some = torch.where(torch.arange(200) < 50, unseen.labels, -1)
+    half = data.ImageDataset(unseen.images, some, unseen.classes, name="half")
+    found = treatments.compare({"plain": PLAN}, digits, half, seeds=(0,))
+    whole = treatments.compare({"plain": PLAN}, digits, unseen[:50], seeds=(0,))
+    assert found.of("plain") == whole.of("plain")
+    assert found.of("plain", "loss") == pytest.approx(whole.of("plain", "loss"))

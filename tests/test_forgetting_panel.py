@@ -87,6 +87,17 @@ def test_what_cannot_be_learned_says_why():
         ForgettingPanel(nobody, "digits/mlp").look()
 
 
+def test_a_network_without_a_recipe_is_no_hindrance():
+    own = data.load("digits")
+    model = models.wrap(
+        torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10)),
+        input_shape=(1, 8, 8), classes=own.classes, name="mine",
+    )  # fmt: skip
+    panel = ForgettingPanel(own, model, training=data.load("digits", "train"), n_tasks=2)
+    assert panel.plan(panel.params).architecture == "mlp"
+    assert len(panel.look().stream) == 2
+
+
 def test_learners_given_as_objects_are_named():
     panel = ForgettingPanel("digits", "digits/mlp", learners=[continual.Importance(kind="l2")])
     assert panel.params.learners == ("Importance(kind='l2')",)

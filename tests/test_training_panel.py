@@ -110,3 +110,18 @@ def test_nothing_is_opened_before_something_is_trained():
     panel = TrainingPanel("digits", "digits/mlp")
     with pytest.raises(RuntimeError, match="press Train"):
         panel.open()
+
+
+def test_images_and_a_network_of_ones_own():
+    digits = data.load("digits")
+    own = data.ImageDataset(digits.images, digits.labels, digits.classes, name="own")
+    training = data.load("digits", "train", limit=200)
+    model = models.wrap(
+        torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10)),
+        input_shape=(1, 8, 8), classes=own.classes, name="mine",
+    )  # fmt: skip
+    panel = TrainingPanel(own, model, training=training, epochs=1)
+    assert {"shapes/resnet", "digits/cnn"} <= {name for _, name in panel.choices()["ways"]}
+    (way,) = panel.run().ways.values()
+    assert way.ledger.images == 200
+    assert "my_training" in panel.code()

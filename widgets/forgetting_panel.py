@@ -20,6 +20,7 @@ from workbench.steps import Step
 from .blocks import column, figure, live, pickable, row, section, table
 from .opened import Opened
 from .selection import GIVE
+from .training_panel import PLAIN
 
 LEARNERS: dict[str, type[Learner]] = {
     name: getattr(continual, name)
@@ -45,7 +46,9 @@ class ForgettingPanelParameters(Parameters):
     told: bool = Field(
         False, title="the task is named", description="count answers among its classes alone"
     )
-    recipe: str = Field("", description="to train by; that of the model selected when empty")
+    recipe: str = Field(
+        "", description="to train by; that of the model selected when empty, or else digits/mlp"
+    )
     epochs: int = Field(10, ge=1, le=1000, description="passes over the images of each task")
     seed: int = Field(0, ge=0, le=10**6, description="of the trainings and of the tasks")
 
@@ -101,19 +104,15 @@ class ForgettingPanel(Opened[ForgettingPanelParameters, ForgettingView]):
         self.plan(params)
 
     def plan(self, params: ForgettingPanelParameters) -> Recipe:
-        """The recipe, for the data selected.
+        """The recipe, for the data selected; a plain one where the model selected has none.
 
         Raises:
-            ValueError: none is named, and the model selected has none.
+            ValueError: there is no such recipe.
         """
-        s, name = self.selection, params.recipe
-        if not name:
-            name = s.model if s.model in models.RECIPES else f"{s.origin}/mlp"
-        known = models.RECIPES.get(name)
-        if known is None:
-            raise ValueError(f"recipe: {s.model!r} has no recipe to train by; choose one")
+        s = self.selection
+        name = params.recipe or (s.model if s.model in models.RECIPES else PLAIN)
         changes = {"dataset": s.origin, "epochs": params.epochs, "seed": params.seed}
-        return known.changed(treatments=(), **changes)
+        return models.recipes.recipe(name).changed(treatments=(), **changes)
 
     def tasks(self) -> list[Task]:
         """The stream that the parameters say.

@@ -24,6 +24,7 @@ from .selection import GIVE
 from .trained import FEW, TrainingView, Way, picture
 
 MOST = 4  # ways at a time
+PLAIN = "digits/mlp"  # the recipe for a model that has none: its network takes any images
 LOOKS = 16  # at the model of each way, evenly on a log scale of steps
 
 
@@ -52,9 +53,9 @@ class TrainingPanel(Opened[TrainingPanelParameters, TrainingView]):
     """Train by up to four recipes in turns; slide over the models that each went through.
 
     Args and Raises: as of `Panel`; the parameters are `TrainingPanelParameters`. ways: names of
-    recipes with treatments that train; the model's own recipe when None. training: images, for a
-    data set that is not one of the table. The slider sets the model of the selection, which every
-    view on it follows.
+    recipes with treatments that train; when None the model's own, or a plain one. training:
+    images, for a data set that is not one of the table. The slider sets the model of the
+    selection, which every view on it follows.
     """
 
     Params = TrainingPanelParameters
@@ -72,8 +73,9 @@ class TrainingPanel(Opened[TrainingPanelParameters, TrainingView]):
         self.chosen: tuple[str, int] | None = None  # way and look of the slider; None: the last
         self.answers: dict[tuple[Classifier, int], Prediction] = {}
         super().__init__(*args, ways=tuple(given), **parameters)
-        if not given and self.selection.model in models.RECIPES:
-            self.params = self.params.changed(ways=(self.selection.model,))
+        if not given:
+            own = self.selection.model
+            self.params = self.params.changed(ways=(own if own in models.RECIPES else PLAIN,))
         self.selection.train_on(training)
 
     def check(self, params: TrainingPanelParameters) -> None:
@@ -239,7 +241,8 @@ class TrainingPanel(Opened[TrainingPanelParameters, TrainingView]):
         s = self.selection
         home = s.model if s.model in models.RECIPES else next(iter(self.params.ways), "")
         home = home.partition(" | ")[0]
-        names = [n for n in models.RECIPES if n.partition("/")[0] == home.partition("/")[0]]
+        same = [n for n in models.RECIPES if n.partition("/")[0] == home.partition("/")[0]]
+        names = same if s.origin == home.partition("/")[0] else [*models.RECIPES]
         known = treatments.available().items()
         trains = (
             [

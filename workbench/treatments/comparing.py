@@ -182,8 +182,9 @@ def chosen(found: Comparison, name: str, rates: Sequence[float]) -> float:
 
 @torch.no_grad()
 def score(model: Classifier, dataset: ImageDataset) -> tuple[float, float]:
-    """Accuracy, and mean cross-entropy in nats."""
+    """Accuracy, and mean cross-entropy in nats, on the images with a label."""
     dataset, right, loss = measurable(dataset, model), 0, 0.0
+    dataset = dataset[dataset.labels >= 0]
     for x, y in dataset.batches(500):
         logits, y = model(x.to(model.device)), y.to(model.device)
         right += int((logits.argmax(1) == y).sum())
