@@ -152,3 +152,19 @@ def test_images_without_a_label_are_not_counted(digits, unseen):
     whole = treatments.compare({"plain": PLAN}, digits, unseen[:50], seeds=(0,))
     assert found.of("plain") == whole.of("plain")
     assert found.of("plain", "loss") == pytest.approx(whole.of("plain", "loss"))
+
+
+def test_a_strip_leaves_computed_weights_out(digits):
+    class Bent(torch.nn.Module):
+        def forward(self, w):
+            return w.tanh()
+
+    class Bend(models.Hooks):
+        def prepare(self, run):
+            torch.nn.utils.parametrize.register_parametrization(
+                run.model.body.fc1, "weight", Bent()
+            )
+
+    strip = treatments.LayerStrip(looks=2)
+    fit(PLAN, digits, treatments=[Bend(), strip])
+    assert [*strip.frame()["layer"].unique()] == ["fc2"]

@@ -125,3 +125,17 @@ def test_images_and_a_network_of_ones_own():
     (way,) = panel.run().ways.values()
     assert way.ledger.images == 200
     assert "my_training" in panel.code()
+
+
+@pytest.mark.parametrize("n", [0, 1])
+def test_few_images_with_a_label(n):
+    digits = data.load("digits")[:20]
+    labels = torch.where(torch.arange(20) < n, digits.labels, -1)
+    own = data.ImageDataset(digits.images, labels, digits.classes, name="own")
+    training = data.load("digits", "train", limit=100)
+    panel = TrainingPanel(own, "digits/mlp", training=training, epochs=1)
+    if n == 0:
+        with pytest.raises(ValueError, match="none of 'own' has a label"):
+            panel.run()
+    else:
+        assert panel.run().ways["digits/mlp"].rows[-1]["accuracy"] in (0, 1)

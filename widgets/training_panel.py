@@ -116,6 +116,11 @@ class TrainingPanel(Opened[TrainingPanelParameters, TrainingView]):
         if training is None:
             raise ValueError(f"training: no training images of {self.selection.origin!r}; {GIVE}")
         self.answers.clear()
+        if not len(self.tested()):
+            raise ValueError(
+                f"images: none of {self.selection.origin!r} has a label that a model could be "
+                "right about; give test images with labels"
+            )
         runs = {name: self._run_of(name, training) for name in p.ways}
         view = TrainingView(*self.image(), dict.fromkeys(runs, Way(Ledger())))
         shares = dict.fromkeys(runs, 0.0)
@@ -318,6 +323,8 @@ def nearest_means(model: Classifier, images: ImageDataset, step: int) -> list[di
     """By layer: the share of the second half of the images whose nearest class mean, of the
     first half, is that of their class."""
     half, labels = len(images) // 2, images.labels
+    if half == 0:
+        return []
     names = list(model.layers())
     rows: list[dict[str, Any]] = []
     with models.outputs(model, names) as run:

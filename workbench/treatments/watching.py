@@ -101,7 +101,8 @@ class LayerStrip(Hooks):
 
     At `looks` steps, evenly on a log scale, one row a layer with weights: `gradient`, the norm of
     the weight's gradient; `noise`, that of its change since the step before, over it; `update`,
-    the norm of what the step moved, over that of the weights. It changes nothing.
+    the norm of what the step moved, over that of the weights. Layers whose weight is computed (a
+    parametrisation) are left out. It changes nothing.
     """
 
     def __init__(self, looks: int = 12) -> None:
@@ -121,7 +122,7 @@ class LayerStrip(Hooks):
     def gradients(self, run: Run) -> None:
         """Keep the gradients of the step before a look, and the weights before it."""
         due = spread(run.total, self.looks)
-        weights = {n: m.weight for n, m in weighted(run.model.body).items()}
+        weights = parameters(run)
         self._before, self._weights = self._gradients, {}
         if {run.step + 1, run.step + 2} & {*due}:
             self._gradients = {n: w.grad.clone() for n, w in weights.items() if w.grad is not None}
@@ -130,12 +131,18 @@ class LayerStrip(Hooks):
 
     def after(self, run: Run) -> None:
         """One row a layer, where this step is looked at."""
-        weights = {n: m.weight.detach() for n, m in weighted(run.model.body).items()}
+        weights = parameters(run)
         for name, before in self._weights.items():
             slope = self._gradients.get(name, torch.zeros_like(before))
             size = float(slope.norm())
             last = self._before.get(name)
             noise = float("nan") if last is None else float((slope - last).norm()) / (size or 1.0)
-            moved = float((weights[name] - before).norm() / before.norm().clamp_min(1e-12))
+            moved = float((weights[name].detach() - before).norm() / before.norm().clamp_min(1e-12))
             values = {"gradient": size, "noise": noise, "update": moved}
             self.rows.append({"step": run.step + 1, "layer": name, **values})
+
+
+def parameters(run: Run) -> dict[str, Tensor]:
+    """The weights that are parameters themselves, by layer."""
+    each = weighted(run.model.body).items()
+    return {name: layer.weight for name, layer in each if layer.weight.is_leaf}
