@@ -47,6 +47,22 @@ def test_the_slider_sets_the_model_that_other_views_follow(ran):
     assert counts["test_correct"] / 300 == pytest.approx(last["accuracy"])
 
 
+def test_a_second_training_is_another_model_for_those_that_follow(ran):
+    ran.open().stop()
+    first, name = ran.selection.classifier(), ran.selection.model
+    ran.open().stop()
+    assert ran.selection.model == name
+    ran.accept(ran.params.changed(seed=5))
+    ran.wait(60)
+    ran.run()
+    heard = []
+    ran.selection.observe(lambda change: heard.append(change["new"]), "model")
+    ran.open().stop()
+    assert heard == [f"{name} (2)"]
+    assert ran.selection.classifier() is ran.result.model is not first
+    assert ran.selection.classifier(name) is first
+
+
 def test_what_the_strip_shows_of_a_layer_can_be_chosen_without_training(ran, monkeypatch):
     monkeypatch.setattr(TrainingPanel, "steps", None)
     before = ran.view.value

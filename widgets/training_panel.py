@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import chain, count
 from typing import Any, Literal
 
 import ipywidgets as ipw
@@ -230,12 +231,15 @@ class TrainingPanel(Opened[TrainingPanelParameters, TrainingView]):
 
     def hand_over(self) -> None:
         """Make the model that is looked at that of the selection."""
-        view = self.result
+        view, s = self.result, self.selection
         if view is not None and view.chosen is not None:
-            model, name = view.model, f"{view.chosen[0]}, step {view.step}"
+            model, stem = view.model, f"{view.chosen[0]}, step {view.step}"
+            known = s.models_for(s.dataset)
+            names = chain([stem], (f"{stem} ({n})" for n in count(2)))  # trained once more
+            name = next(n for n in names if n not in known or s.classifier(n) is model)
             model.card = model.card.model_copy(update={"name": name})
             with self.quietly():
-                self.selection.model = self.selection.add(model)
+                s.model = s.add(model)
             if self.picker is not None:
                 self.picker.sync()
 
