@@ -155,3 +155,12 @@ def test_few_images_with_a_label(n):
             panel.run()
     else:
         assert panel.run().ways["digits/mlp"].rows[-1]["accuracy"] in (0, 1)
+
+
+def test_a_recipe_of_prototypes_has_one_for_each_class_of_the_data():
+    images = torch.rand(40, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    labels = torch.arange(40) % 20
+    own = data.ImageDataset(images, labels, tuple("abcdefghijklmnopqrst"), name="letters")
+    panel = TrainingPanel(own, training=own, ways=["digits/prototypes"], epochs=1)
+    plan, _ = panel.plan("digits/prototypes", panel.params)
+    assert plan.options["prototypes"] == 20

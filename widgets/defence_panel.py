@@ -12,7 +12,6 @@ from pydantic import Field
 from workbench import attacks, models, treatments
 from workbench.data import ImageDataset
 from workbench.figures import health_table, image_grid
-from workbench.figures.tables import thin
 from workbench.models import Classifier
 from workbench.params import Parameters, pieces
 from workbench.robustness import Defences, compare_defences
@@ -20,8 +19,8 @@ from workbench.robustness.defending import COLUMNS
 from workbench.steps import Step
 from workbench.treatments import Change
 
-from .blocks import live, pickable, section, table
-from .opened import Opened
+from .blocks import live, section, table
+from .opened import Opened, cell_html
 from .views import filled
 
 SHOWN = 16  # images of the cell that was picked
@@ -185,7 +184,7 @@ class DefencePanel(Opened[DefencePanelParameters, DefenceView]):
         rows = []
         for name in told.order:
             cells = [
-                cell_html(frame.loc[(name, c)], name, c, result.cell == (name, c))
+                accuracy_html(frame.loc[(name, c)], name, c, result.cell == (name, c))
                 if (name, c) in told.cells
                 else ('<span class="wb-soft">–</span>' if c == "softened" else "…")
                 for c in columns
@@ -246,9 +245,7 @@ class DefencePanel(Opened[DefencePanelParameters, DefenceView]):
         if what == "cell" and self.result is not None and self.result.table is not None:
             name, _, column = which.rpartition("|")
             if (name, column) in self.result.table.cells and not event["key"].startswith("Arrow"):
-                self.result = replace(self.result, cell=(name, column))
-                self.redraw()
-                self.open()
+                self.open_cell((name, column))
 
     def open(self) -> Any:
         """The bench on the images of the cell that was picked, with the defence; shown below.
@@ -288,14 +285,12 @@ def is_model(name: str) -> bool:
     return "/" in name.partition("(")[0]
 
 
-def cell_html(row: Any, name: str, column: str, chosen: bool) -> str:
+def accuracy_html(row: Any, name: str, column: str, chosen: bool) -> str:
     """An accuracy with its interval and a bar, to be clicked."""
     words = f"{row.accuracy:.0%}<br><small>{100 * row.low:.0f}–{row.high:.0%}</small>"
     about = f"{name}, {column}: {row.accuracy:.1%} of {int(row.images)} images right"
-    style = "outline:2px solid var(--wb-a, #0072b2);" if chosen else ""
-    bars = thin(row.accuracy, "var(--wb-a, #0072b2)")
-    block = f'<div style="{style}min-width:4.4em;line-height:1.15">{words}{bars}</div>'
-    return f'<span title="{escape(about)}">{pickable(f"cell:{name}|{column}", block)}</span>'
+    style = "min-width:4.4em;"
+    return cell_html(f"{name}|{column}", words, row.accuracy, about, style, chosen=chosen)
 
 
 def trust(told: Defences, name: str) -> str:

@@ -17,17 +17,15 @@ from workbench.models import Recipe
 from workbench.params import Parameters, pieces
 from workbench.steps import Step
 
-from .blocks import column, figure, live, pickable, row, section, table
-from .opened import Opened
-from .selection import GIVE
-from .training_panel import PLAIN
+from .blocks import column, figure, live, row, section, table
+from .opened import BLUE, Opened, cell_html
+from .trainable import PLAIN, recipe_for, training_of
 
 LEARNERS: dict[str, type[Learner]] = {
     name: getattr(continual, name)
     for name in ("FineTune", "Joint", "Replay", "Importance", "DistilAlign", "Experts")
 }
 DEFAULT = ("FineTune()", "Replay()", "Joint()")  # the floor, the control, the ceiling
-BLUE = "var(--wb-a, #0072b2)"
 TURN = 90  # degrees from the first task to the last
 
 
@@ -100,7 +98,7 @@ class ForgettingPanel(Opened[ForgettingPanelParameters, ForgettingView]):
     def check(self, params: ForgettingPanelParameters) -> None:
         """Check that there are such learners, and a recipe to train by."""
         for name in params.learners:
-            registry.made("learner", LEARNERS, name, {})
+            learner(name)
         self.plan(params)
 
     def plan(self, params: ForgettingPanelParameters) -> Recipe:
@@ -111,8 +109,8 @@ class ForgettingPanel(Opened[ForgettingPanelParameters, ForgettingView]):
         """
         s = self.selection
         name = params.recipe or (s.model if s.model in models.RECIPES else PLAIN)
-        changes = {"dataset": s.origin, "epochs": params.epochs, "seed": params.seed}
-        return models.recipes.recipe(name).changed(treatments=(), **changes)
+        changes = {"epochs": params.epochs, "seed": params.seed}
+        return recipe_for(s, name, treatments=(), **changes)
 
     def tasks(self) -> list[Task]:
         """The stream that the parameters say.
@@ -121,10 +119,7 @@ class ForgettingPanel(Opened[ForgettingPanelParameters, ForgettingView]):
             ValueError: no training images; more tasks than classes.
         """
         p, s = self.params, self.selection
-        training = s.own_training()
-        if training is None:
-            raise ValueError(f"training: no training images of {s.origin!r}; {GIVE}")
-        both = [part[part.labels >= 0] for part in (training, s.as_it_is())]
+        both = [part[part.labels >= 0] for part in (training_of(s), s.as_it_is())]
         if p.stream == "rotated":
             return continual.rotated(*both, degrees(p.n_tasks))
         make = continual.split if p.stream == "split" else continual.permuted
@@ -138,8 +133,7 @@ class ForgettingPanel(Opened[ForgettingPanelParameters, ForgettingView]):
         """One learner after the other, one task after the other."""
         view, plan, names = self.first(), self.plan(self.params), self.params.learners
         for done, name in enumerate(names):
-            learner: Learner = registry.made("learner", LEARNERS, name, {})
-            for step in learner.steps(view.stream, plan):
+            for step in learner(name).steps(view.stream, plan):
                 if step.value is not None:
                     view = replace(view, results={**view.results, name: step.value})
                 at = done * step.total + step.done
@@ -191,14 +185,10 @@ class ForgettingPanel(Opened[ForgettingPanelParameters, ForgettingView]):
 
     def _cell(self, view: ForgettingView, name: str, t: int, u: int, share: float) -> str:
         """An accuracy with its bar, to be clicked; what was not learned yet is fainter."""
-        outline = f"outline:2px solid {BLUE};" if view.cell == (name, t, u) else ""
-        faint = "opacity:0.6;" if u > t else ""
+        chosen, faint = view.cell == (name, t, u), "opacity:0.6;" if u > t else ""
         about = f"{name}, after task {t + 1}, on {view.stream[u].name}: {share:.1%} right"
-        block = (
-            f'<div style="{outline}{faint}min-width:3em;line-height:1.15">{share:.0%}'
-            f"{thin(share, BLUE)}</div>"
-        )
-        return f'<span title="{escape(about)}">{pickable(f"cell:{name}|{t}|{u}", block)}</span>'
+        style = f"{faint}min-width:3em;"
+        return cell_html(f"{name}|{t}|{u}", f"{share:.0%}", share, about, style, chosen=chosen)
 
     def code(self) -> str:
         """The calls that give the matrices shown."""
@@ -210,8 +200,7 @@ class ForgettingPanel(Opened[ForgettingPanelParameters, ForgettingView]):
         lines += [f"stream = continual.{p.stream}(training, test, {arguments})"]
         lines += [f"plan = models.{self.plan(p).code()}", "results = {}"]
         for name in p.learners:
-            call = registry.made("learner", LEARNERS, name, {}).code()
-            lines += [f"results[{name!r}] = continual.{call}(stream, plan)"]
+            lines += [f"results[{name!r}] = continual.{learner(name).code()}(stream, plan)"]
         return "\n".join(lines)
 
     # What a click does.
@@ -221,9 +210,7 @@ class ForgettingPanel(Opened[ForgettingPanelParameters, ForgettingView]):
         if what == "cell" and self.result is not None and not event["key"].startswith("Arrow"):
             name, t, u = which.rsplit("|", 2)
             if name in self.result.results:
-                self.result = replace(self.result, cell=(name, int(t), int(u)))
-                self.redraw()
-                self.open()
+                self.open_cell((name, int(t), int(u)))
 
     def open(self) -> Any:
         """The bench on the task that was picked, with the model as it was then; shown below.
@@ -260,6 +247,15 @@ class ForgettingPanel(Opened[ForgettingPanelParameters, ForgettingView]):
             "learners": [*known, *given],
             "recipe": [("that of the model selected", ""), *models.RECIPES],
         }
+
+
+def learner(name: str) -> Learner:
+    """The learner of a call.
+
+    Raises:
+        ValueError: there is none, or its values are out of bounds.
+    """
+    return registry.made("learner", LEARNERS, name, {})
 
 
 def degrees(n: int) -> list[float]:

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from html import escape
 from typing import Any
 
 import ipywidgets as ipw
 
+from workbench.figures.tables import thin
+
+from .blocks import pickable
 from .frame import R
 from .panel import P, Panel
 
 TITLE = "On the bench"
+BLUE = "var(--wb-a, #0072b2)"
 
 
 class Opened(Panel[P, R]):
@@ -34,3 +40,21 @@ class Opened(Panel[P, R]):
             self.below.selected_index = self.below.titles.index(TITLE)
             bench.start()
         return bench
+
+    def open(self) -> Any:
+        """The bench with what was made or picked."""
+        raise NotImplementedError
+
+    def open_cell(self, cell: Any) -> None:
+        """Take up the cell of the result's table that was clicked, and open it."""
+        self.result = replace(self.result, cell=cell)  # type: ignore[type-var]
+        self.redraw()
+        self.open()
+
+
+def cell_html(name: str, words: str, share: float, about: str, style: str, *, chosen: bool) -> str:
+    """A share with its bar, to be clicked as `cell:NAME`; an outline where it was chosen."""
+    outline = f"outline:2px solid {BLUE};" if chosen else ""
+    bar = thin(share, BLUE)
+    block = f'<div style="{outline}{style}line-height:1.15">{words}{bar}</div>'
+    return f'<span title="{escape(about)}">{pickable(f"cell:{name}", block)}</span>'

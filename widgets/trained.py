@@ -55,17 +55,21 @@ class TrainingView:
     prediction: Prediction | None = None
 
     @property
+    def way(self) -> Way:
+        """The way that is looked at."""
+        assert self.chosen is not None
+        return self.ways[self.chosen[0]]
+
+    @property
     def step(self) -> int:
         """The step of the model that is looked at."""
         assert self.chosen is not None
-        way, look = self.chosen
-        return [*self.ways[way].looks][look]
+        return [*self.way.looks][self.chosen[1]]
 
     @property
     def model(self) -> Classifier:
         """The model that is looked at."""
-        assert self.chosen is not None
-        return self.ways[self.chosen[0]].looks[self.step]
+        return self.way.looks[self.step]
 
     def summary(self) -> dict[str, Any]:
         """By way: the last look, and what was spent, without the time."""
@@ -90,7 +94,7 @@ def picture(view: TrainingView, quantity: str) -> str:
         told = confidence_table(shares, answer.classes, predicted=label, top=4).html
     head = f"<b>{escape(way)}</b><br><small>after {view.step:,} steps</small>"
     blocks += [column(head, told), curves(view)]
-    parts = [row(*blocks), strip(view.ways[way], way, quantity, view.step), ledgers(view)]
+    parts = [row(*blocks), strip(view.way, way, quantity, view.step), ledgers(view)]
     return section(*parts)
 
 
@@ -105,15 +109,9 @@ def curves(view: TrainingView) -> str:
     ends = "; ".join(f"{n} {points[-1][1]:.1%}" for n, points in lines.items())
     alt = f"accuracy on {FEW} test images after {most:.3g} thousand backward passes: {ends}"
     axes = ("thousand backward passes of an image", "right on test images")
-    mark = next(r["backwards"] for r in view.ways[way_of(view)].rows if r["step"] == view.step)
+    mark = next(r["backwards"] for r in view.way.rows if r["step"] == view.step)
     ticks = (0, most / 2, most)
     return line_chart(lines, most, alt, ticks=ticks, axes=axes, mark=mark / 1000).html
-
-
-def way_of(view: TrainingView) -> str:
-    """The way that is looked at."""
-    assert view.chosen is not None
-    return view.chosen[0]
 
 
 def strip(way: Way, name: str, quantity: str, at: int) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from itertools import chain, count
 from typing import Any, Literal
 
@@ -21,11 +22,10 @@ from workbench.treatments import LayerStrip, Training, Watched, stages, watch
 from .blocks import button, slider
 from .frame import guarded
 from .opened import Opened
-from .selection import GIVE
+from .trainable import PLAIN, recipe_for, training_of
 from .trained import FEW, TrainingView, Way, picture
 
 MOST = 4  # ways at a time
-PLAIN = "digits/mlp"  # the recipe for a model that has none: its network takes any images
 LOOKS = 16  # at the model of each way, evenly on a log scale of steps
 
 
@@ -91,7 +91,7 @@ class TrainingPanel(Opened[TrainingPanelParameters, TrainingView]):
             ValueError: no such recipe, or a treatment of models that are trained already.
         """
         base, chain = stages(name)
-        plan = models.recipes.recipe(base).changed(dataset=self.selection.origin, seed=params.seed)
+        plan = recipe_for(self.selection, base, seed=params.seed)
         later = [stage.code() for stage in chain if not isinstance(stage, Training)]
         if later:
             raise ValueError(
@@ -111,11 +111,10 @@ class TrainingPanel(Opened[TrainingPanelParameters, TrainingView]):
 
     def steps(self) -> Iterator[Step[TrainingView]]:
         """One batch of each way in turn, until all have ended."""
-        p, training = self.params, self.selection.own_training()
+        p = self.params
         if not p.ways:
             raise ValueError("ways: expected one or more recipes to train by, got none")
-        if training is None:
-            raise ValueError(f"training: no training images of {self.selection.origin!r}; {GIVE}")
+        training = training_of(self.selection)
         self.answers.clear()
         if not len(self.tested()):
             raise ValueError(
@@ -148,17 +147,18 @@ class TrainingPanel(Opened[TrainingPanelParameters, TrainingView]):
         means: list[dict[str, Any]] = []
         way = Way(Ledger())
         try:
-            measures = {"accuracy": lambda m: accuracy(m, tested)}
+            right = partial(models.measure, dataset=tested)
+            measures = {"accuracy": lambda m: right(m)["test_correct"] / len(tested)}
             for step in watch.steps(work, measures, looks=LOOKS, keep=True):
                 told = step.value
                 assert told is not None
                 assert told.treated is not None
-                at = [*told.models]
-                if len(at) > len(way.looks):
-                    self.ask(told.models[at[-1]])
-                    means += nearest_means(told.models[at[-1]], tested, at[-1])
-                strip = joined(seen.rows, means)
-                way = Way(told.treated.ledger, dict(told.models), (*told.rows,), strip)
+                if len(told.models) > len(way.looks):
+                    at, model = [*told.models.items()][-1]
+                    self.ask(model)
+                    means += nearest_means(model, tested, at)
+                    strip = joined(seen.rows, means)
+                    way = Way(told.treated.ledger, dict(told.models), (*told.rows,), strip)
                 yield Step(step.done, step.total, step.message, way)
         except Diverged as error:
             yield Step(1, 1, "diverged", replace(way, trouble=str(error)))
@@ -313,13 +313,6 @@ class TrainingPanel(Opened[TrainingPanelParameters, TrainingView]):
         """Open the model that is looked at."""
         about = "The model looked at on the bench, which follows the slider"
         return [button("Open on the bench", about, guarded(self, self.open))]
-
-
-@torch.no_grad()
-def accuracy(model: Classifier, images: ImageDataset) -> float:
-    """The share of images that the model is right about."""
-    known = models.matched(images, model)
-    return float((model(known.images).argmax(1) == known.labels).float().mean())
 
 
 @torch.no_grad()

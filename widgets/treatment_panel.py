@@ -24,7 +24,7 @@ from .form import Form
 from .frame import guarded
 from .job import Job
 from .opened import Opened
-from .selection import GIVE
+from .trainable import recipe_for, training_of
 from .treated import FEW, Course, Look, TreatmentView, picture
 
 LOOKS = 40  # times the model is looked at on its way, at most
@@ -140,7 +140,7 @@ class TreatmentPanel(Opened[TreatmentPanelParameters, TreatmentView]):
             hooks = [stage] if isinstance(stage, Training) else []
             step = Step[Treated](0, 1)
             for step in models.fit.steps(
-                self.plan, self.training(), treatments=hooks, keep=self.unfinished, device="cpu"
+                self.plan, training_of(s), treatments=hooks, keep=self.unfinished, device="cpu"
             ):
                 yield step
             subject = cast("Treated", step.value).model
@@ -178,10 +178,7 @@ class TreatmentPanel(Opened[TreatmentPanelParameters, TreatmentView]):
             raise ValueError(
                 f"recipe: {self.stage} trains, and {name!r} has no recipe to train by; choose one"
             )
-        plan = models.RECIPES[name].changed(dataset=s.origin, seed=p.seed)
-        if "prototypes" in plan.architecture:  # at least one a class
-            count = max(15, len(s.as_it_is().classes))
-            plan = plan.changed(options={"prototypes": count, **plan.options})
+        plan = recipe_for(s, name, seed=p.seed)
         return plan.changed(epochs=p.epochs) if p.epochs else plan
 
     @property
@@ -195,17 +192,6 @@ class TreatmentPanel(Opened[TreatmentPanelParameters, TreatmentView]):
     def resumable(self) -> bool:
         """Whether there is a training to go on with."""
         return self.unfinished.exists()
-
-    def training(self) -> ImageDataset:
-        """The training images.
-
-        Raises:
-            ValueError: there are none.
-        """
-        training = self.selection.own_training()
-        if training is None:
-            raise ValueError(f"training: no training images of {self.selection.origin!r}; {GIVE}")
-        return training
 
     def look_at(self, model: Classifier, most: int, *, costs: bool = False) -> Look:
         """What a model says of the image selected, and how often it is right."""

@@ -19,7 +19,7 @@ def available() -> dict[str, type[Attack]]:
     return registry.listed(attacks, attacks.TABLE, Attack)
 
 
-def get(name: str, **parameters: Any) -> Attack:
+def get(name: str, /, **parameters: Any) -> Attack:
     """An attack by name, or by its call as `Attack.code` writes it: `PGD(n_steps=100)`.
 
     Raises:

@@ -103,11 +103,11 @@ def compare(
     pairs = {n: way if isinstance(way, tuple) else (way, ()) for n, way in ways.items()}
     total = len(pairs) * (len(rates) + len(seeds))
     numbered = iter(range(total))
+    known, unseen = held_out(training) if rates else (training, test)
     for name, (plan, treatments) in pairs.items():
         found.rates[name] = plan.lr
         for rate in rates:
             trial = plan.changed(lr=rate, seed=max(seeds) + 1)
-            known, unseen = apart(training)
             try:
                 work = one(trial, treatments, known, name, found, next(numbered), total)
                 found.tried[name, rate] = score((yield from work).model, unseen)[1]
@@ -151,15 +151,15 @@ def enter(
     measures: Mapping[str, Measure],
 ) -> None:
     """Enter a training into the table."""
-    model, plan = treated.model, {"way": name, "seed": seed, "lr": found.rates[name]}
+    model, who = treated.model, {"way": name, "seed": seed, "lr": found.rates[name]}
     accuracy, loss = score(model, test)
     row = {"accuracy": accuracy, "loss": loss, "train_loss": treated.history[-1]["loss"]}
     own = {n: float(measure(model)) for n, measure in measures.items()}
-    found.rows.append({**plan, **row, **treated.ledger.summary(), **own})
+    found.rows.append({**who, **row, **treated.ledger.summary(), **own})
     found.models[name, seed] = model
 
 
-def apart(training: ImageDataset) -> tuple[ImageDataset, ImageDataset]:
+def held_out(training: ImageDataset) -> tuple[ImageDataset, ImageDataset]:
     """The training images without every fifth of a fixed order, and these."""
     order = torch.randperm(len(training), generator=torch.Generator().manual_seed(0))
     out = len(training) // HELD_OUT
