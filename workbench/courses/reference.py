@@ -16,7 +16,8 @@ from workbench import files
 PACKAGES = (
     *("workbench", "atlas", "attacks", "concepts", "continual", "courses", "data", "denoisers"),
     *("detectors", "figures", "kernels", "levelsets", "models", "patterns", "proofs"),
-    *("prototypes", "reports", "robustness", "saliency", "treatments", "widgets"),
+    *("prototypes", "reports", "robustness", "saliency", "search"),
+    *("treatments", "widgets"),
 )
 # The colours of the house in pdoc's roles; its code in the dark as pygments has it.
 INNER = re.compile(r'<a href="#([^"]+)"[^>]*>(.*?)</a>', re.DOTALL)
