@@ -185,6 +185,7 @@ ARCHITECTURES: dict[str, Callable[..., nn.Module] | str] = {
     "vit": vit,
     "prototypes": "workbench.prototypes.networks:PrototypeNetwork",
     "prob-prototypes": "workbench.prototypes.probabilistic:ProbPrototypeNetwork",
+    "cells": "workbench.search.cells:build",
 }
 
 
