@@ -118,11 +118,19 @@ def test_a_step_of_the_policy_by_hand():
 
 def test_a_tree_goes_where_the_upper_bound_is():
     space, state, draw = Space({"a": (0, 1), "b": (0, 1)}), {}, torch.Generator().manual_seed(0)
-    way = TreeSearch(reach=0.1)
+    way = TreeSearch(reach=0.1, distinct=False)
     for key, value in (((0, 0), 0.2), ((0, 1), 0.4), ((1, 0), 0.9), ((1, 1), 0.1)):
         way.learn(space, search.Trial(key, space.point(key), value), state)
     # 1: .5 + .1 sqrt(log 4 / 2) lies above 0: .3 + the same; then (1, 0): .9 above .1
     assert way.propose(space, Search(), state, draw) == (1, 0)
+
+
+def test_a_tree_leaves_out_what_was_tried():
+    space, state, draw = Space({"a": (0, 1), "b": (0, 1)}), {}, torch.Generator().manual_seed(0)
+    way = TreeSearch(reach=0.1)
+    for key, value in (((0, 0), 0.2), ((0, 1), 0.4), ((1, 0), 0.9)):
+        way.learn(space, search.Trial(key, space.point(key), value), state)
+    assert [way.propose(space, Search(), state, draw) for _ in range(5)] == [(1, 1)] * 5
 
 
 def test_lucky_values_win_where_points_come_again():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect
 from collections.abc import Callable, Iterator
 from typing import Any, ClassVar
 
@@ -145,22 +146,32 @@ class PolicyGradient(Searcher):
         self, space: Space, search: Search, state: dict[Any, Any], draw: torch.Generator
     ) -> Key:
         """One option of each choice, by its probability; drawn again where that is not valid."""
-        logits = state.setdefault("logits", [torch.zeros(n) for n in space.counts])
+        logits = self.logits(space, state)
+        if "sums" not in state:  # of the probabilities up to each option, until more is learned
+            state["sums"] = [z.softmax(0).cumsum(0)[:-1].tolist() for z in logits]
         for _ in range(TRIES):
-            each = [torch.multinomial(z.softmax(0), 1, generator=draw) for z in logits]
-            if space.holds(key := tuple(map(int, each))):
+            u = torch.rand(len(logits), generator=draw).tolist()
+            key = tuple(bisect(sums, x) for sums, x in zip(state["sums"], u, strict=True))
+            if space.holds(key):
                 return key
         return drawn(space, draw)
 
     def learn(self, space: Space, trial: Trial, state: dict[Any, Any]) -> None:
         """Towards the options of a point that was better than usual."""
-        logits = state.setdefault("logits", [torch.zeros(n) for n in space.counts])
+        logits = self.logits(space, state)
         usual = state.get("baseline", trial.value)
         for z, option in zip(logits, trial.key, strict=True):
-            p = z.softmax(0)
-            chosen = torch.nn.functional.one_hot(torch.tensor(option), len(z))
-            z += self.lr * (trial.value - usual) * (chosen - p)  # the slope of log p
+            slope = -z.softmax(0)  # of the logarithm of the probability of what was chosen
+            slope[option] += 1
+            z += self.lr * (trial.value - usual) * slope
+        state.pop("sums", None)
         state["baseline"] = self.memory * usual + (1 - self.memory) * trial.value
+
+    def logits(self, space: Space, state: dict[Any, Any]) -> list[torch.Tensor]:
+        """Of each choice's options; at first all are as likely."""
+        if "logits" not in state:
+            state["logits"] = [torch.zeros(n) for n in space.counts]
+        return state["logits"]
 
 
 class Surrogate(Searcher):
@@ -178,19 +189,32 @@ class Surrogate(Searcher):
         """The candidate with the highest upper bound, among those without a value."""
         if len(search.trials) < self.start:
             return drawn(space, draw)
-        seen = {trial.key for trial in search.trials} if self.distinct else set()
-        small = space.size <= 20 * CANDIDATES
-        found = space.keys if small else [drawn(space, draw) for _ in range(CANDIDATES)]
-        found = [key for key in found if key not in seen] or [drawn(space, draw)]
-        x = pairs(space.encode([trial.key for trial in search.trials]))
+        keys = [trial.key for trial in search.trials]
         y = torch.tensor([trial.value for trial in search.trials], dtype=torch.float64)
-        z, mean = pairs(space.encode(found)), y.mean()
+        # Of the candidates z and the trials x: the products z x', x x', and the norms of z.
+        if space.size > 4 * CANDIDATES:
+            found = [drawn(space, draw) for _ in range(CANDIDATES)]
+            z, x = pairs(space.encode(found)), pairs(space.encode(keys))
+            across, among, norms = z @ x.T, x @ x.T, (z * z).sum(1)
+        else:  # all there are, multiplied once
+            found = space.keys
+            if not state:
+                z = pairs(space.encode(found))
+                state.update(products=z @ z.T, row={key: i for i, key in enumerate(found)})
+            rows = [state["row"][key] for key in keys]
+            across, norms = state["products"][:, rows], state["products"].diagonal()
+            among = across[rows]
+        seen = {*keys} if self.distinct else set()
+        fresh = torch.tensor([key not in seen for key in found])
+        if not fresh.any():
+            return drawn(space, draw)
         # Ridge regression with few rows: (X X' + r)^-1 is as small as there are trials.
-        inverse = torch.linalg.inv(x @ x.T + self.ridge * torch.eye(len(x), dtype=x.dtype))
-        near = z @ x.T @ inverse
-        spread = ((z * z).sum(1) - (near * (z @ x.T)).sum(1)).clamp_min(0).sqrt()
-        noise = y.std(correction=0) / max(float((z * z).sum(1).mean()), 1e-12) ** 0.5
+        inverse = torch.linalg.inv(among + self.ridge * torch.eye(len(y), dtype=y.dtype))
+        near, mean = across @ inverse, y.mean()
+        spread = (norms - (near * across).sum(1)).clamp_min(0).sqrt()
+        noise = y.std(correction=0) / max(float(norms.mean()), 1e-12) ** 0.5
         upper = mean + near @ (y - mean) + self.reach * noise * spread
+        upper = torch.where(fresh, upper, -math.inf)
         best = (upper == upper.max()).nonzero().flatten()
         return found[int(best[int(torch.randint(len(best), (), generator=draw))])]
 
@@ -207,16 +231,19 @@ class TreeSearch(Searcher):
     ) -> Key:
         """Down the tree while every option was tried, then at random."""
         prefix: Key = ()
-        dead = state.setdefault("dead", set())  # beginnings that no valid point has
+        dead = state.setdefault("dead", set())  # beginnings of no point that is left
         while len(prefix) < len(space.counts):
             options = [(*prefix, i) for i in range(space.counts[len(prefix)])]
             options = [option for option in options if option not in dead]
             tried = [state[option] for option in options if option in state]
-            if len(tried) < len(options) or not options:
-                fresh = [option for option in options if option not in state] or [prefix]
+            if not options and not prefix:
+                return drawn(space, draw)
+            if len(tried) < len(options):
+                fresh = [option for option in options if option not in state]
                 prefix = fresh[int(torch.randint(len(fresh), (), generator=draw))]
                 if (key := space.draw(draw, prefix)) is not None:
                     return key
+            if len(tried) < len(options) or not options:
                 dead.add(prefix)
                 prefix = ()
                 continue
@@ -230,6 +257,8 @@ class TreeSearch(Searcher):
         for n in range(1, len(trial.key) + 1):
             count, total = state.get(trial.key[:n], (0, 0.0))
             state[trial.key[:n]] = count + 1, total + trial.value
+        if self.distinct:  # it is not gone to again
+            state.setdefault("dead", set()).add(trial.key)
 
 
 def drawn(space: Space, draw: torch.Generator) -> Key:

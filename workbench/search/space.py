@@ -90,7 +90,8 @@ class Space:
         Raises:
             ValueError: there is no valid point at all, as far as could be seen.
         """
-        for _ in range(DRAWS if not prefix else DRAWS // 50):
+        free = len(prefix) < len(self.counts)  # else there is nothing to draw
+        for _ in range(DRAWS if not prefix else DRAWS // 50 if free else 1):
             rest = [
                 int(torch.randint(n, (), generator=generator)) for n in self.counts[len(prefix) :]
             ]
