@@ -81,7 +81,7 @@ def test_training_goes_in_steps_and_gives_the_same_weights(tmp_path):
     assert {layer.kind for layer in model.layers().values()} >= {"Conv2d", "BatchNorm2d", "ReLU"}
 
 
-@pytest.mark.parametrize("name", ["digits"])
+@pytest.mark.parametrize("name", cells.IMAGES)
 def test_a_table_is_shipped_and_small(name):
     table = cells.table(name)
     assert table.seeds == [0, 1, 2]
@@ -101,6 +101,7 @@ def test_a_table_is_shipped_and_small(name):
     [
         ("digits", ("3x3", "none", "1x1"), 2),
         ("digits", ("1x1", "average", "3x3"), 1),
+        ("shapes16", ("none", "skip", "none"), 0),
     ],
 )
 def test_a_row_comes_out_again(name, edges, seed):
