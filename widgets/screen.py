@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +12,7 @@ import torch
 import traitlets
 
 from workbench.data import ImageDataset
-from workbench.figures import CLASSES, colourise, img_tag, png, png_data, size
+from workbench.figures import CLASSES, colourise, png_data, points, size
 from workbench.files import STYLE
 
 if TYPE_CHECKING:
@@ -47,18 +46,13 @@ class Screen(anywidget.AnyWidget):
     asked = traitlets.Dict().tag(sync=True)
 
 
-def source(image: torch.Tensor) -> str:
-    """An image `(C, H, W)` as an address."""
-    return "data:image/png;base64," + base64.b64encode(png(image.cpu())).decode("ascii")
-
-
 def frame(images: ImageDataset, index: int, answer: int | None) -> dict[str, Any]:
     """An image of the strip, with what the model says of it; None: it was not asked yet."""
     label, says = int(images.labels[index]), None if answer is None else images.classes[answer]
     name = images.classes[label] if label >= 0 else ""
     wrong = answer is not None and label >= 0 and label != answer
     words = f"image {index}" + f", {name}" * bool(name) + f", the model says {says}" * wrong
-    tag = img_tag(images.images[index], words, THUMB)
+    tag = points.tag(images.images[index], words, THUMB, images.space)
     return {"index": index, "html": tag, "words": words, "says": says, "wrong": wrong}
 
 
@@ -81,7 +75,7 @@ def stage(view: ModelView) -> dict[str, Any]:
     words = f"image {view.index} of {view.images.name}"
     words += f", labelled {view.label}" if view.label else ", without a label"
     return {
-        "image": source(image),
+        "image": points.address(image, view.images.space),
         "words": words,
         "maps": layers,
         "shape": list(image.shape),

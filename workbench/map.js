@@ -78,7 +78,13 @@ const follow = (root, data, [basis, ...grids]) => {
   const all = (selector) => [...root.querySelectorAll(selector)];
   const part = (name) => root.querySelector(`[data-${name}]`);
   const maps = all("svg[role=img]"), bars = all("[data-bar]"), numbers = all("[data-number]");
-  const canvas = over(part("image").firstElementChild, data.shape[2], data.shape[1]);
+  const canvas = data.words.length // what is no picture is said in words, on a grid of its own
+    ? document.createElement("canvas")
+    : over(part("image").firstElementChild, data.shape[2], data.shape[1]);
+  const wordsAt = (x, y) => {
+    const last = Math.sqrt(data.words.length) - 1;
+    return data.words[Math.round((1 - y) * last) * (last + 1) + Math.round(x * last)];
+  };
   const sign = (name) => maps.map((svg) => {
     svg.after(Object.assign(document.createElement("div"), { className: name }));
     return svg.nextElementSibling;
@@ -95,7 +101,8 @@ const follow = (root, data, [basis, ...grids]) => {
   const show = ([x, y, own]) => {
     here = [x, y, own];
     const a = left + x * (right - left), b = top - y * (top - bottom);
-    const lost = picture(canvas, basis, data.shape, data.scales, a, b);
+    const lost = data.words.length ? 0 : picture(canvas, basis, data.shape, data.scales, a, b);
+    if (data.words.length && !own) part("words").textContent = wordsAt(x, y);
     const values = own ?? grids.map((grid, m) => valueAt(grid, data.sides[m], classes, x, y));
     const sentence = (p, m) => {
       const most = Math.max(...p), sure = most >= 0.9995 && most < 1 ? ">0.999" : most.toFixed(3);

@@ -143,7 +143,8 @@ class Attack(Parameters):
                 yield Step(n, n, f"{name}: checked {size * len(logits)}/{len(x)}", result)
             logits.append(model.predict(part).logits.float())
         final = torch.cat(logits)
-        yield Step(1, 1, f"{name} done", replace(result, logits=final, success=goal.met(final)))
+        result = replace(result, logits=final, success=goal.met(final))
+        yield Step(1, 1, f"{name} done", replace(result, existing=existing(model, result, goal)))
 
     def checked(
         self,
@@ -271,6 +272,15 @@ def collect(name: str, problems: list[Problem], x: torch.Tensor, goal: Goal) -> 
         trace=tuple(problems[0].trace) if problems else (),
         remarks=tuple(remark for p in problems for remark in p.remarks),
     )
+
+
+def existing(model: Classifier, result: AttackResult, goal: Goal) -> AttackResult | None:
+    """The result at the nearest points that exist; None of images, all of which do."""
+    if model.space is None or not len(result.x):
+        return None
+    real = model.space.existing(result.x_adv, result.x)
+    logits = model.predict(real).logits.float()
+    return replace(result, x_adv=real, logits=logits, success=goal.met(logits))
 
 
 @contextmanager

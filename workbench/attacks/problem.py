@@ -37,7 +37,8 @@ class Problem:
     queries, and through `offer`, which keeps for each image the best so far: one that
     meets the goal before one that does not, then the smaller perturbation (`smallest`) or
     the first found, and until one is found the smallest margin. No image is ever replaced
-    by anything else than what was tried.
+    by anything else than what was tried. Where the model's input has coordinates that may not
+    move (`workbench.spaces`), what is tried has them as they were.
     """
 
     def __init__(
@@ -76,6 +77,11 @@ class Problem:
         assert self.eps is not None, "an attack with a budget"
         return self.eps[index]
 
+    def held(self, images: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+        """What is tried for the images `index`: only what may move has moved."""
+        space = self.model.space
+        return images if space is None else space.held(images, self.x[index])
+
     def part(self, index: torch.Tensor, *, smallest: bool) -> Problem:
         """Some of the images as a problem of their own, with nothing found yet."""
         eps = None if self.eps is None else self.eps[index]
@@ -90,7 +96,7 @@ class Problem:
         """Logits of `images`, tried for the images `index`; no gradient."""
         self.forwards[index] += 1
         with torch.no_grad():
-            return self.model(images).float()
+            return self.model(self.held(images, index)).float()
 
     def gradient(
         self, images: torch.Tensor, index: torch.Tensor, loss: Loss
@@ -107,7 +113,7 @@ class Problem:
         self.backwards[index] += len(losses)
         with torch.enable_grad():
             images = images.detach().requires_grad_()
-            logits = self.model(images).float()
+            logits = self.model(self.held(images, index)).float()
             goal, last = self.goal.of(index), len(losses) - 1
             gradients = []
             for i, loss in enumerate(losses):
@@ -123,7 +129,7 @@ class Problem:
 
     def offer(self, images: torch.Tensor, logits: torch.Tensor, index: torch.Tensor) -> None:
         """Keep those of the `images` tried for `index` that are better than what there is."""
-        goal = self.goal.of(index)
+        images, goal = self.held(images, index), self.goal.of(index)
         finite = logits.isfinite().all(1)
         self.lost[index] |= ~finite
         met, margin = goal.met(logits) & finite, goal.margin(logits)

@@ -23,7 +23,9 @@ class AttackResult:
     tried; logits `(N, K)`: what the model says of `x_adv`; success, bool `(N,)`: whether the
     goal is met, in a finished result recomputed from `x_adv` by the model itself; queries:
     forward and backward passes spent on each image, `(N,)`; trace: the steps on the way, of
-    the first batch of images (see `Moment`); remarks: what the attack left undone, and why.
+    the first batch of images (see `Moment`); remarks: what the attack left undone, and why;
+    existing: the same with `x_adv` moved on to the nearest points that exist, and success counted
+    there, where the input is no image and not all points exist (`workbench.spaces`).
     """
 
     attack: str
@@ -37,6 +39,7 @@ class AttackResult:
     queries: dict[str, torch.Tensor]
     trace: tuple[Moment, ...] = ()
     remarks: tuple[str, ...] = ()
+    existing: AttackResult | None = None
 
     @property
     def predicted(self) -> torch.Tensor:
@@ -62,6 +65,8 @@ class AttackResult:
             row[f"median_{name}"] = float(fooled.median()) if len(fooled) else None
         for name, values in self.queries.items():
             row[name] = int(values.sum())
+        if self.existing is not None and len(self.x):
+            row["success_existing"] = float(self.existing.success.float().mean())
         return row
 
     def frame(self) -> pd.DataFrame:
@@ -78,4 +83,6 @@ class AttackResult:
         }
         for name, values in {**self.norms, **self.queries}.items():
             columns[name] = values.tolist()
+        if self.existing is not None:
+            columns["success_existing"] = self.existing.success.tolist()
         return pd.DataFrame(columns)

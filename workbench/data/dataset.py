@@ -24,7 +24,7 @@ class ImageDataset:
     images: float32 `(N, C, H, W)` in [0, 1]; labels: int64 `(N,)`, -1 where the class is not
     known; classes: the names of the classes (see `checks.class_names`); factors: what each
     image was generated from, one row an image; named: False where `classes` are mere numbers
-    that stand for names nobody gave (see `models.matched`).
+    that stand for names nobody gave (see `models.matched`); space: of points that are no images.
 
     Raises:
         TypeError, ValueError: images or labels break the contract.
@@ -37,6 +37,7 @@ class ImageDataset:
     split: str = "test"
     factors: pd.DataFrame | None = None
     named: bool = True
+    space: Any = None  # an InputSpace
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "classes", checks.class_names(self.classes))

@@ -21,6 +21,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "images": ["Picture", "heat_overlay", "image_grid", "img_tag", "png", "png_data"],
         "palettes": ["CLASSES", "DIVERGING", "SEQUENTIAL", "class_colour", "colourise", "rgb"],
         "patterns": ["pattern_legend", "pattern_strip", "pattern_table"],
+        "points": ["point_grid"],
         "planes": ["plane_map", "region_map"],
         "prototypes": ["prototype_grid", "uncertainty_bars"],
         "tables": ["confidence_pair", "confidence_table", "health_table"],

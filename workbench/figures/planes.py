@@ -19,12 +19,15 @@ from workbench.figures.images import Picture, img_tag
 from workbench.figures.inputs import percent
 from workbench.figures.maps import LINE, ROW, SOFT, WIDE, Frame, Labels, Window, cover, face, layers
 from workbench.figures.palettes import CLASSES, colourise, rgb
+from workbench.figures.points import axis_words, point_words
 
 if TYPE_CHECKING:
     from workbench.levelsets import Plane, Regions, Slice
+    from workbench.spaces import InputSpace
 
 SIDE = 360  # CSS pixels of a map of regions alone
 IMAGE = 132  # and of the image at a point, its height
+WORDS = 25  # points a side of which is said what they are, where they are no images
 BARS = 11  # classes with a bar, where there are more
 COLOURS = {
     "class": "Colour: the class, white where it changes inside.",
@@ -47,6 +50,7 @@ def plane_map(
     pick: str = "",
     beside: str = "",
     waiting: str = "",
+    space: InputSpace | None = None,
 ) -> Picture:
     """Classes of a plane by colour and name, paler where less sure, hatched outside [0, 1].
 
@@ -59,7 +63,8 @@ def plane_map(
     colour: as of `region_map`; "class" leaves that to the plane. here: the point `(2,)` shown at
     first, and each model's probabilities `(K,)` there; else the point of the grid nearest to the
     origin. All in plane coordinates. pick: makes the map clickable under this name, where
-    something listens. beside: HTML below the bars. waiting: dims the map, and says why.
+    something listens. beside: HTML below the bars. waiting: dims the map, and says why. space: of
+    points that are no images, and said in words.
 
     Raises:
         ValueError: no plane at all, planes of other slices or classes, an unknown colour.
@@ -86,8 +91,9 @@ def plane_map(
         shown = layers(each, frame, drawn, alts[-1], pick) + "".join(labels.parts)
         shown += cover(waiting)
         about = caption(each, levels, "class" if cut is None else colour)
+        about += escape(axis_words(space, each.slice))
         faces.append(face(name, tone, frame, shown, about))
-    spot = Spot.of(planes, here)
+    spot = Spot.of(planes, here, space)
     live = "" if waiting else f'data-map="{spot.data()}"'
     return Picture(together(faces, spot, live, beside), "; ".join(alts))
 
@@ -155,12 +161,14 @@ class Spot:
     shown: list[int]
     point: torch.Tensor
     values: list[list[float]]
+    space: InputSpace | None = None
 
     @classmethod
     def of(
         cls,
         planes: Mapping[str, Plane],
         here: tuple[torch.Tensor, Sequence[torch.Tensor]] | None = None,
+        space: InputSpace | None = None,
     ) -> Spot:
         """At a point with the models' own probabilities, or where the grids have a point."""
         known = [*planes.values()]
@@ -175,7 +183,7 @@ class Spot:
             ]
             here = point, said
         kept = [kept_of(p.detach().cpu().numpy(), shown).tolist() for p in here[1]]
-        return cls(planes, shown, here[0].cpu(), kept)
+        return cls(planes, shown, here[0].cpu(), kept, space)
 
     @property
     def first(self) -> Plane:
@@ -197,7 +205,8 @@ class Spot:
     def html(self, models: int) -> str:
         """The image, and what each model says of it; there is room for so many `models`."""
         image = self.first.slice.images(self.point[None])[0]
-        return said(image, self.planes, self.classes, self.colours, self.values, models)
+        words = point_words(self.space, self.first.slice, self.point[None])
+        return said(image, self.planes, self.classes, self.colours, self.values, models, words)
 
     def data(self) -> str:
         """What the script needs, as an attribute: basis images, probabilities, colours."""
@@ -216,6 +225,7 @@ class Spot:
             "sides": [len(p.predicted) for p in planes],
             "grids": [packed_grid(p, tuple(self.shown)) for p in planes],
             "here": [x / 100, y / 100, self.values],
+            "words": point_words(self.space, at, at.grid(WORDS)),
         }
         return escape(json.dumps(data, ensure_ascii=False), quote=True)
 
@@ -237,6 +247,7 @@ def said(
     colours: Sequence[str],
     values: Sequence[Sequence[float]],
     room: int = 1,
+    points: Sequence[str] = (),
 ) -> str:
     """An image, a sentence for each model, and bars of the classes, paired by model."""
     high = f"line-height:1.2;min-height:{1.2 * room:.1f}em"
@@ -249,6 +260,8 @@ def said(
         for k, (name, hue) in enumerate(zip(classes, colours, strict=True))
     )
     tag = img_tag(shown, "the image at the point", IMAGE)
+    if points:
+        tag = f'<p data-words style="margin:0;width:{IMAGE}px">{escape(points[0])}</p>'
     return (
         '<p data-said role="status" style="white-space:pre-line;margin:0;font-weight:600;'
         f'{high}">{escape(words)}</p>'

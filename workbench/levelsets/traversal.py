@@ -34,7 +34,8 @@ class Traversal:
     """Where N pairs got to. `moments` `(T,)` are the steps at which the rest was noted.
 
     images `(N, C, H, W)`; confidence, distance `(T, N)`: of the source's class, and RMSE to
-    the target; path `(T, N, C, H, W)` where there are few pairs; n_steps `(N,)` taken.
+    the target; path `(T, N, C, H, W)` where there are few pairs; n_steps `(N,)` taken; picture:
+    whether the points are images.
     """
 
     source: torch.Tensor
@@ -47,11 +48,12 @@ class Traversal:
     distance: torch.Tensor
     path: torch.Tensor | None
     n_steps: torch.Tensor
+    picture: bool = True
 
     def frame(self) -> pd.DataFrame:
         """One row a pair: confidences, RMSE, Linf and SSIM to the target, steps taken.
 
-        SSIM compares pictures: it is NaN for rows and columns, and whatever is under 3 pixels.
+        SSIM compares pictures: it is NaN of what is none, and whatever is under 3 pixels.
         """
         import pandas as pd
         from skimage.metrics import structural_similarity
@@ -60,7 +62,7 @@ class Traversal:
         pairs = zip(self.images.cpu().numpy(), self.target.cpu().numpy(), strict=True)
         ssim = [
             structural_similarity(a, b, win_size=side, channel_axis=0, data_range=1)
-            if side > 1
+            if side > 1 and self.picture
             else nan
             for a, b in pairs
         ]
@@ -122,9 +124,7 @@ class LevelSetTraversal(Parameters):
         source, target = checked(model, source, target)
         prediction = model.predict(source)
         labels = prediction.label if labels is None else kept(prediction, labels)
-        generator = torch.Generator().manual_seed(seed)
-        noise = torch.rand(source.shape, generator=generator, dtype=torch.float32)
-        current = (source + ((noise * 2 - 1) * JITTER).to(source.device)).clamp(0, 1)
+        current = jittered(model, source, seed)
         floor, start = confidence(prediction.logits, labels), rmse(source, target)
         gradient = ascent(model, source, labels)[1]
         walk = Walk.start(source, target, labels, gradient, floor, start)
@@ -144,7 +144,8 @@ class LevelSetTraversal(Parameters):
             confidences, distances, images = zip(*notes, strict=True)
             course = (tuple(moments), torch.stack(confidences), torch.stack(distances))
             ends = (source, target, labels, self.delta, nearest.clone())
-            return Traversal(*ends, *course, torch.stack(images) if filmed else None, taken.clone())
+            rest = torch.stack(images) if filmed else None, taken.clone(), model.space is None
+            return Traversal(*ends, *course, *rest)
 
         every, value = max(1, self.n_steps // FRAMES), None
         for step in range(self.n_steps + 1):
@@ -261,6 +262,7 @@ def checked(
         raise ValueError(
             f"target: expected one for each source, got {len(target)} for {len(source)} sources"
         )
+    target = held(model, target, source)
     same = (source == target).flatten(1).all(1)
     if bool(same.any()):
         raise ValueError(f"target: image {int(same.nonzero()[0])} is its source; choose another")
@@ -310,9 +312,23 @@ def ascent(
                 )
             parts.append((logits.detach(), slope))
         logits, gradient = map(torch.cat, zip(*parts, strict=True))
+    gradient = held(model, gradient, torch.zeros_like(gradient))
     if not bool(logits.isfinite().all()):
         raise ValueError("model: it says NaN or infinity near the source; check its weights")
     return logits, gradient
+
+
+def jittered(model: Classifier, source: torch.Tensor, seed: int) -> torch.Tensor:
+    """The sources, each a little off a point that may have no gradient."""
+    generator = torch.Generator().manual_seed(seed)
+    noise = torch.rand(source.shape, generator=generator, dtype=torch.float32)
+    moved = (source + ((noise * 2 - 1) * JITTER).to(source.device)).clamp(0, 1)
+    return held(model, moved, source)
+
+
+def held(model: Classifier, x: torch.Tensor, source: torch.Tensor) -> torch.Tensor:
+    """Points with what may not move as in `source`; of images all may."""
+    return x if model.space is None else model.space.held(x, source)
 
 
 def per_image(values: torch.Tensor) -> torch.Tensor:

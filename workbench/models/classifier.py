@@ -81,6 +81,7 @@ class Classifier(nn.Module):
 
     mean: torch.Tensor | None
     std: torch.Tensor | None
+    space: Any = None  # of points that are no images: an InputSpace
     _listed: tuple[list[Any], Listing] | None = None
 
     def __init__(

@@ -264,8 +264,7 @@ def begin(
     device: str | None,
 ) -> Run:
     """A run before its first step."""
-    if device is None:
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     total = math.ceil(len(training) / plan.batch_size) * plan.epochs
     run = Run(plan, training, treatments, total, device)
     if start is None:
@@ -274,6 +273,7 @@ def begin(
         model = cast(Classifier, private_copy(start, share=False))
         model.card = unmeasured(start.card, name=name)
     run.model = model.to(device)
+    run.model.space = training.space or model.space
     run.generator.manual_seed(plan.seed)
     for treatment in treatments:
         treatment.prepare(run)

@@ -141,7 +141,8 @@ def local_robustness(
 ) -> Property:
     """Every image within `eps` of `x` `(C, H, W)`, inside [0, 1], is called `label`.
 
-    With a pattern: every such image that follows it. A tie counts against the property.
+    With a pattern: every such image that follows it. A tie counts against the property. Of a
+    point that is no image only what may move does (`workbench.spaces`).
 
     Raises:
         ValueError: an image that breaks the contract, a label outside the classes, eps
@@ -152,6 +153,8 @@ def local_robustness(
         raise ValueError(f"eps: expected an L-infinity radius in (0, 1], got {eps}")
     unsafe = not_called(model, label)
     box = ((x - eps).clamp(min=0), (x + eps).clamp(max=1))
+    if model.space is not None:
+        box = (model.space.held(box[0], x), model.space.held(box[1], x))
     prop = Property(*box, unsafe, name=f"all within {eps:g} are {model.classes[label]}")
     return with_pattern(prop, model, pattern)
 

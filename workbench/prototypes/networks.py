@@ -5,6 +5,7 @@ Li, Liu, Chen, Rudin (2018), "Deep learning for case-based reasoning through pro
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from collections.abc import Sequence
 
@@ -21,12 +22,21 @@ Shape = tuple[int, int, int]
 class Autoencoder(nn.Module):
     """Strided 3x3 convolutions down to a code, transposed ones back to an image in [0, 1].
 
-    As many layers as it takes to bring the shorter side to two pixels (28 to 2 in four).
+    As many layers as it takes to bring the shorter side to two pixels (28 to 2 in four). Points
+    that are no pictures have no neighbouring pixels: `dense` is two linear layers each way.
     `size` is the number of entries of a code, `shape` their arrangement `(channels, H, W)`.
     """
 
-    def __init__(self, input_shape: Shape, width: int, code: int, *, rectified: bool) -> None:
+    shape: tuple[int, ...]
+
+    def __init__(
+        self, input_shape: Shape, width: int, code: int, *, rectified: bool, dense: bool = False
+    ) -> None:
         super().__init__()
+        if dense:
+            self.shape, self.size = (code,), code
+            self.encoder, self.decoder = dense_pair(input_shape, width, code, rectified=rectified)
+            return
         channels, *side = input_shape
         sides = [tuple(side)]
         while min(sides[-1]) > 2:
@@ -35,7 +45,7 @@ class Autoencoder(nn.Module):
         if len(sides) < 2 or min(width, code) < 1:
             raise ValueError(
                 f"input_shape, width, code: expected images of 3x3 pixels or more and positive "
-                f"sizes, got {input_shape}, {width}, {code}"
+                f"sizes, got {input_shape}, {width}, {code}; what is no picture takes dense=True"
             )
         self.shape = (code, *sides[-1])
         self.size = code * sides[-1][0] * sides[-1][1]
@@ -58,6 +68,22 @@ class Autoencoder(nn.Module):
         return self.decoder(z.reshape(-1, *self.shape))
 
 
+def dense_pair(
+    shape: Shape, width: int, code: int, *, rectified: bool
+) -> tuple[nn.Sequential, nn.Sequential]:
+    """Two linear layers to a code, and two back to [0, 1]."""
+    size = math.prod(shape)
+    last = [nn.ReLU()] if rectified else []
+    encoder = nn.Sequential(
+        nn.Flatten(), nn.Linear(size, width), nn.ReLU(), nn.Linear(width, code), *last
+    )
+    decoder = nn.Sequential(
+        *(nn.Linear(code, width), nn.ReLU(), nn.Linear(width, size), nn.Sigmoid()),
+        nn.Unflatten(1, shape),
+    )
+    return encoder, decoder
+
+
 class PrototypeLayer(nn.Module):
     """Squared Euclidean distances `(N, m)` of codes `(N, D)` to m prototypes."""
 
@@ -76,7 +102,7 @@ class PrototypeNetwork(nn.Module):
     prototypes: how many; at least one a class. code: channels of the code. width:
     channels of the layers before. weights: of cross-entropy, reconstruction (sum of
     squares over pixels), R1 (each prototype near some code) and R2 (each code near some
-    prototype) in the objective.
+    prototype) in the objective. dense: linear layers, for what is no picture.
 
     Raises:
         ValueError: fewer prototypes than classes, sizes that do not fit.
@@ -91,6 +117,7 @@ class PrototypeNetwork(nn.Module):
         code: int = 10,
         width: int = 32,
         weights: Sequence[float] = (20, 1, 1, 1),
+        dense: bool = False,
     ) -> None:
         super().__init__()
         if prototypes < n_classes:
@@ -103,7 +130,7 @@ class PrototypeNetwork(nn.Module):
                 f"R1, R2), got {tuple(weights)}"
             )
         self.weights = tuple(weights)
-        self.auto = Autoencoder(input_shape, width, code, rectified=True)
+        self.auto = Autoencoder(input_shape, width, code, rectified=True, dense=dense)
         self.prototypes = PrototypeLayer(prototypes, self.auto.size)
         self.head = nn.Linear(prototypes, n_classes, bias=False)
         # Each prototype speaks for one class from the start. From the paper's random start
