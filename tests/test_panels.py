@@ -25,6 +25,7 @@ from workbench.widgets import (
     ProofPanel,
     PrototypePanel,
     RegionPanel,
+    SearchPanel,
     TrainingPanel,
     TreatmentPanel,
 )
@@ -122,6 +123,10 @@ ROWS = {
         lambda v: {
             f"results[{name!r}].accuracy": result.accuracy for name, result in v.results.items()
         },
+    ),
+    SearchPanel: (
+        {"searcher": "Evolution", "settings": {"population": 5}, "budget": 30, "seed": 2},
+        lambda v: {"result.frame()": v.search.frame(), "result.best.key": v.search.best.key},
     ),
     TrainingPanel: (
         {

@@ -24,6 +24,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "pattern_panel": ["PatternPanel"],
         "prototype_panel": ["PrototypePanel"],
         "region_panel": ["RegionPanel"],
+        "search_panel": ["SearchPanel"],
         "selection": ["Selection"],
         "proof_panel": ["ProofPanel"],
         "training_panel": ["TrainingPanel"],
