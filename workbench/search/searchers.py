@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from bisect import bisect
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 from typing import Any, ClassVar
 
 import torch
@@ -197,12 +198,9 @@ class Surrogate(Searcher):
             z, x = pairs(space.encode(found)), pairs(space.encode(keys))
             across, among, norms = z @ x.T, x @ x.T, (z * z).sum(1)
         else:  # all there are, multiplied once
-            found = space.keys
-            if not state:
-                z = pairs(space.encode(found))
-                state.update(products=z @ z.T, row={key: i for i, key in enumerate(found)})
-            rows = [state["row"][key] for key in keys]
-            across, norms = state["products"][:, rows], state["products"].diagonal()
+            found, (row, products) = space.keys, multiplied(space)
+            rows = [row[key] for key in keys]
+            across, norms = products[:, rows], products.diagonal()
             among = across[rows]
         seen = {*keys} if self.distinct else set()
         fresh = torch.tensor([key not in seen for key in found])
@@ -272,3 +270,10 @@ def pairs(x: torch.Tensor) -> torch.Tensor:
     """Columns, and the products of two of them, `(N, D + D (D - 1) / 2)`."""
     i, j = torch.triu_indices(x.shape[1], x.shape[1], 1)
     return torch.cat([x, x[:, i] * x[:, j]], 1)
+
+
+@lru_cache(maxsize=4)
+def multiplied(space: Space) -> tuple[dict[Key, int], torch.Tensor]:
+    """Of a small space the rows by key, and the products of all its rows, for many searches."""
+    z = pairs(space.encode(space.keys))
+    return {key: i for i, key in enumerate(space.keys)}, z @ z.T
