@@ -115,8 +115,9 @@ def nothing_to_do(view: AttackView, target: str) -> str:
 def picture(view: AttackView, step: int | None) -> str:
     """What is shown, at one step of the trace; of the best image when None."""
     x, classes, label = view.x[0], view.images.classes, view.known
+    space = view.images.space
     name = "no label" if label is None else classes[label]
-    clean = figure(x, f"{name}, as it is", f"as it is: <b>{escape(name)}</b>", HEIGHT)
+    clean = figure(x, f"{name}, as it is", f"as it is: <b>{escape(name)}</b>", HEIGHT, space)
     if view.result is None:
         table = confidence_table(view.prediction.probabilities[0], classes, label).html
         hint = live("Press <b>Launch</b> to attack this image.") + unlabelled(view)
@@ -133,12 +134,23 @@ def picture(view: AttackView, step: int | None) -> str:
     shares = view.prediction.probabilities[0], logits.softmax(0)
     blocks = [
         clean,
-        signed(image - x, words, "what was added", HEIGHT),
-        figure(image, alt, caption, HEIGHT),
+        signed(image - x, words, "what was added", HEIGHT) if space is None else moved(view),
+        figure(image, alt, caption, HEIGHT, space, x),
         confidence_pair(*shares, classes, ("as it is", "attacked"), label).html,
     ]
     parts = row(*blocks), row(course(view, step), row(*maps(view)))
     return section(verdict(view), budgets(view), *parts)
+
+
+def moved(view: AttackView) -> str:
+    """Of a point that is no image: the nearest that exists, and what the model says of it."""
+    assert view.result is not None
+    x, space, real = view.x[0], view.images.space, view.result.existing
+    if real is None:  # before the attack has ended
+        return ""
+    answer = escape(view.images.classes[int(real.predicted[0])])
+    caption = f"the nearest that exists: <b>{answer}</b>"
+    return figure(real.x_adv[0], f"the nearest that exists, {answer}", caption, HEIGHT, space, x)
 
 
 def budgets(view: AttackView) -> str:

@@ -251,6 +251,8 @@ function render({ model, el }) {
       move(at);
     });
     toggle.setAttribute("aria-pressed", `${change}`);
+    toggle.hidden = b.drawn; // the change of a drawing means nothing
+    change &&= !b.drawn;
     const about = "Choose another attack, its settings and a target";
     const others = tool("other attacks …", about, () => ask("view", "attack"));
     const start = make("button", { class: "wb-tool wb-play", onclick: play }, "▶ play");

@@ -12,7 +12,7 @@ import ipywidgets as ipw
 import torch
 import traitlets
 
-from workbench.figures import colourise, images, img_tag
+from workbench.figures import colourise, images, img_tag, points
 
 from .pick_view import PickView
 
@@ -20,9 +20,9 @@ DOWNLOAD = Path(__file__).with_name("download.js")
 HEIGHT = 120  # pixels on the screen for an image, whatever its own size
 
 
-def figure(image: torch.Tensor, alt: str, caption: str = "", height: int = HEIGHT) -> str:
+def figure(image: torch.Tensor, alt: str, caption: str = "", height: int = HEIGHT, *of: Any) -> str:
     """An image `(C, H, W)` with its caption: HTML, or else the alt text, which shows on hover."""
-    tag = img_tag(image.cpu(), alt, height=height)
+    tag = points.tag(image.cpu(), alt, height, *of)  # of: the space of a point, and its origin
     words = f"<figcaption>{caption or escape(alt)}</figcaption>"
     return f'<figure class="wb-figure" title="{escape(alt)}">{tag}{words}</figure>'
 

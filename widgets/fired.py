@@ -64,7 +64,8 @@ def looked_at(view: PatternView, pattern: Patterns, layer: str, k: int) -> str:
     tags = ""
     for i, fires in zip(*(part[0].tolist() for part in view.top), strict=True):
         alt = f"index {i}, {called(images, i)}: {fires:.3g}"
-        tags += figures.img_tag(images.images[i], alt, 48) + " " if fires > 0 else ""
+        tag = figures.points.tag(images.images[i], alt, 48, images.space)
+        tags += f"{tag} " if fires > 0 else ""
     to, logits = view.held or (0.0, None)
     switched = f"{what} at {to:.3g}"
     table = figures.logit_table(view.logits, logits, view.model.classes, what=switched, n=4)

@@ -99,7 +99,7 @@ class Front:
         if name == "model" and panel.result is not None:
             self._show_image(cast("ModelPanel", panel))
         if name == "eps" and panel.result is not None:
-            told = screen.frames(panel.result.breaking)
+            told = screen.frames(panel.result.breaking, panel.result.images.space)
             self.screen.breaking = {**told, "index": panel.result.index}
             self._show_answer()
         for tile, behind in TILES.items():

@@ -14,7 +14,7 @@ from pydantic import Field
 
 from workbench import levelsets
 from workbench.data import ImageDataset
-from workbench.figures import CLASSES, img_tag, plane_map, png_data, rgb
+from workbench.figures import CLASSES, plane_map, png_data, points, rgb
 from workbench.figures.planes import point_view
 from workbench.levelsets import LevelSetTraversal, Plane, Regions, Slice, Traversal
 from workbench.models import Classifier, Prediction
@@ -187,21 +187,22 @@ class LevelSetPanel(Panel[LevelSetPanelParameters, LevelSetView]):
         """The picture at one moment of the path; of the image reached when None."""
         images, way = view.images, view.traversal
         label, towards = images.classes[view.label], called(images, view.target)
-        trio = [figure(view.x[0], f"source {view.index}: {label}", height=SMALL)]
+        x, space = view.x[0], images.space
+        trio = [figure(x, f"source {view.index}: {label}", "", SMALL, space)]
         words = ""
         if way is not None:
             moment = len(way.moments) - 1 if moment is None else moment
             reached = way.images[0] if way.path is None else way.path[moment, 0]
             remaining = float(way.distance[moment, 0])
             step = way.moments[moment]
-            trio.append(figure(reached, f"step {step}: {label}", height=SMALL))
+            trio.append(figure(reached, f"step {step}: {label}", "", SMALL, space, x))
             words = (
                 f"step {step}: still {label}, {way.confidence[moment, 0]:.3f} "
                 f"(at first {way.confidence[0, 0]:.3f}); RMSE to the target {remaining:.3f}, "
                 f"{remaining / float(way.distance[0, 0]):.0%} of the way left"
             )
         alt = f"target {view.target}: {towards}"
-        trio.append(figure(images.images[view.target], alt, height=SMALL))
+        trio.append(figure(images.images[view.target], alt, "", SMALL, space))
         beside = f'{row(*trio)}<p class="wb-two">{escape(words)}</p>'
         return section(self._map(view, moment, beside), targets(view))
 
@@ -240,10 +241,10 @@ class LevelSetPanel(Panel[LevelSetPanelParameters, LevelSetView]):
             pick="plane",
             beside=hint + beside,
             waiting=waiting,
+            space=view.images.space,
         )
-        remark = of.remark
-        if of.regions is not None:
-            remark = f"{len(of.regions.polygons):,} linear regions"
+        found = of.regions
+        remark = of.remark if found is None else f"{len(found.polygons):,} linear regions"
         return picture.html + (f"<p>{escape(remark)}</p>" if remark else "")
 
     def tile(self, result: LevelSetView) -> tuple[str, str]:
@@ -352,7 +353,8 @@ def targets(view: LevelSetView) -> str:
     """One image of each class, or the first of those without a label, to be picked."""
     images, blocks = view.images, []
     for place in one_of_each(images, view.index):
-        tag = img_tag(images.images[place], f"target: {called(images, place)}", height=36)
+        image, alt = images.images[place], f"target: {called(images, place)}"
+        tag = points.tag(image, alt, 36, images.space)
         blocks.append(pickable(f"target:{place}", tag))
     return f'<div class="wb-targets wb-live"><span>go towards</span>{"".join(blocks)}</div>'
 

@@ -13,7 +13,13 @@ from pydantic import Field
 
 from workbench import prototypes
 from workbench.data import ImageDataset
-from workbench.figures import confidence_table, image_grid, prototype_grid, uncertainty_bars
+from workbench.figures import (
+    confidence_table,
+    image_grid,
+    point_grid,
+    prototype_grid,
+    uncertainty_bars,
+)
 from workbench.models import Classifier, Prediction
 from workbench.params import Parameters
 from workbench.prototypes import (
@@ -24,7 +30,7 @@ from workbench.prototypes import (
 )
 from workbench.steps import Step
 
-from .blocks import figure, live, row, section, thumbs
+from .blocks import HEIGHT, figure, live, row, section, thumbs
 from .labels import called, says
 from .panel import Panel
 from .selection import GIVE, Selection
@@ -177,13 +183,15 @@ class PrototypePanel(Panel[PrototypePanelParameters, PrototypeView]):
         if explanation is None or pictures is None or way is None:
             call = escape(TRAIN.format(self.selection.origin))
             train = f"<p>Or train one: <code>{call}</code>.</p>"
-            return section(figure(view.x[0], caption), self.offer(), train)
+            shown = figure(view.x[0], caption, "", HEIGHT, view.images.space)
+            return section(shown, self.offer(), train)
+        space, x = view.images.space, view.x[0]
         k, classes, label = way.prototype, explanation.classes, int(explanation.logits.argmax())
         vote = classes[int(explanation.votes[k])]
         change = [
-            figure(view.x[0], says(view.images, view.index, classes[label])),
-            figure(way.image[0], f"{way.share:.0%} of the way, decoded"),
-            figure(pictures[k], f"prototype #{k}, for {vote}"),
+            figure(x, says(view.images, view.index, classes[label]), "", HEIGHT, space),
+            figure(way.image[0], f"{way.share:.0%} of the way, decoded", "", HEIGHT, space, x),
+            figure(pictures[k], f"prototype #{k}, for {vote}", "", HEIGHT, space, x),
             confidence_table(way.prediction.probabilities[0].cpu(), classes).html,
         ]
         name = escape(view.model.card.name)
@@ -191,7 +199,7 @@ class PrototypePanel(Panel[PrototypePanelParameters, PrototypeView]):
             f"<h4>What would have to change: on the way to prototype #{k}</h4>",
             row(*(f"<div>{block}</div>" for block in change)),
             f"<h4>What {name} compares the image with</h4>",
-            prototype_grid(explanation, pictures, chosen=k, pick=True).html,
+            prototype_grid(explanation, pictures, chosen=k, pick=True, space=space).html,
             f"<h4>Training images nearest to prototype #{k}</h4>",
             self._nearest(view, k, vote),
         ]
@@ -235,6 +243,10 @@ class PrototypePanel(Panel[PrototypePanelParameters, PrototypeView]):
             f"{same} of {len(labels)} have the class it speaks for, {vote}; "
             f"distances {near:.3g} to {far:.3g}"
         )
+        if training.space is not None:
+            names = [training.classes[label] for label in labels]
+            near_ones = point_grid(training.space, training.images[indices[k]], names)
+            return f"<p>{escape(words)}</p>{near_ones.html}"
         grid = image_grid(training.images[indices[k]], labels, classes=training.classes, height=72)
         return f"<p>{escape(words)}</p>{grid.html}"
 

@@ -60,7 +60,7 @@ def stage(view: ModelView) -> dict[str, Any]:
     """The image, and a map of the pixels that matter to each model, on one scale."""
     assert view.index is not None
     image = view.images.images[view.index]
-    maps = [look.saliency for look in view.looks if look.saliency is not None]
+    maps = [look.saliency for look in view.looks if look.saliency and not view.images.space]
     most = max((float(m.values.abs().max()) for m in maps), default=0.0) or 1.0
     layers = []
     for look, found in zip(view.looks, maps, strict=False):
@@ -154,19 +154,18 @@ def held(breaking: Sequence[Breaking]) -> str:
     return " ".join(words)
 
 
-def frames(breaking: Sequence[Breaking]) -> dict[str, Any]:
+def frames(breaking: Sequence[Breaking], space: Any = None) -> dict[str, Any]:
     """The attacked images as one strip, and every confidence at every budget."""
     if not breaking:
         return {}
     first = breaking[0]
-    n, c, h, w = first.images.shape
-    pixels = (first.images.permute(0, 2, 3, 1) * 255).round().numpy().astype(np.uint8)
-    strip = pixels.reshape(n * h, w, c)
+    strip, shape = points.strip(first.images, space)
     colours = [CLASSES[k % len(CLASSES)] for k in range(len(first.classes))]
     flips = [None if b.breaks is None else b.radii.tolist().index(b.breaks) for b in breaking]
     return {
-        "strip": png_data(strip[..., 0] if c == 1 else strip),
-        "shape": [h, w],
+        "strip": strip,
+        "shape": shape,
+        "drawn": space is not None,
         "radii": first.radii.tolist(),
         "sizes": [size(float(r), first) for r in first.radii],
         "models": [b.model for b in breaking],

@@ -11,10 +11,11 @@ from collections.abc import Iterator, Sequence
 from html import escape
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 
 from workbench import checks
-from workbench.figures.images import OUTLINE, SOFT, Picture, captioned, img_tag, png
+from workbench.figures.images import OUTLINE, SOFT, Picture, captioned, img_tag, png, png_data
 from workbench.figures.inputs import count
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ def tag(
     x: torch.Tensor,
     alt: str,
     height: int,
-    space: InputSpace | None,
+    space: InputSpace | None = None,
     origin: torch.Tensor | None = None,
 ) -> str:
     """An `<img>` of an image, or of a point of a space, `(C, H, W)`; see `drawing`."""
@@ -74,9 +75,30 @@ def address(
     x: torch.Tensor, space: InputSpace | None = None, origin: torch.Tensor | None = None
 ) -> str:
     """An image, or a point of a space, `(C, H, W)`, as an address inside the page."""
-    kind = "png" if space is None else "svg+xml"
-    data = png(x.cpu()) if space is None else drawing(space, x, origin).encode()
+    if space is None:
+        return inside("png", png(x.cpu()))
+    return inside("svg+xml", drawing(space, x, origin).encode())
+
+
+def inside(kind: str, data: bytes) -> str:
+    """A picture as an address inside the page."""
     return f"data:image/{kind};base64," + base64.b64encode(data).decode("ascii")
+
+
+def strip(images: torch.Tensor, space: InputSpace | None = None) -> tuple[str, list[int]]:
+    """Images, or points, `(N, C, H, W)` one below the other; an address, and the shape of one.
+
+    What differs from the first of the points is marked.
+    """
+    n, c, h, w = images.shape
+    if space is None:
+        levels = (images.permute(0, 2, 3, 1) * 255).round().numpy().astype(np.uint8)
+        levels = levels.reshape(n * h, w, c)
+        return png_data(levels[..., 0] if c == 1 else levels), [h, w]
+    drawn = [parts(space, x, images[0]) for x in images]
+    tall = max(height for _, height in drawn)
+    shifted = (f'<g transform="translate(0 {i * tall})">{g}</g>' for i, (g, _) in enumerate(drawn))
+    return inside("svg+xml", page("".join(shifted), n * tall).encode()), [tall, WIDE]
 
 
 def point_words(space: InputSpace | None, at: Slice, points: torch.Tensor) -> list[str]:
@@ -101,17 +123,24 @@ def axis_words(space: InputSpace | None, at: Slice) -> str:
 
 def drawing(space: InputSpace, x: torch.Tensor, origin: torch.Tensor | None = None) -> str:
     """A point `(C, H, W)` as SVG; what differs from `origin` in orange, and marked."""
+    return page(*parts(space, x, origin))
+
+
+def parts(space: InputSpace, x: torch.Tensor, origin: torch.Tensor | None) -> tuple[str, int]:
+    """What is drawn of a point, and how high it is."""
     x = checks.images(x[None].detach().cpu().clamp(0, 1), space.shape, name="x")[0]
     origin = None if origin is None else origin.detach().cpu()
     draw = {"row": row, "node": node, "sentence": sentence}.get(space.kind, values)
-    parts, height = [], 0.0
-    for part, bottom in draw(space, x, origin):
-        parts.append(part)
-        height = max(height, bottom)
+    drawn = [*draw(space, x, origin)]
+    return "".join(part for part, _ in drawn), round(max(bottom for _, bottom in drawn)) + 6
+
+
+def page(drawn: str, height: int) -> str:
+    """Parts on white."""
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDE} {height + 6:.0f}" '
-        f'width="{WIDE}" height="{height + 6:.0f}" font-family="system-ui,sans-serif" '
-        f'font-size="11"><rect width="100%" height="100%" fill="#fff"/>{"".join(parts)}</svg>'
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDE} {height}" width="{WIDE}" '
+        f'height="{height}" font-family="system-ui,sans-serif" font-size="11">'
+        f'<rect width="100%" height="100%" fill="#fff"/>{drawn}</svg>'
     )
 
 
@@ -128,12 +157,12 @@ def bar(
     moved = before is not None and abs(at - before) > checks.ROUNDING
     colour = MOVED if moved else PALE
     short = name if len(name) <= 20 else name[:19] + "…"
-    parts = text(4, y, short if free else f"{short} ▪", INK if free else PALE)
-    parts += f'<rect x="132" y="{y - 8}" width="90" height="8" fill="{TRACK}"/>'
-    parts += f'<rect x="132" y="{y - 8}" width="{90 * at:.1f}" height="8" fill="{colour}"/>'
+    drawn = text(4, y, short if free else f"{short} ▪", INK if free else PALE)
+    drawn += f'<rect x="132" y="{y - 8}" width="90" height="8" fill="{TRACK}"/>'
+    drawn += f'<rect x="132" y="{y - 8}" width="{90 * at:.1f}" height="8" fill="{colour}"/>'
     if moved and before is not None:
-        parts += f'<rect x="{131 + 90 * before:.1f}" y="{y - 10}" width="2" height="12"/>'
-    return parts + text(228, y, ("▸ " if moved else "") + value, colour), y
+        drawn += f'<rect x="{131 + 90 * before:.1f}" y="{y - 10}" width="2" height="12"/>'
+    return drawn + text(228, y, ("▸ " if moved else "") + value, colour), y
 
 
 def values(

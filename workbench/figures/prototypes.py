@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import math
 from html import escape
+from typing import TYPE_CHECKING
 
 import torch
 
-from workbench.figures.images import Picture, bar, captioned, choice, img_tag, table
+from workbench.figures.images import Picture, bar, captioned, choice, table
 from workbench.figures.inputs import count
 from workbench.figures.palettes import CLASSES
+from workbench.figures.points import tag
 from workbench.prototypes import Explanation, Uncertainty
+
+if TYPE_CHECKING:
+    from workbench.spaces import InputSpace
 
 BAR = 84  # pixels, both ways from zero together
 MEANING = {
@@ -31,11 +36,12 @@ def prototype_grid(
     pick: bool = False,
     height: int = 64,
     title: str | None = None,
+    space: InputSpace | None = None,
 ) -> Picture:
     """The prototypes from near to far from image `i`, and what each adds to its logit.
 
     images: the prototypes decoded, `(m, C, H, W)`. chosen: the one with a frame. pick: each
-    carries `data-pick="prototype:J"` and can have the focus.
+    carries `data-pick="prototype:J"` and can have the focus. space: of what is no image.
     """
     _check_image(i, len(explanation.logits))
     if len(images) != len(explanation.votes):
@@ -52,7 +58,7 @@ def prototype_grid(
         words = f"prototype #{j} for {vote}, distance {distance:.3g}, adds {float(adds[j]):+.2f}"
         described.append(words)
         block = (
-            f"{img_tag(images[j], words, height)}<div>#{j} for <b>{escape(vote)}</b></div>"
+            f"{tag(images[j], words, height, space)}<div>#{j} for <b>{escape(vote)}</b></div>"
             f"<div>distance {distance:.3g}</div>{signed_bar(float(adds[j]), largest)}"
         )
         style = "padding:3px;width:92px"

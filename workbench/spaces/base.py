@@ -133,7 +133,7 @@ class InputSpace:
             TypeError, ValueError: as `ImageDataset`.
         """
         checks.images(x, self.shape, name="x")
-        y = torch.full((len(x),), -1) if labels is None else torch.as_tensor(labels).long()
+        y = torch.full((len(x),), -1) if labels is None else torch.tensor([int(k) for k in labels])
         names = classes if classes is not None else [str(k) for k in range(int(y.max()) + 1)]
         return ImageDataset(x, y, checks.class_names(names), name, space=self)
 
