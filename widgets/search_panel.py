@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from importlib.util import find_spec
 from typing import Any
 
 import ipywidgets as ipw
@@ -25,7 +26,10 @@ from .searched import Measured, SearchView, picture
 OWN = "my_table"  # what a table that is given is called
 SEARCHERS: dict[str, type[Searcher]] = {
     name: getattr(search, name)
-    for name in ("Random", "Evolution", "PolicyGradient", "Surrogate", "TreeSearch")
+    for name in (
+        *("Random", "Evolution", "PolicyGradient", "Surrogate", "TreeSearch"),
+        *(library for library in ("Optuna", "Nevergrad") if find_spec(library.lower())),
+    )
 }
 Make = Callable[[Point, int], Iterator[Step[Treated]]]
 

@@ -19,6 +19,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "TreeSearch",
         ],
         "result": ["Search", "Trial"],
+        "adapters": ["Nevergrad", "Optuna"],
         "tables": ["Table", "measure", "relative_improvement"],
     },
 )
