@@ -364,3 +364,19 @@ def test_images_have_no_space_and_stay_as_they_are():
     assert model.space is None
     assert result.existing is None
     assert "success_existing" not in result.summary()
+
+
+def test_the_bench_draws_what_a_point_is(brought):
+    from workbench.widgets import AttackPanel, LevelSetPanel
+
+    space, model, x, y = brought
+    data = space.dataset(x, y, model.classes, name=space.kind)
+    right = int((model.predict(x).label == y).nonzero()[0])
+    panel = AttackPanel(data, model, right, attack="PGD(eps=0.5)")
+    panel.run()
+    html = panel.to_html()
+    assert html.count("data:image/svg+xml") >= 3
+    assert "the nearest that exists" in html
+    panel = LevelSetPanel(data, model, right)
+    panel.run()
+    assert "One to the right" in panel.to_html()

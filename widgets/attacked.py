@@ -165,8 +165,8 @@ def budgets(view: AttackView) -> str:
         return f'<div class="wb-drag-room wb-live wb-soft">{words}</div>'
     words = f"The same attack, run anew at {RADII} budgets up to its own: drag eps."
     return (
-        f'<div class="wb-drag-room"><p class="wb-soft">{words}</p>{drag_eps([view.breaking]).html}'
-        "</div>"
+        f'<div class="wb-drag-room"><p class="wb-soft">{words}</p>'
+        f"{drag_eps([view.breaking], view.images.space).html}</div>"
     )
 
 

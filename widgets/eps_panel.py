@@ -103,7 +103,9 @@ class EpsPanel(Panel[EpsPanelParameters, EpsView]):
         for b in result.breaking:
             if known and b.classes[b.label] != label:
                 words += f" {b.model} says {b.classes[b.label]} before anything is changed."
-        figure = drag_eps(result.breaking).html if result.breaking else status("Not attacked yet.")
+        figure = status("Not attacked yet.")
+        if result.breaking:
+            figure = drag_eps(result.breaking, result.images.space).html
         return section(f"<p>{escape(words)}</p>", figure)
 
     def tile(self, result: EpsView) -> tuple[str, str]:

@@ -7,16 +7,17 @@ from collections.abc import Sequence
 from html import escape
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 
-from workbench.figures.images import Picture, png_data
+from workbench.figures.images import Picture
 from workbench.figures.inputs import percent
+from workbench.figures.points import strip
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from workbench.robustness import Breaking
+    from workbench.spaces import InputSpace
 
 SIDE = 168  # pixels on the screen of a picture
 BARS = 5  # classes with a bar
@@ -31,11 +32,12 @@ BUTTONS = {
 }
 
 
-def drag_eps(results: Sequence[Breaking]) -> Picture:
+def drag_eps(results: Sequence[Breaking], space: InputSpace | None = None) -> Picture:
     """The attacked image, the bars and the curves of one model or more, at the eps of a slider.
 
     It starts where the first answer breaks. Panels and reports bring the script that moves it
-    (`workbench/drag.js`); without it, it is a still picture.
+    (`workbench/drag.js`); without it, it is a still picture. space: of points that
+    are no images.
 
     Raises:
         ValueError: no result, or results of other radii than the first.
@@ -46,7 +48,7 @@ def drag_eps(results: Sequence[Breaking]) -> Picture:
     breaks = [r.breaks for r in results if r.breaks is not None]
     frame = radii.index(min(breaks)) if breaks else len(radii) - 1
     status = [sentence(results, i) for i in range(len(radii))]
-    models = "".join(_model(r, frame, COLOURS[i % 2]) for i, r in enumerate(results))
+    models = "".join(_model(r, frame, COLOURS[i % 2], space) for i, r in enumerate(results))
     words = (
         f'<p role="status" class="wb-head" {_frames("text", status)}>{escape(status[frame])}</p>'
     )
@@ -160,12 +162,10 @@ def _course(results: Sequence[Breaking]) -> str:
     return f"{'; '.join(ends)} ({results[0].attack})."
 
 
-def _model(result: Breaking, frame: int, colour: str) -> str:
+def _model(result: Breaking, frame: int, colour: str, space: InputSpace | None) -> str:
     """The picture and the bars of one model."""
-    n, _, h, w = result.images.shape
-    pixels = (result.images.permute(0, 2, 3, 1) * 255).round().numpy().astype(np.uint8)
-    strip = pixels.reshape(n * h, w, -1)
-    source = png_data(strip[..., 0] if strip.shape[-1] == 1 else strip)
+    n = len(result.images)
+    source, (h, w) = strip(result.images, space)
     width = round(SIDE * w / h)
     offsets = [f"0 {-SIDE * i}px" for i in range(n)]
     style = (
