@@ -194,11 +194,12 @@ def test_a_proof_leaves_alone_what_may_not_move(brought):
         assert torch.equal(answer.counterexample[still], x[0][still])
 
 
-def test_nearest_points_are_the_prototypes_of_what_is_no_image():
-    space, _, x, y = breast_cancer()
-    data = space.dataset(x, y, ["malignant", "benign"], name="rows")
+def test_nearest_points_are_the_prototypes_of_what_is_no_image(brought):
+    space, named, x, y = brought
+    data = space.dataset(x, y, named.classes, name="rows")
     options = {"prototypes": 4, "dense": True}
-    recipe = models.Recipe(dataset="rows", architecture="prototypes", options=options, epochs=30)
+    plan = {"architecture": "prototypes", "options": options, "batch_size": 16, "lr": 1e-2}
+    recipe = models.Recipe(dataset="rows", epochs=10 if len(x) > 100 else 60, **plan)
     model = models.fit(recipe, data).model
     assert model.space is space
     assert float((model.predict(x).label == y).float().mean()) > 0.9
@@ -206,7 +207,7 @@ def test_nearest_points_are_the_prototypes_of_what_is_no_image():
     assert index.shape == (4, 2)
     assert bool((far[:, 0] <= far[:, 1]).all())
     drawn = model.prototype_images()
-    assert drawn.shape == (4, 1, 1, 30)
+    assert drawn.shape == (4, *space.shape)
     assert figures.point_grid(space, drawn).html.count("data:image/svg+xml") == 4
 
 
@@ -354,6 +355,14 @@ def test_a_copy_of_the_model_keeps_its_space():
     twin = models.private_copy(model, share=False)
     assert twin.space.names == space.names
     assert torch.equal(twin.predict(x).logits, model.predict(x).logits)
+
+
+def test_a_model_that_lost_its_space_is_refused():
+    space, model, x, y = films()
+    twin = models.private_copy(model, share=False)
+    twin.space = None
+    with pytest.raises(ValueError, match=r"films has no space.*model.space = dataset.space"):
+        models.measure(twin, space.dataset(x, y, model.classes))
 
 
 def test_images_have_no_space_and_stay_as_they_are():

@@ -29,7 +29,5 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     },
 )
 
-if (
-    "plotly.express" in sys.modules
-):  # a notebook that draws by itself does so in the house's colours
+if "plotly.express" in sys.modules:  # what a notebook draws has the house's colours
     from workbench.figures import template as _template  # noqa: F401

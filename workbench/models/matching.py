@@ -18,6 +18,9 @@ def matched(dataset: ImageDataset, model: Classifier) -> ImageDataset:
     Where the names of one side are mere numbers (`named` is False) and the counts agree, the
     numbers stand for the names.
     """
+    if dataset.space is not None and model.space is None:
+        name = f"{model.card.name} has no space, as the points of {dataset.name} have"
+        raise ValueError(f"model: {name}; give it theirs: model.space = dataset.space")
     if dataset.classes == model.classes:
         return dataset
     table = torch.tensor([*numbers(dataset, model), -1])  # label -1 stays -1

@@ -110,6 +110,8 @@ class InputSpace:
     ) -> Classifier:
         """A classifier of points, of a module that takes natural values `(N, C, H, W)`.
 
+        The space is not kept with its weights: `model.space = space` after loading.
+
         Raises:
             TypeError, ValueError: as `models.wrap`.
         """
