@@ -357,6 +357,24 @@ def test_a_copy_of_the_model_keeps_its_space():
     assert torch.equal(twin.predict(x).logits, model.predict(x).logits)
 
 
+def test_pixels_are_not_turned_where_there_are_none(brought):
+    _, model, x, y = brought
+    for attack in (attacks.Spatial(), attacks.Natural()):
+        with pytest.raises(ValueError, match=r"it moves pixels, and a .* has none"):
+            attack(model, x[:1], y[:1])
+
+
+def test_a_card_counts_under_attack_by_what_may_move():
+    space, model, x, y = films()
+    still = spaces.tokens(space.embedding, FILMS, 4, padding="-", fixed=range(4))
+    fixed = models.private_copy(model, share=False)
+    fixed.space = still
+    measured = models.measure(fixed, still.dataset(x, y, model.classes), eps=0.5)
+    assert measured["robust_correct"] == measured["test_correct"]
+    measured = models.measure(model, space.dataset(x, y, model.classes), eps=0.5)
+    assert measured["robust_correct"] < measured["test_correct"]
+
+
 def test_a_model_that_lost_its_space_is_refused():
     space, model, x, y = films()
     twin = models.private_copy(model, share=False)

@@ -20,6 +20,7 @@ from workbench.attacks.base import Attack
 from workbench.attacks.goals import Goal
 from workbench.attacks.norms import Norm
 from workbench.attacks.problem import Problem
+from workbench.models import Classifier
 
 Point = tuple[float, float, float]
 
@@ -42,6 +43,12 @@ class Transformation(Attack):
     def keeps(cls, norm: str) -> bool:
         """None."""
         return False
+
+    def unfit(self, model: Classifier, goal: Goal | None = None) -> str:
+        """That the model's input is no image, as a reason."""
+        if model.space is not None:
+            return f"it moves pixels, and a {model.space.kind} has none"
+        return super().unfit(model, goal)
 
     def grid(self) -> list[Point]:
         """The transformations, the mildest first."""

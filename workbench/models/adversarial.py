@@ -31,6 +31,8 @@ def pgd(
         x.shape, generator=generator, device=generator.device, dtype=torch.float32
     ).to(x.device)
     low, high = (x - eps).clamp(min=0), (x + eps).clamp(max=1)
+    if (space := getattr(model, "space", None)) is not None:  # only what may move
+        low, high = space.held(low, x), space.held(high, x)
     x_adv = torch.clamp(x + (2 * noise - 1) * eps, low, high)
     for _ in range(steps):
         with torch.inference_mode(False), torch.enable_grad():  # whatever the caller is in

@@ -50,9 +50,7 @@ def heard(
 
 @contextmanager
 def outputs(
-    model: Classifier,
-    names: Sequence[str],
-    read: Callable[[torch.Tensor], Any] = torch.clone,
+    model: Classifier, names: Sequence[str], read: Callable[[torch.Tensor], Any] = torch.clone
 ) -> Iterator[Callable[[torch.Tensor], tuple[torch.Tensor, dict[str, Any]]]]:
     """A function from images to logits and what `read` makes of what each layer gave.
 
