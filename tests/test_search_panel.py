@@ -119,6 +119,21 @@ def test_a_point_is_trained_in_a_thread_and_opens_beside_the_model_selected(ran)
     ran.bench.stop()
 
 
+def test_another_point_may_be_looked_at_while_one_is_trained(ran):
+    pick(ran, "points", x=0.55, y=0.02)
+
+    def watched(point, seed):
+        pick(ran, "points", "ArrowDown")
+        yield from make(point, seed)
+
+    ran.make = watched
+    ran.train()
+    settle(ran)
+    ran.bench.stop()
+    assert ran.params.chosen == (2, 1)
+    assert ran.bench.selection.model == "{'width': 8, 'depth': 1}"
+
+
 def test_cancelling_a_training_opens_nothing_and_keeps_the_search(ran, monkeypatch):
     def cancelled(point, seed):
         for step in make(point, seed):
@@ -158,7 +173,7 @@ def test_a_table_without_a_training_offers_none(table):
 
 
 def test_a_cell_is_drawn_and_opens_as_it_was_measured():
-    panel = SearchPanel(chosen=[0, 2, 0], seed=1)
+    panel = SearchPanel(chosen=[0, 2, 0], seed=1, searcher=search.Surrogate(start=3))
     assert panel.widget is not None
     panel.run()
     assert 'aria-label="cell: 0-1 none, 0-2 1x1, 1-2 none"' in panel.view.value
@@ -168,6 +183,7 @@ def test_a_cell_is_drawn_and_opens_as_it_was_measured():
     row = cells.table("digits").rows[(0, 2, 0), 1]
     assert panel.result.made[1] == pytest.approx(row["test"], abs=0.03)
     names = {}
+    assert "search.Surrogate(start=3)" in panel.code()
     exec(panel.code(), names)
     mine = panel.made["digits", (0, 2, 0), 1][0]
     x = data.load("digits").images[:5]
@@ -184,6 +200,10 @@ def test_another_searcher_brings_its_settings_and_another_table_its_points(ran):
     settle(ran)
     assert ran.params.settings == {"population": 3}
     assert "Evolution(population=3)" in ran.code()
+    ran.undo()
+    settle(ran)
+    (rest,) = ran.others.children
+    assert [c.value for c in rest.children if c.description == "population"] == [10]
     ran.form.controls["table"].value = "digits"
     settle(ran)
     assert (ran.params.table, ran.params.chosen) == ("digits", ())

@@ -53,6 +53,7 @@ class SearchPanel(Opened[SearchPanelParameters, SearchView]):
     Args and Raises: as of `Panel`; the parameters are `SearchPanelParameters`. table: the name of
     one that is shipped, or a `Table` with the shares `validation` and `test` and a cost. make: for
     that, from a point and a seed to the steps of a training on images like those selected.
+    searcher: a name, a call or a `Searcher`.
     """
 
     Params = SearchPanelParameters
@@ -68,14 +69,18 @@ class SearchPanel(Opened[SearchPanelParameters, SearchView]):
         self,
         *args: Any,
         table: str | Table = "digits",
+        searcher: str | Searcher = "Evolution",
         make: Make | None = None,
         **parameters: Any,
     ) -> None:
         own = isinstance(table, Table)
+        name = searcher if isinstance(searcher, str) else searcher.code()
+        searcher = registry.made("searcher", SEARCHERS, name, parameters.pop("settings", {}))
+        parameters |= {"searcher": type(searcher).__name__, "settings": searcher.changes()}
         self.measured = {OWN: Measured(table)} if isinstance(table, Table) else {}
         self.make = make
         self.made: dict[tuple[str, Key, int], tuple[Classifier, float]] = {}
-        self.opening: Job | None = None  # a training whose network opens at its end
+        self.opening: tuple[Job | None, Key, int] = (None, (), 0)  # what opens when it is trained
         super().__init__(*args, table=OWN if own else table, **parameters)
 
     def check(self, params: SearchPanelParameters) -> None:
@@ -109,28 +114,22 @@ class SearchPanel(Opened[SearchPanelParameters, SearchView]):
 
     def steps(self) -> Iterator[Step[SearchView]]:
         """The band, then one evaluation after another."""
-        p, view = self.params, SearchView(self.measures(self.params.table), "", 1)
-        for step in self.peek():
-            assert step.value is not None
-            view = step.value
-            yield step
+        p, view = self.params, self.first()
+        yield from self.peek()
         table = view.measured.table
         run = self.searcher(p).steps(table.space, table.objective(), budget=p.budget, seed=p.seed)
-        for found in run:
-            assert found.value is not None, "a search shows all it tried"
-            view = replace(view, search=found.value)
-            yield Step(found.done, found.total, found.message, self.updated(view))
+        for step in run:
+            assert step.value is not None, "a search shows all it tried"
+            view = self.updated(replace(view, search=step.value))
+            yield Step(step.done, step.total, step.message, view)
 
     def updated(self, result: SearchView) -> SearchView:
         """The point that is looked at now, and what was trained of it."""
-        p, s = self.params, self.selection
-        best = result.search.best.key if result.search.trials else result.measured.best
-        chosen = p.chosen or best
-        made = {
-            seed: of for (t, k, seed), (_, of) in self.made.items() if (t, k) == (p.table, chosen)
-        }
-        opens = f"opens on {self.home}"
-        opens += f", beside {s.model}" if s.origin == self.home else ""
+        p, s, trials = self.params, self.selection, result.search.trials
+        chosen = p.chosen or (result.search.best.key if trials else result.measured.best)
+        known = self.made.items()
+        made = {seed: share for (*of, seed), (_, share) in known if of == [p.table, chosen]}
+        opens = f"opens on {self.home}" + f", beside {s.model}" * (s.origin == self.home)
         opens = "" if p.table == OWN and self.make is None else opens
         return replace(result, chosen=chosen, made=made, opens=opens)
 
@@ -143,6 +142,7 @@ class SearchPanel(Opened[SearchPanelParameters, SearchView]):
     def training(self, key: Key) -> Iterator[Step[SearchView]]:
         """Train a point afresh, and count what it gets right."""
         p, view = self.params, self.result or self.first()
+        view.measured.band(view.budget)  # where a first look was cut short
         point, step = view.measured.table.space.point(key), Step[Treated](0, 1)
         if p.table != OWN:
             work, test = cells.train.steps(point, p.table, p.seed), cells.images(p.table)[2]
@@ -160,35 +160,39 @@ class SearchPanel(Opened[SearchPanelParameters, SearchView]):
 
     def train(self) -> None:
         """Train the point looked at in a thread, then open it; what was trained opens at once."""
-        key = (self.result or self.look()).chosen
-        self.set(chosen=key)
-        if (self.params.table, key, self.params.seed) in self.made:
+        key, seed = (self.result or self.look()).chosen, self.params.seed
+        self.set(chosen=key)  # another best so far does not take its place
+        if (self.params.table, key, seed) in self.made:
             self.open()
         else:
-            self.start(self.training(key))
-            self.opening = self.job
+            with self._lock:  # its end waits until it is known what opens
+                self.start(self.training(key))
+                self.opening = (self.job, key, seed)
 
     def _end(self, token: object, job: Job) -> None:
         super()._end(token, job)
-        if token is self._current and job.state == "done" and job is self.opening:
-            guarded(self, self.open)()
+        if token is self._current and job.state == "done" and job is self.opening[0]:
+            guarded(self, self.open)(*self.opening[1:])
 
-    def open(self) -> Any:
-        """The bench with the network that was trained, beside the model selected; shown below.
+    def open(self, key: Key | None = None, seed: int | None = None) -> Any:
+        """The bench with a network that was trained, beside the model selected; shown below.
+
+        key, seed: the point looked at, and the present seed, when None.
 
         Raises:
-            RuntimeError: the point looked at was not trained with the present seed.
+            RuntimeError: it was not trained.
         """
         from .bench import Bench
 
-        p, s, key = self.params, self.selection, self.params.chosen
-        if (p.table, key, p.seed) not in self.made:
-            raise RuntimeError(f"not trained with seed {p.seed} yet: press Train it and open it")
-        model, images = self.made[p.table, key, p.seed][0], s.as_it_is(self.home)
+        p, s = self.params, self.selection
+        of = (p.table, key or p.chosen, p.seed if seed is None else seed)
+        if of not in self.made:
+            raise RuntimeError(f"not trained with seed {of[2]} yet: press Train it and open it")
+        model, images = self.made[of][0], s.as_it_is(self.home)
         first = int((model.predict(images.images).label.cpu() != images.labels).float().argmax())
         own = s.is_own(self.home)
-        beside = {"compare": s.classifier()} if s.origin == self.home else {}
-        options = {"training": s.own_training(), **beside} if own else beside
+        options = {"compare": s.classifier()} if s.origin == self.home else {}
+        options |= {"training": s.own_training()} if own else {}
         return self.show(Bench(images if own else self.home, model, first, **options))
 
     # The picture.
@@ -237,11 +241,12 @@ class SearchPanel(Opened[SearchPanelParameters, SearchView]):
         return [self.others, *super().folded()]
 
     def _show_settings(self) -> None:
-        form = Form(self.searcher(self.params), matter=())
-        form.observe(
-            guarded(self, lambda v: self.accept(self.params.changed(settings=v.changes())))
-        )
-        self.others.children = [form.rest]
+        self.settings = Form(self.searcher(self.params), matter=())
+        self.settings.observe(guarded(self, self._settings_changed))
+        self.others.children = [self.settings.rest]
+
+    def _settings_changed(self, values: Parameters) -> None:
+        self.accept(self.params.changed(settings=values.changes()))
 
     def taken(self, values: SearchPanelParameters) -> SearchPanelParameters:
         """Another searcher has settings of its own, another table other points."""
@@ -250,8 +255,8 @@ class SearchPanel(Opened[SearchPanelParameters, SearchView]):
         return values if values.table == self.params.table else values.changed(chosen=())
 
     def changed(self, before: SearchPanelParameters) -> None:
-        """Another searcher brings its form."""
-        if self.params.searcher != before.searcher:
+        """Another searcher brings its form, and an undo what it was."""
+        if self.live and self.settings.values != self.searcher(self.params):
             self._show_settings()
         self.begin()
 

@@ -47,11 +47,10 @@ class Measured:
             raise ValueError(
                 "table: expected a row for each point and seed; search.measure makes such a table"
             )
-        if not {*SHARES} < {*next(iter(rows.values()))}:
-            raise ValueError(
-                f"table: expected the columns 'validation', 'test' and a cost, got "
-                f"{[*next(iter(rows.values()))]}"
-            )
+        columns = [*next(iter(rows.values()))]
+        if not {*SHARES} < {*columns}:
+            wanted = "table: expected the columns 'validation', 'test' and a cost"
+            raise ValueError(f"{wanted}, got {columns}")
 
     @cached_property
     def numbers(self) -> dict[Key, dict[str, At]]:
@@ -90,7 +89,8 @@ class Measured:
         """After each evaluation the quantiles, `BAND`, of the searches at random."""
         if budget not in self.bands:
             space, objective = self.table.space, self.table.objective()
-            found = [Random()(space, objective, budget=budget, seed=s) for s in range(REPEATS)]
+            runs = (Random().steps(space, objective, budget=budget, seed=s) for s in range(REPEATS))
+            found = [[*run][-1].value or Search() for run in runs]  # without a progress bar each
             ordered = [sorted(v) for v in zip(*map(self.course, found), strict=True)]
             places = [round(share * (REPEATS - 1)) for share in BAND]
             self.bands[budget] = [[values[i] for values in ordered] for i in places]
@@ -143,7 +143,7 @@ class Plot:
     def at(self, x: float, y: float) -> At:
         """Values as pixels from the upper left."""
         (left, right), (low, high) = self.x, self.y
-        across, up = (x - left) / (right - left or 1), (y - low) / (high - low or 1)
+        across, up = (x - left) / (right - left or 1), max(0, (y - low) / (high - low or 1))
         return LEFT + across * WIDE, TOP + (1 - up) * HIGH
 
     def line(self, ends: Sequence[At], style: str) -> str:
@@ -192,8 +192,10 @@ def progress(view: SearchView) -> str:
     """What the best so far is worth after each evaluation, and the band of random searches."""
     m, course = view.measured, view.measured.course(view.search)
     band, best = m.bands.get(view.budget, []), m.at(m.best)[1]
-    least = min([best - 0.01, *course, *(v for line in band for v in line)])
-    plot = Plot((1, max(view.budget, 2)), (least, best))
+    last = max(2, len(course), len(band[0]) if band else view.budget)
+    early = [line[len(line) // 4] for line in (*band[:1], course) if line]
+    least = min([best - 0.01, *early])  # what is worse is at the beginning, and cut off
+    plot = Plot((1, last), (least, best))
     said, parts = [f"best there is {best:.1%}"], ""
     if band:
         low, half, high = ([*enumerate(line, 1)] for line in band)
@@ -206,9 +208,7 @@ def progress(view: SearchView) -> str:
         parts += plot.line([*enumerate(course, 1)], f"stroke:{BLUE};stroke-width:2.5")
         said[:0] = [f"{view.searcher} {course[-1]:.1%} after {len(course)} evaluations"]
     drawing = plot.svg(parts, "evaluations", f"best so far: {'; '.join(said)}")
-    legend = (
-        "Line: this search; dashes: half of those at random do better; grey: 10 to 90% of them."
-    )
+    legend = "Line: this search; dashes, grey: the middle, 10 to 90% at random; cut off below."
     below = f"{legend}<br>{escape('; '.join(said[:-1]))}"
     return chart("Best so far", drawing, below)
 
@@ -244,7 +244,7 @@ def points(view: SearchView) -> str:
 def chart(title: str, drawing: str, below: str) -> str:
     """A drawing with its title, and room for words below, so that nothing moves."""
     head = f"<b>{title}</b> <small>(right on test images, mean over seeds)</small>"
-    room = f'<div style="min-height:5.5em"><small>{below}</small></div>'
+    room = f'<div style="min-height:5em"><small>{below}</small></div>'
     return column(head, f"<div>{drawing}</div>", room, width=f"{Plot.width}px")
 
 
@@ -257,7 +257,7 @@ def card(view: SearchView) -> str:
     act = pick("train", "Train it and open it") * bool(view.opens)
     told = column(act, f"<p>{'<br>'.join(map(escape, words))}</p>", width="22em")
     rows = [
-        (NAMES.get(n, escape(n)), *(f"{v:.1%}" if n in SHARES else f"{v:,.5g}" for v in pair))
+        (NAMES.get(n, escape(n)), *(f"{v:.1%}" if n in SHARES else f"{v:,.6g}" for v in pair))
         for n, pair in m.numbers[key].items()
     ]
     numbers = table("", rows, ["", f"mean of {len(m.table.seeds)} seeds", "spread (sd)"])
@@ -285,8 +285,7 @@ def drawn(point: Point) -> str:
         parts += f'<path d="{curve}" style="fill:none;{style}"/>'
         parts += text((left + right) / 2, floor - 1.5 * lift - 8, option)
     for node in range(last + 1):
-        at = f'cx="{20 + GAP * node}" cy="{floor}" r="6"'
-        parts += f'<circle {at} style="fill:{BLUE}"/>' + text(
-            20 + GAP * node, floor + 22, f"{node}"
-        )
+        at, words = f'cx="{20 + GAP * node}" cy="{floor}" r="6"', f"node {node}"
+        parts += f'<circle {at} style="fill:{BLUE}"/>'
+        parts += text(20 + GAP * node, floor + 22, words)
     return svg(parts, 40 + GAP * last, floor + 30, f"cell: {named(point)}")
