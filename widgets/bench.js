@@ -130,6 +130,10 @@ function render({ model, el }) {
     const [first, second] = s.maps;
     const wait = "Looking for the pixels that matter …";
     caption.textContent = first?.words ?? wait;
+    if (first && !first.src) { // no map lies over what is no picture: it is said in words
+      fill(shown, picture(s.image, s.words));
+      return fill(below);
+    }
     fill(shown, picture(s.image, s.words), first && picture(first.src, first.words, "wb-over"));
     const slide = make("input", {
       type: "range", min: 0, max: 100, value: blend,

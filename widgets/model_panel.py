@@ -14,7 +14,7 @@ from pydantic import Field
 
 from workbench import checks, models, saliency
 from workbench.data import ImageDataset
-from workbench.figures import confidence_table, heat_overlay
+from workbench.figures import confidence_table, heat_overlay, points
 from workbench.models import Classifier, Prediction
 from workbench.params import Parameters
 from workbench.saliency import Saliency
@@ -211,7 +211,7 @@ class ModelPanel(Panel[ModelPanelParameters, ModelView]):
         alt = f"index {result.index} of {result.images.name}, {labelled}"
         caption = f"index {result.index}, {escape(labelled)}"
         image = result.images.images[result.index]
-        shown = figure(image, alt, caption, HEIGHT)
+        shown = figure(image, alt, caption, HEIGHT, result.images.space)
         maps = [look.saliency.values for look in result.looks if look.saliency is not None]
         most = max((float(values.abs().max()) for values in maps), default=0.0) or 1.0
         looks = (f"<div>{draw_look(k, result.label, image, most)}</div>" for k in result.looks)
@@ -360,7 +360,9 @@ def draw_look(look: Look, label: str, image: torch.Tensor, most: float) -> str:
     ]
     if label and look.label is None:
         blocks.append(f"<p>{escape(label)} is no class of this model: nothing is right here.</p>")
-    if shown is not None:
+    if said := points.why(look.model.space, [look]):
+        blocks.append(f"<p>{escape(said[0]['words'])}</p>")
+    elif shown is not None:
         about = f"why {prediction.classes[int(shown.target[0])]} ({shown.method})"
         scale, low = ("diverging", -most) if shown.signed else ("sequential", 0.0)
         ends: dict[str, Any] = {"limits": (low, most), "height": HEIGHT, "title": about}

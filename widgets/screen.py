@@ -62,7 +62,7 @@ def stage(view: ModelView) -> dict[str, Any]:
     image = view.images.images[view.index]
     maps = [look.saliency for look in view.looks if look.saliency and not view.images.space]
     most = max((float(m.values.abs().max()) for m in maps), default=0.0) or 1.0
-    layers = []
+    layers = points.why(view.images.space, view.looks)
     for look, found in zip(view.looks, maps, strict=False):
         strength = found.values[0].abs().numpy() / most
         rgb = colourise(found.values[0], "diverging", (-most, most))

@@ -9,7 +9,7 @@ import base64
 import math
 from collections.abc import Iterator, Sequence
 from html import escape
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -119,6 +119,21 @@ def axis_words(space: InputSpace | None, at: Slice) -> str:
         most = axis.flatten().abs().topk(min(2, axis.numel())).indices.tolist()
         said.append(f"{name} " + ", ".join(f"{space.names[k]} {by[k]:+.3g}" for k in most))
     return f" One to the {'; one '.join(said)}."
+
+
+def why(space: InputSpace | None, looks: Sequence[Any]) -> list[dict[str, Any]]:
+    """Which coordinates matter most to each model that was looked into; [] of images."""
+    said: list[dict[str, Any]] = []
+    for look in looks:
+        if space is None or (found := look.saliency) is None:
+            continue
+        values, own = found.values[0].flatten(), f"{look.model.card.name}, {found.method}"
+        width = len(space.names) // len(values)  # several channels have one value
+        order = values.abs().argsort(descending=True)[:4].tolist()
+        most = ", ".join(f"{space.names[k * width]} {values[k]:+.2g}" for k in order)
+        for_ = look.model.classes[int(found.target[0])]
+        said.append({"src": "", "words": f"{own}: most for {for_} or against: {most}"})
+    return said
 
 
 def drawing(space: InputSpace, x: torch.Tensor, origin: torch.Tensor | None = None) -> str:

@@ -20,7 +20,7 @@ SHOWN = 4  # changes named in a sentence
 class InputSpace:
     """What the coordinates of a point `(C, H, W)` in [0, 1] mean: `value = low + x * unit`.
 
-    names: one a coordinate, in order. low, unit: float32 `(C, H, W)`, in natural units. free: bool
+    names: one a coordinate, in order. low, unit: floats `(C, H, W)`, in natural units. free: bool
     `(C, H, W)`, what attacks, traversals and the box of a proof may move. A space of one's own
     gives `nearest`, where not every point in [0, 1] exists.
 

@@ -163,8 +163,9 @@ def table(
     still = torch.zeros(len(names), dtype=torch.bool)
     for column in columns:
         still[column.part] = column.name in fixed
-    lower, upper = torch.tensor(low), torch.tensor(high)
-    unit = torch.where(upper > lower, upper - lower, torch.ones(()))  # a constant column
+    # In float64, since a column may span less than its values' float32 can tell apart.
+    lower, upper = (torch.tensor(end, dtype=torch.float64) for end in (low, high))
+    unit = torch.where(upper > lower, upper - lower, 1.0)  # a constant column
     free = ~still & (upper > lower)
     shaped = (each[None, None] for each in (lower, unit, free))
     return Rows(tuple(names), *shaped, columns=tuple(columns))
