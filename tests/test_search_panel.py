@@ -68,6 +68,8 @@ def test_the_band_is_of_searches_at_random(ran, table):
     found = [Random()(SPACE, table.objective(), budget=4, seed=s) for s in range(300)]
     last = sorted(table.true(one.best.point) for one in found)
     assert [low[-1], half[-1], high[-1]] == pytest.approx([last[30], last[150], last[269]])
+    first = sorted(table.true(one.trials[0].point) for one in found)
+    assert [low[0], half[0], high[0]] == pytest.approx([first[30], first[150], first[269]])
     assert all(a <= b <= c for a, b, c in zip(low, half, high, strict=True))
     assert "300 at random" in ran.view.value
 
