@@ -43,6 +43,13 @@ def test_equal_seeds_search_alike_and_no_point_comes_twice(searcher):
     assert before[1] == after[1]
 
 
+def test_a_point_that_is_not_valid_is_worse_than_any(searcher):
+    space = Space({"a": tuple(range(8)), "b": tuple(range(8))}, lambda point: point["a"] > 4)
+    found = searcher(space, lambda p, _: p["b"] - 100.0, budget=12, seed=1)
+    assert all(trial.point["a"] > 4 for trial in found.trials)
+    assert found.best.value > -95
+
+
 def test_a_whole_space_is_tried_once_and_then_it_ends(searcher):
     space = Space({"a": (1, 2, 3), "b": (1, 2)})
     found = searcher(space, lambda p, _: p["a"] * p["b"], budget=50)

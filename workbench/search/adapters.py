@@ -49,7 +49,7 @@ class Asked(Searcher):
             if space.holds(key):
                 state["asked"] = key, handle
                 return key
-            tell(handle, min(values.values(), default=0.0))
+            tell(handle, min(values.values(), default=-1e9))
         return drawn(space, draw)
 
     def learn(self, space: Space, trial: Trial, state: dict[Any, Any]) -> None:
