@@ -46,12 +46,12 @@ class Nodes(InputSpace):
         if not self.binary:
             return super().changes(x, origin)
         by = (x - origin).flatten()
-        order = by.abs().argsort(descending=True).tolist()
+        moved = (by.abs() > checks.ROUNDING).nonzero().flatten()
+        order = moved[by[moved].abs().argsort(descending=True)]
         signs = {True: "+ ", False: "− "}
         return [
-            self.names[i].replace(": ", f": {signs[bool(by[i] > 0)]}") + part(float(by[i].abs()))
-            for i in order
-            if by[i].abs() > checks.ROUNDING
+            self.names[i].replace(": ", f": {signs[far > 0]}") + part(abs(far))
+            for i, far in zip(order.tolist(), by[order].tolist(), strict=True)
         ]
 
     def around(self, module: nn.Module) -> tuple[nn.Module, ...]:
