@@ -161,7 +161,8 @@ def test_the_views_take_such_a_model(brought):
     space, model, x, y = brought
     plane = levelsets.plane(model, levelsets.span(x[0], x[5], x[11]), 17)
     drawn = figures.plane_map(plane, space=space)
-    assert "One to the right" in drawn.html
+    assert ("One to the right" in drawn.html) == (space.kind != "sentence")
+    assert f"where there are no {space.kind}s" in drawn.html
     assert "data-words" in drawn.html
     found = model.predict(x).label
     other = x[found != found[0]][0]
@@ -406,7 +407,7 @@ def test_the_bench_draws_what_a_point_is(brought):
     assert "the nearest that exists" in html
     panel = LevelSetPanel(data, model, right)
     panel.run()
-    assert "One to the right" in panel.to_html()
+    assert f"where there are no {space.kind}s" in panel.to_html()
 
 
 def test_why_names_coordinates(brought):

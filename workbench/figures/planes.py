@@ -19,7 +19,7 @@ from workbench.figures.images import Picture, img_tag
 from workbench.figures.inputs import percent
 from workbench.figures.maps import LINE, ROW, SOFT, WIDE, Frame, Labels, Window, cover, face, layers
 from workbench.figures.palettes import CLASSES, colourise, rgb
-from workbench.figures.points import axis_words, point_words
+from workbench.figures.points import in_units, point_words
 
 if TYPE_CHECKING:
     from workbench.levelsets import Plane, Regions, Slice
@@ -91,7 +91,7 @@ def plane_map(
         shown = layers(each, frame, drawn, alts[-1], pick) + "".join(labels.parts)
         shown += cover(waiting)
         about = caption(each, levels, "class" if cut is None else colour)
-        about += escape(axis_words(space, each.slice))
+        about = in_units(space, each.slice, about)
         faces.append(face(name, tone, frame, shown, about))
     spot = Spot.of(planes, here, space)
     live = "" if waiting else f'data-map="{spot.data()}"'

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from workbench.spaces import InputSpace, Nodes, Rows, Sentences
 
 WIDE = 300  # units of a drawing, which are pixels where it is as wide
+LOW = 110  # and its height at least, so that it is not much wider than high
 LINE = 15  # of text
 MOST = 12  # columns drawn of a row
 INK, PALE, MOVED, TRACK = "#24292f", "#57606a", "#b84d00", "#d8dee4"
@@ -109,16 +110,19 @@ def point_words(space: InputSpace | None, at: Slice, points: torch.Tensor) -> li
     return [space.words(image, at.origin) for image in images]
 
 
-def axis_words(space: InputSpace | None, at: Slice) -> str:
-    """What a step of one along each axis of a plane changes most, in natural units."""
+def in_units(space: InputSpace | None, at: Slice, about: str) -> str:
+    """The words below a plane of points, with what a step along each axis changes most."""
     if space is None:
-        return ""
+        return about
+    about = about.replace("no images", f"no {space.kind}s")
+    if space.kind == "sentence":  # the numbers of an embedding have no names
+        return about
     said = []
     for name, axis in (("right", at.u), ("up", at.v)):
         by = (axis.double().cpu() * space.unit.double()).flatten()
         most = axis.flatten().abs().topk(min(2, axis.numel())).indices.tolist()
         said.append(f"{name} " + ", ".join(f"{space.names[k]} {by[k]:+.3g}" for k in most))
-    return f" One to the {'; one '.join(said)}."
+    return f"{about} One to the {escape('; one '.join(said))}."
 
 
 def why(space: InputSpace | None, looks: Sequence[Any]) -> list[dict[str, Any]]:
@@ -147,7 +151,8 @@ def parts(space: InputSpace, x: torch.Tensor, origin: torch.Tensor | None) -> tu
     origin = None if origin is None else origin.detach().cpu()
     draw = {"row": row, "node": node, "sentence": sentence}.get(space.kind, values)
     drawn = [*draw(space, x, origin)]
-    return "".join(part for part, _ in drawn), round(max(bottom for _, bottom in drawn)) + 6
+    bottom = max(LOW, *(round(bottom) for _, bottom in drawn))
+    return "".join(part for part, _ in drawn), bottom + 6
 
 
 def page(drawn: str, height: int) -> str:
