@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 SIDE = 360  # CSS pixels of a map of regions alone
 IMAGE = 132  # and of the image at a point, its height
-WORDS = 25  # points a side of which is said what they are, where they are no images
+WORDS = 21  # points a side of which is said what they are, where they are no images
 BARS = 11  # classes with a bar, where there are more
 COLOURS = {
     "class": "Colour: the class, white where it changes inside.",

@@ -201,7 +201,7 @@ def row(space: Rows, x: torch.Tensor, origin: torch.Tensor | None) -> Iterator[t
     """Columns in natural units, of categories the one chosen; those moved most, or the first."""
     flat, free = x.flatten(), space.free.flatten()
     before = None if origin is None else origin.flatten()
-    (named,) = space.decode(x[None]).to_dict("records")
+    named = space.named(x)
     columns = [*space.columns]
     if before is not None:
         columns.sort(key=lambda c: -float((flat[c.part] - before[c.part]).abs().max()))

@@ -69,15 +69,17 @@ class Rows(InputSpace):
         """Points `(N, 1, 1, D)` as rows in natural units; of categories the likeliest."""
         import pandas as pd
 
-        values = self.values(x).flatten(1).cpu()
-        columns = {}
+        names = [column.name for column in self.columns]
+        return pd.DataFrame([self.named(point) for point in x], columns=names)
+
+    def named(self, x: torch.Tensor) -> dict[str, float | str]:
+        """The values of a point `(1, 1, D)` by column; of categories the likeliest."""
+        values = self.values(x).flatten().tolist()
+        found: dict[str, float | str] = {}
         for column in self.columns:
-            own = values[:, column.part]
-            if column.options:
-                columns[column.name] = [column.options[i] for i in own.argmax(1)]
-            else:
-                columns[column.name] = own[:, 0].tolist()
-        return pd.DataFrame(columns)
+            own = values[column.part]
+            found[column.name] = column.options[own.index(max(own))] if column.options else own[0]
+        return found
 
     def nearest(self, x: torch.Tensor) -> torch.Tensor:
         """Whole numbers are rounded, and of each row's categories one is chosen."""
@@ -95,13 +97,13 @@ class Rows(InputSpace):
 
     def changes(self, x: torch.Tensor, origin: torch.Tensor) -> list[str]:
         """What was moved in a row, the most moved first; a category by its names."""
-        (before,), (after,) = (self.decode(each[None]).to_dict("records") for each in (origin, x))
-        by = (x - origin).abs().flatten()
-        order = sorted(self.columns, key=lambda c: -float(by[c.part].max()))
-        moved = [c for c in order if float(by[c.part].max()) > checks.ROUNDING]
+        before, after = self.named(origin), self.named(x)
+        far = (x - origin).abs().flatten().tolist()
+        by = {column: max(far[column.part]) for column in self.columns}
+        order = sorted((c for c in by if by[c] > checks.ROUNDING), key=lambda c: -by[c])
         return [
             f"{c.name} {shown(before[c.name])} to {shown(after[c.name])}"
-            for c in moved
+            for c in order
             if not c.options or before[c.name] != after[c.name]
         ]
 
