@@ -81,6 +81,7 @@ const follow = (root, data, [basis, ...grids]) => {
   const canvas = data.words.length // what is no picture is said in words, on a grid of its own
     ? document.createElement("canvas")
     : over(part("image").firstElementChild, data.shape[2], data.shape[1]);
+  const first = part("words")?.textContent; // at the point that is shown at first
   const wordsAt = (x, y) => {
     const last = Math.sqrt(data.words.length) - 1;
     return data.words[Math.round((1 - y) * last) * (last + 1) + Math.round(x * last)];
@@ -102,7 +103,7 @@ const follow = (root, data, [basis, ...grids]) => {
     here = [x, y, own];
     const a = left + x * (right - left), b = top - y * (top - bottom);
     const lost = data.words.length ? 0 : picture(canvas, basis, data.shape, data.scales, a, b);
-    if (data.words.length && !own) part("words").textContent = wordsAt(x, y);
+    if (data.words.length) part("words").textContent = own ? first : wordsAt(x, y);
     const values = own ?? grids.map((grid, m) => valueAt(grid, data.sides[m], classes, x, y));
     const sentence = (p, m) => {
       const most = Math.max(...p), sure = most >= 0.9995 && most < 1 ? ">0.999" : most.toFixed(3);
