@@ -25,6 +25,14 @@ def pytest_runtest_makereport(item):
     return report
 
 
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """A data folder of a file's own, where models are kept that its tests make."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("WORKBENCH_DATA", str(tmp_path_factory.mktemp("data")))
+        yield
+
+
 @pytest.fixture(scope="session")
 def lab_folder(tmp_path_factory) -> Path:
     """The folder of the one JupyterLab; notebooks lie in `notebooks`."""

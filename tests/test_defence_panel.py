@@ -11,12 +11,7 @@ from workbench import data, models, treatments
 QUICK = {"n": 12, "n_steps": 5, "n_queries": 20, "health": False}
 
 
-@pytest.fixture(autouse=True, scope="module")
-def home(tmp_path_factory):
-    """A data folder of the tests' own: what is treated by name is kept there."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("WORKBENCH_DATA", str(tmp_path_factory.mktemp("data")))
-        yield
+pytestmark = pytest.mark.usefixtures("home")  # what a panel makes is kept there
 
 
 @pytest.fixture(scope="module")

@@ -33,12 +33,7 @@ def make(point, seed):
     yield Step(2, 2, "done", Treated(model))
 
 
-@pytest.fixture(autouse=True, scope="module")
-def home(tmp_path_factory):
-    """A data folder of the tests' own: what a bench makes is kept there."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("WORKBENCH_DATA", str(tmp_path_factory.mktemp("data")))
-        yield
+pytestmark = pytest.mark.usefixtures("home")  # what a panel makes is kept there
 
 
 @pytest.fixture(scope="module")

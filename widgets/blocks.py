@@ -12,7 +12,7 @@ import ipywidgets as ipw
 import torch
 import traitlets
 
-from workbench.figures import colourise, images, img_tag, points
+from workbench.figures import colourise, images, points
 
 from .pick_view import PickView
 
@@ -49,9 +49,9 @@ def column(*blocks: str, width: str = "26em") -> str:
     return f'<div style="max-width:{width}">{"".join(blocks)}</div>'
 
 
-def thumbs(images: Sequence[torch.Tensor], words: Sequence[str], height: int = 60) -> str:
+def thumbs(images: Sequence[torch.Tensor], words: Sequence[str], height: int = 60, *of: Any) -> str:
     """Small images in a row."""
-    tags = (img_tag(x.cpu(), alt, height) for x, alt in zip(images, words, strict=True))
+    tags = (points.tag(x.cpu(), alt, height, *of) for x, alt in zip(images, words, strict=True))
     return f'<div class="wb-thumbs">{"".join(tags)}</div>'
 
 

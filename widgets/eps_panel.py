@@ -13,7 +13,7 @@ from pydantic import Field
 from workbench import attacks, checks, robustness
 from workbench.attacks import FixedBudget
 from workbench.data import ImageDataset
-from workbench.figures import colourise, drag_eps, points, size
+from workbench.figures import colourise, drag_eps, size
 from workbench.params import Parameters
 from workbench.robustness import Breaking
 from workbench.steps import Step
@@ -112,15 +112,14 @@ class EpsPanel(Panel[EpsPanelParameters, EpsView]):
         """Where the answer breaks; the image there, and the change."""
         x = result.images.images[result.index]
         if not result.breaking:
-            tag = points.tag(x, "the image", 60, result.images.space)
-            return "drag eps, watch it break", f'<div class="wb-thumbs">{tag}</div>'
+            return "drag eps, watch it break", thumbs([x], ["the image"], 60, result.images.space)
         b = result.breaking[0]
         at = len(b.radii) - 1 if b.breaks is None else b.radii.tolist().index(b.breaks)
         words = (
             f"{'holds up to' if b.breaks is None else 'breaks at'} {size(float(b.radii[at]), b)}"
         )
         if (space := result.images.space) is not None:
-            return words, points.tag(b.images[at], "attacked", 60, space, x)
+            return words, thumbs([b.images[at]], ["attacked"], 60, space, x)
         largest = float(b.radii[at])
         change = torch.from_numpy(
             colourise((b.images[at] - x).mean(0), "diverging", (-largest, largest))

@@ -10,6 +10,7 @@ import torch
 from workbench.attacks.goals import Goal
 from workbench.attacks.norms import Norm, size
 from workbench.models import Classifier
+from workbench.spaces import held
 
 Loss = Callable[[Goal, torch.Tensor], torch.Tensor]
 FEW = 16  # images whose steps are kept whole, to be scrubbed through
@@ -79,8 +80,7 @@ class Problem:
 
     def held(self, images: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
         """What is tried for the images `index`: only what may move has moved."""
-        space = self.model.space
-        return images if space is None else space.held(images, self.x[index])
+        return held(self.model, images, self.x[index])
 
     def part(self, index: torch.Tensor, *, smallest: bool) -> Problem:
         """Some of the images as a problem of their own, with nothing found yet."""

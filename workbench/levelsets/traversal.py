@@ -16,6 +16,7 @@ from pydantic import Field
 from workbench import checks, steps
 from workbench.models import Classifier, Prediction, batch_size, ready
 from workbench.params import Parameters
+from workbench.spaces import held
 from workbench.steps import Step
 
 if TYPE_CHECKING:
@@ -324,11 +325,6 @@ def jittered(model: Classifier, source: torch.Tensor, seed: int) -> torch.Tensor
     noise = torch.rand(source.shape, generator=generator, dtype=torch.float32)
     moved = (source + ((noise * 2 - 1) * JITTER).to(source.device)).clamp(0, 1)
     return held(model, moved, source)
-
-
-def held(model: Classifier, x: torch.Tensor, source: torch.Tensor) -> torch.Tensor:
-    """Points with what may not move as in `source`; of images all may."""
-    return x if model.space is None else model.space.held(x, source)
 
 
 def per_image(values: torch.Tensor) -> torch.Tensor:

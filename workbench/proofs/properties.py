@@ -10,6 +10,7 @@ import torch
 from workbench import checks
 from workbench.models import Classifier
 from workbench.patterns import Pattern, check_model
+from workbench.spaces import held
 
 Verdict = Literal["proved", "refuted", "open"]
 TOLERANCE = 1e-6  # of the box and the outputs, when a counterexample is checked
@@ -152,9 +153,8 @@ def local_robustness(
     if not 0 < eps <= 1:
         raise ValueError(f"eps: expected an L-infinity radius in (0, 1], got {eps}")
     unsafe = not_called(model, label)
-    box = ((x - eps).clamp(min=0), (x + eps).clamp(max=1))
-    if model.space is not None:
-        box = (model.space.held(box[0], x), model.space.held(box[1], x))
+    low, high = (x - eps).clamp(min=0), (x + eps).clamp(max=1)
+    box = held(model, low, x), held(model, high, x)
     prop = Property(*box, unsafe, name=f"all within {eps:g} are {model.classes[label]}")
     return with_pattern(prop, model, pattern)
 

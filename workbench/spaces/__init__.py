@@ -12,6 +12,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     submod_attrs={
         "base": ["InputSpace"],
         "graphs": ["Nodes", "nodes", "propagation"],
+        "moving": ["held"],
         "rows": ["Rows", "table"],
         "sentences": ["Sentences", "tokens"],
     },

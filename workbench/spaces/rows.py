@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import nn
@@ -49,12 +49,7 @@ class Rows(InputSpace):
         parts = []
         for column in self.columns:
             checks.known("column", column.name, [str(name) for name in frame.columns])
-            values = frame[column.name]
-            if values.isna().any():
-                raise ValueError(
-                    f"frame: {column.name}: {int(values.isna().sum())} of {len(values)} rows have "
-                    "no value; fill them in or leave these rows out"
-                )
+            values = complete(column.name, frame[column.name])
             if column.options:
                 names = values.astype(str)
                 for name in names:
@@ -142,11 +137,7 @@ def table(
     for name in [*fixed, *(whole or ()), *(bounds or {})]:
         checks.known("column", name, given)
     for name, values in given.items():
-        if values.isna().any():
-            raise ValueError(
-                f"frame: {name}: {int(values.isna().sum())} of {len(values)} rows have no value; "
-                "fill them in or leave these rows out"
-            )
+        complete(name, values)
         if types.is_numeric_dtype(values) and not types.is_bool_dtype(values):
             number = types.is_integer_dtype(values) if whole is None else name in whole
             least, most = (bounds or {}).get(name, (float(values.min()), float(values.max())))
@@ -171,6 +162,20 @@ def table(
     free = ~still & (upper > lower)
     shaped = (each[None, None] for each in (lower, unit, free))
     return Rows(tuple(names), *shaped, columns=tuple(columns))
+
+
+def complete(name: str, values: pd.Series[Any]) -> pd.Series[Any]:
+    """The values of a column, none of which is missing.
+
+    Raises:
+        ValueError: some are.
+    """
+    if missing := int(values.isna().sum()):
+        raise ValueError(
+            f"frame: {name}: {missing} of {len(values)} rows have no value; fill them in or leave "
+            "these rows out"
+        )
+    return values
 
 
 def shown(value: object) -> str:
