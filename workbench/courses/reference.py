@@ -16,7 +16,7 @@ from workbench import files
 PACKAGES = (
     *("workbench", "atlas", "attacks", "concepts", "continual", "courses", "data", "denoisers"),
     *("detectors", "figures", "kernels", "levelsets", "models", "patterns", "proofs"),
-    *("prototypes", "reports", "robustness", "saliency", "search", "spaces"),
+    *("prototypes", "reasoning", "reports", "robustness", "saliency", "search", "spaces"),
     *("treatments", "widgets"),
 )
 # The colours of the house in pdoc's roles; its code in the dark as pygments has it.
