@@ -8,14 +8,19 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from workbench import data, models
 from workbench.reasoning import (
     Budget,
     Chain,
+    Found,
     Programs,
     TinyGPT,
     TwentyFour,
     beam,
     best_of,
+    bisect,
+    careless,
+    debate,
     first_error,
     learn,
     mcts,
@@ -31,14 +36,7 @@ EACH = pytest.mark.parametrize("world", WORLDS.values(), ids=WORLDS)
 
 def at_random(world):
     """A policy that proposes any move."""
-
-    def policy(states, n, draw):
-        return [
-            [moves[int(torch.randint(len(moves), (), generator=draw))] for _ in range(n)]
-            for moves in map(world.moves, states)
-        ]
-
-    return policy
+    return careless(world, slip=1)
 
 
 def knows(world):
@@ -184,19 +182,61 @@ def test_the_first_error_is_found_by_binary_search():
     for i in range(8):
         value = world.result(path[-1].value, path[-1].todo[0])
         path.append(world.after(path[-1], (value + (i == 4)) % 13))
-    if world.right(path[-1]):
-        pytest.skip("made good by chance")
+    assert not world.right(path[-1]), "no later step made it good"
     budget = Budget(1000)
     assert first_error(world, knows(world), path, 1, budget) == 5
     assert budget.spent <= 8 * 3, "three looks of at most eight steps"
+    looks = [step.value.looks for step in bisect.steps(world, knows(world), path, 2, Budget(1000))]
+    assert looks[-1] == {4: (2, 2), 6: (0, 2), 5: (0, 2)}
+    assert [len(look) for look in looks] == [1, 2, 3, 3]
+
+
+def test_no_error_is_named_where_there_is_none_or_the_calls_run_out():
+    world = Chain(4, 13)
+    (problem,) = world.problems(1, seed=5)
+    right = rollouts(world, knows(world), problem, 1, Budget(9)).paths[0]
+    assert first_error(world, knows(world), right, 1, Budget(9)) is None
+    wrong = [*right[:-1], world.after(right[-2], (right[-1].value + 1) % 13)]
+    assert first_error(world, knows(world), wrong, 1, Budget(99)) == 4
+    short = bisect(world, knows(world), wrong, 4, Budget(5))
+    assert (short.step, short.low, short.high) == (None, 2, 4), "5 calls end one of 4 rollouts"
+    assert short.looks[2] == (1, 1)
+    assert short.spent <= 5
+
+
+@EACH
+def test_a_careless_policy_slips_as_often_as_it_is_told(world):
+    problem, draw = world.problems(1, seed=3)[0], torch.Generator().manual_seed(0)
+    said = careless(world, 0)([problem], 50, draw)[0]
+    assert all(world.step_right(problem, move) for move in said)
+    moves = world.moves(problem)
+    wrong = sum(not world.step_right(problem, move) for move in moves) / len(moves)
+    share = 0.4 * wrong
+    many = careless(world, 0.4)([problem], 1000, draw)[0]
+    found = sum(not world.step_right(problem, move) for move in many) / 1000
+    assert abs(found - share) < 4 * (share * (1 - share) / 1000) ** 0.5 + 1e-9
+    with pytest.raises(ValueError, match="slip: expected 0 to 1"):
+        careless(world, 1.5)
+
+
+@EACH
+def test_worlds_tell_states_and_steps_in_words(world):
+    state = world.problems(1)[0]
+    for move in world.moves(state):
+        assert world.told(state, move)
+        assert world.told(world.after(state, move)) != ""
+
+
+def test_a_quotient_is_told_as_it_is_made():
+    state = Numbers((Fraction(2), Fraction(6)))
+    told = {TwentyFour().told(state, move) for move in TwentyFour().moves(state)}
+    assert {"6 / 2 = 3", "2 / 6 = 1/3", "6 x 2 = 12", "6 - 2 = 4"} <= told
 
 
 def test_votes_go_by_answer_and_weight():
     world = Chain(1, 5, signs=("+",))
     (problem,) = world.problems(1)
     paths = tuple((problem, world.after(problem, v)) for v in (1, 2, 2, 3))
-    from workbench.reasoning import Found
-
     found = Found(paths)
     assert vote(found, lambda s: s.value)[-1].value == 2
     assert vote(found, lambda s: s.value, [5, 1, 1, 1])[-1].value == 1
@@ -242,3 +282,71 @@ def test_a_tiny_gpt_learns_to_count_and_hears_only_the_past():
 def test_a_budget_of_nothing_is_refused():
     with pytest.raises(ValueError, match="calls"):
         Budget(0)
+
+
+@pytest.fixture(scope="module")
+def linear():
+    """A linear expert of digits, an image, and the mean image."""
+    torch.manual_seed(0)
+    module = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
+    expert = models.wrap(module, input_shape=(1, 8, 8), classes=list("0123456789"))
+    images = data.load("digits").images
+    return expert, images[3], images.mean(0)
+
+
+def test_what_all_pixels_say_is_the_difference_of_the_logits_of_a_linear_expert(linear):
+    expert, image, mean = linear
+    held = debate(expert, image, (2, 7), 4, hidden=mean)
+    z, zero = expert(torch.stack([image, mean])).detach()
+    assert held.worth.sum() == pytest.approx(float((z - zero)[2] - (z - zero)[7]), abs=1e-5)
+    by_fours = debate(expert, image, (2, 7), 2, hidden=mean, square=4)
+    assert by_fours.worth[1, 0] == pytest.approx(float(held.worth[4:, :4].sum()), abs=1e-5)
+    assert by_fours.masks[1].sum() == 16
+
+
+def test_sides_take_turns_and_a_consultant_speaks_for_one(linear):
+    expert, image, mean = linear
+    ranks = debate(expert, image, (2, 7), 6, hidden=mean, way="consultancy")
+    others = debate(expert, image, (2, 7), 6, hidden=mean, way="consultancy", side=-1)
+    held = debate(expert, image, (2, 7), 6, hidden=mean)
+    assert held.order.tolist()[::2] == ranks.order.tolist()[:3]
+    assert held.order.tolist()[1::2] == others.order.tolist()[:3]
+    assert held.sides.tolist() == [1, -1] * 3
+    assert len(set(debate(expert, image, (2, 7), 64, hidden=mean).order.tolist())) == 64
+    neutral = debate(expert, image, (2, 7), 1, hidden=mean, way="no side")
+    assert neutral.order[0] == held.worth.abs().argmax()
+
+
+def test_a_judge_sees_what_was_shown_and_nothing_else(linear):
+    expert, image, mean = linear
+    told = []
+
+    def judge(seen, masks):
+        told.extend([seen, masks])
+        return expert(seen)
+
+    held = debate(expert, image, (2, 7), 5, hidden=mean, judge=judge, way="random", seed=1)
+    seen, masks = told
+    assert masks.flatten(1).sum(1).tolist() == [0, 1, 2, 3, 4, 5]
+    assert torch.equal(seen[0], mean)
+    assert ((seen == image) | (seen == mean)).all()
+    assert held.shares[0] == pytest.approx(float(expert(mean[None])[0, [2, 7]].softmax(0)[0]))
+    everything = debate(expert, image, (2, 7), 64, hidden=mean)
+    assert everything.shares[-1] == pytest.approx(
+        float(expert(image[None])[0, [2, 7]].softmax(0)[0])
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"k": 65}, "k: expected at most 64 squares, got 65"),
+        ({"k": 0}, "k"),
+        ({"claims": (3, 3)}, "claims: expected two different classes, got 3 twice"),
+        ({"way": "quarrel"}, "way"),
+    ],
+)
+def test_what_no_debate_can_be_held_of_is_said(linear, options, words):
+    expert, image, mean = linear
+    with pytest.raises(ValueError, match=words):
+        debate(expert, image, **({"claims": (2, 7), "k": 4, "hidden": mean} | options))

@@ -10,7 +10,11 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
         "gpt": ["TinyGPT", "learn", "sample"],
-        "search": ["Budget", "Found", "beam", "best_of", "first_error", "mcts", "rollouts", "vote"],
+        "pixels": ["Debate", "debate"],
+        "search": [
+            *("Bisected", "Budget", "Found", "beam", "best_of", "bisect", "careless"),
+            *("first_error", "mcts", "rollouts", "vote"),
+        ],
         "worlds": ["Chain", "Programs", "TwentyFour", "World"],
     },
 )

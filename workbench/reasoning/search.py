@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -17,6 +17,28 @@ from workbench.steps import Step, work
 # From states, how many moves each, and a generator: for each state that many moves.
 Policy = Callable[[Sequence[Any], int, torch.Generator], list[list[Any]]]
 Score = Callable[[Sequence[Any]], torch.Tensor]  # of states, `(N,)`; larger is better
+
+
+def careless(world: World, slip: float = 0.1) -> Policy:
+    """A policy that says any step that is right by itself; one in 1/slip is any there is.
+
+    Raises:
+        ValueError: a share below 0 or above 1.
+    """
+    if not 0 <= slip <= 1:
+        raise ValueError(f"slip: expected 0 to 1, got {slip}")
+
+    def policy(states: Sequence[Any], n: int, draw: torch.Generator) -> list[list[Any]]:
+        said = []
+        for state in states:
+            moves = world.moves(state)
+            right = [move for move in moves if world.step_right(state, move)] or moves
+            slips = (torch.rand(n, generator=draw) < slip).tolist()
+            among = [moves if slipped else right for slipped in slips]
+            said.append([m[int(torch.randint(len(m), (), generator=draw))] for m in among])
+        return said
+
+    return policy
 
 
 class Spent(Exception):
@@ -227,6 +249,58 @@ def upper(node: Node, move: Any, reach: float) -> float:
     return mean + reach * node.prior[move] * math.sqrt(node.visits) / (1 + visits)
 
 
+@dataclass(frozen=True)
+class Bisected:
+    """Where the first error of a path lies, as far as was looked.
+
+    low, high: after step `low` the end could still be right, after `high` it could not. looks: how
+    many of how many rollouts ended right, by the step after which they began. spent: calls so far.
+    step: the first error, from 1; None while it is not found.
+    """
+
+    low: int
+    high: int
+    looks: dict[int, tuple[int, int]] = field(default_factory=dict)
+    spent: int = 0
+    step: int | None = None
+
+
+@work
+def bisect(
+    world: World,
+    policy: Policy,
+    path: Sequence[Any],
+    n: int,
+    budget: Budget,
+    *,
+    seed: int = 0,
+) -> Iterator[Step[Bisected]]:
+    """Look for the first error of a wrong path by binary search (Luo et al., 2024).
+
+    A look asks whether one of `n` rollouts from there ends right. What is lost once stays lost:
+    so log2 of the steps are enough. Nothing is found where the end is right, or the calls run out.
+    """
+    found = Bisected(0, len(path) - 1, spent=budget.spent)
+    halvings = math.ceil(math.log2(max(2, len(path) - 1)))
+    if world.right(path[-1]):
+        yield Step(1, 1, "the end is right", found)
+        return
+    while found.high - found.low > 1:
+        middle = (found.low + found.high) // 2
+        ends = rollouts(world, policy, path[middle], n, budget, seed=seed + middle).paths
+        right = sum(world.right(each[-1]) for each in ends)
+        found = replace(
+            found, looks={**found.looks, middle: (right, len(ends))}, spent=budget.spent
+        )
+        if not right and len(ends) < n:
+            yield Step(1, 1, "the calls ran out", found)
+            return
+        found = replace(found, low=middle) if right else replace(found, high=middle)
+        message = f"after step {middle} {right} of {n} end right"
+        yield Step(len(found.looks), halvings, message, found)
+    yield Step(1, 1, "found", replace(found, step=found.high))
+
+
 def first_error(
     world: World,
     policy: Policy,
@@ -236,20 +310,5 @@ def first_error(
     *,
     seed: int = 0,
 ) -> int | None:
-    """The first step of a path from which none of `n` rollouts ends right, by binary search.
-
-    The number of the step, from 1; None where even its end is right, or the budget was spent.
-    """
-    low, high = 0, len(path) - 1  # of which the first is known to be solvable, the last is wrong
-    if world.right(path[-1]):
-        return None
-    while high - low > 1:
-        middle = (low + high) // 2
-        found = rollouts(world, policy, path[middle], n, budget, seed=seed + middle)
-        if not found.paths:
-            return None
-        if any(world.right(each[-1]) for each in found.paths):
-            low = middle
-        else:
-            high = middle
-    return high
+    """The step that `bisect` finds, from 1."""
+    return bisect(world, policy, path, n, budget, seed=seed).step

@@ -37,6 +37,9 @@ class World(Protocol):
     def solvable(self, state: Any) -> bool:
         """Whether right steps alone can still lead to the right answer."""
 
+    def told(self, state: Any, move: Any = None) -> str:
+        """A state in words, or a step from it."""
+
 
 @dataclass(frozen=True)
 class Numbers:
@@ -102,6 +105,16 @@ class TwentyFour:
     def solvable(self, state: Numbers) -> bool:
         """By trying all."""
         return state.clean and reaches(state.left, self.goal)
+
+    def told(
+        self, state: Numbers, move: tuple[Fraction, str, Fraction, Fraction] | None = None
+    ) -> str:
+        """The numbers left; of a step what makes what."""
+        if move is None:
+            return " ".join(map(str, state.left))
+        a, sign, b, result = move
+        a, b, sign = (b, a, "/") if sign == "\\" else (a, b, sign)
+        return f"{a} {sign} {b} = {result}"
 
 
 def pairs(left: Sequence[Fraction]) -> set[tuple[Fraction, Fraction]]:
@@ -203,6 +216,14 @@ class Chain:
         """Whether going on without an error ends right."""
         return self.answer(state.value, state.todo) == state.answer
 
+    def told(self, state: Line, move: int | None = None) -> str:
+        """The value, and what is still to be done to it."""
+        steps = " ".join(f"{sign}{operand}" for sign, operand in state.todo)
+        if move is None:
+            return f"{state.value}, then {steps} = ?" if steps else f"{state.value}"
+        sign, operand = state.todo[0]
+        return f"{state.value} {sign} {operand} = {move}"
+
 
 @dataclass(frozen=True)
 class Draft:
@@ -262,6 +283,13 @@ class Programs:
             self.right(Draft(state.examples, (*state.lines, *more)))
             for more in itertools.product(KINDS, repeat=rest)
         )
+
+    def told(self, state: Draft, move: str | None = None) -> str:
+        """What a is after the lines, of what it shall be, for each example."""
+        if move is not None:
+            return move
+        now = ((executed(state.lines, x)[0], x, y) for x, y in state.examples)
+        return "; ".join(f"a={x[0]} b={x[1]}: {a} of {y}" for a, x, y in now)
 
 
 KINDS = ("a+=b", "b+=a", "a-=b", "a*=b", "a*=2", "a+=1", "b=a", "swap")
