@@ -14,6 +14,7 @@ from workbench.widgets import (
     AttackPanel,
     CompressionPanel,
     ConceptPanel,
+    DebatePanel,
     DefencePanel,
     EpsPanel,
     EvaluationPanel,
@@ -24,6 +25,7 @@ from workbench.widgets import (
     PatternPanel,
     ProofPanel,
     PrototypePanel,
+    ReasoningPanel,
     RegionPanel,
     SearchPanel,
     TrainingPanel,
@@ -124,6 +126,18 @@ ROWS = {
             f"results[{name!r}].accuracy": result.accuracy for name, result in v.results.items()
         },
     ),
+    DebatePanel: (
+        {"k": 9, "way": "consultancy", "wrong": True, "compare": "digits/mlp", "square": 2},
+        lambda v: {
+            "held.shares": v.debate.shares,
+            "held.order": v.debate.order,
+            "held.claims": v.debate.claims,
+        },
+    ),
+    ReasoningPanel: (
+        {"world": "twentyfour", "problem": 2, "solution": 1, "n": 4},
+        lambda v: {"found": v.found, "path": v.path},
+    ),
     SearchPanel: (
         {"searcher": "Evolution", "settings": {"population": 5}, "budget": 30, "seed": 2},
         lambda v: {"result.frame()": v.search.frame(), "result.best.key": v.search.best.key},
@@ -153,7 +167,8 @@ EACH = pytest.mark.parametrize("kind", ROWS, ids=lambda kind: kind.__name__)
 
 def made(kind):
     """A panel of the table, on which nothing was run."""
-    return kind(**{"dataset": "digits", "model": "digits/cnn", "index": 3} | ROWS[kind][0])
+    of = {"dataset": "digits", "model": "digits/cnn", "index": 3} if kind.follows else {}
+    return kind(**of | ROWS[kind][0])
 
 
 @cache
@@ -243,6 +258,8 @@ def test_showing_it_takes_a_first_look_and_follows_the_selection(kind):
         panel.picker.step(2)
         settle(panel)
         assert panel.result.index == 5
+    elif not kind.follows:
+        assert panel.picker is None, "there is nothing to be chosen that it would not show"
     else:
         before = panel.result
         panel.picker.model.value = "digits/mlp"

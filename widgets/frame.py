@@ -177,6 +177,8 @@ class Frame(Generic[R]):
         what, _, which = event.get("name", "").partition(":")
         if what == "model":
             self.selection.model = which
+        elif what == "image":
+            self.selection.index = int(which)
         elif self.result is not None:
             self.picked(what, which, {"key": "", **event})
 

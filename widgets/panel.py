@@ -217,7 +217,7 @@ class Panel(Frame[R], Generic[P, R]):
         """The picker, where panels do not share one; what matters; the buttons; the rest."""
         above, folded = [], []
         self._shares_picker = self.picker is not None
-        if self.picker is None:
+        if self.picker is None and self.follows:
             self.picker = Picker(self.selection, partial(guarded, self))
             above = [self.picker.widget if "index" in self.follows else self.picker.short]
         above.append(self.controls())
@@ -288,13 +288,6 @@ class Panel(Frame[R], Generic[P, R]):
         if self.live:
             for name, choices in self.choices().items():
                 self.form.choose_from(name, choices, getattr(self.params, name))
-
-    def _picked(self, event: dict[str, Any]) -> None:
-        what, _, which = event.get("name", "").partition(":")
-        if what == "image":
-            self.selection.index = int(which)
-        else:
-            super()._picked(event)
 
     def _follow(self, change: Any) -> None:
         if self.quiet:

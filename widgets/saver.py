@@ -132,7 +132,7 @@ def as_notebook(shown: Saved) -> NotebookNode:
 
     state, kind = shown.state(), type(shown).__name__
     for what in ("dataset", "model"):
-        if shown.selection.is_own(state[what]):
+        if shown.selection.is_own(state.get(what, "")):
             raise ValueError(
                 f"{what}: {state[what]!r} is your own, which a notebook cannot load by its name; "
                 "keep images as a folder ('folder:PATH'), a model as a file ('onnx:PATH'), or "
@@ -149,10 +149,10 @@ def as_notebook(shown: Saved) -> NotebookNode:
         "reports.result(**panel.run().summary())",
         "panel",
     ]
-    where = f"{state['model']} on image {state['index']} of {state['dataset']}"
+    where = ": {model} on image {index} of {dataset}".format(**state) if "model" in state else ""
     parameters = "\n".join(declared(name, value) for name, value in state.items())
     cells = [
-        new.new_markdown_cell(f"# {shown.title}: {where}"),
+        new.new_markdown_cell(f"# {shown.title}{where}"),
         new.new_code_cell(parameters, metadata={"tags": ["parameters"]}),
         new.new_code_cell("\n".join(lines)),
         new.new_markdown_cell("## The same without a panel\n\nAs it was when this was saved."),

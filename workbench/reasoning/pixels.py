@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal, get_args
+from dataclasses import dataclass, replace
+from typing import Any, Literal, get_args
 
 import torch
 from torch.nn import functional as F
@@ -32,6 +32,12 @@ class Debate:
     worth: torch.Tensor
     masks: torch.Tensor
     shares: torch.Tensor
+
+    def until(self, turn: int) -> Debate:
+        """As it was after `turn` squares."""
+        said, seen = slice(turn), slice(turn + 1)
+        now: dict[str, Any] = {"order": self.order[said], "sides": self.sides[said]}
+        return replace(self, **now, masks=self.masks[seen], shares=self.shares[seen])
 
 
 def debate(
