@@ -130,7 +130,7 @@ class Gradient(Method):
 
 
 class IntegratedGradients(Method):
-    """Gradients gathered on the way from a black image (Sundararajan et al., 2017).
+    """Gradients gathered on the way from a black image, or a space's rest (Sundararajan, 2017).
 
     The values of an image add up to the class score less that of the black image.
     """
@@ -144,18 +144,18 @@ class IntegratedGradients(Method):
         from captum.attr import IntegratedGradients as CaptumIntegratedGradients
 
         method = CaptumIntegratedGradients(model)
-        pieces = self.n_steps // 8
+        pieces, rest = self.n_steps // 8, 0 if model.space is None else model.space.rest.to(x)
         total = torch.zeros_like(x)
         for i in range(pieces):
-            start, end = x * (i / pieces), (x * ((i + 1) / pieces)).requires_grad_()
-            total += method.attribute(end, start, target, n_steps=8).detach()
+            start, end = (rest + (x - rest) * (k / pieces) for k in (i, i + 1))
+            total += method.attribute(end.requires_grad_(), start, target, n_steps=8).detach()
             yield i + 1, pieces, total.sum(1)
 
 
 class Occlusion(Method):
     """How much the class score falls when a grey window hides a place (Zeiler, Fergus 2014).
 
-    Large images get a large window, if none is given: a pass for each of its places is made.
+    Large images get a large window, if none is given; of a space's points each part is hidden.
     """
 
     copies: ClassVar[int] = 1
@@ -173,7 +173,7 @@ class Occlusion(Method):
 
     def unfit(self, model: Classifier) -> str:
         """A window must fit in the image."""
-        window, side = self.sides(model)[0], min(model.input_shape[1:])
+        window, side = self.sides(model)[0], 512 if model.space else min(model.input_shape[1:])
         return f"window {window} is larger than the image ({side})" * (window > side)
 
     def about(self, model: Classifier) -> str:
@@ -183,6 +183,9 @@ class Occlusion(Method):
 
     def maps(self, model: Classifier, x: Tensor, target: Tensor) -> Maps:
         """At most a row of windows a step, from above; where they overlap, their mean."""
+        if model.space is not None:
+            yield from model.space.without(model, x, target)
+            return
         (window, stride), (_, height, width) = self.sides(model), model.input_shape
         tops, lefts = ([*range(0, n - window, stride), n - window] for n in (height, width))
         places = [(top, left) for top in tops for left in lefts]

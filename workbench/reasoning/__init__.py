@@ -9,7 +9,7 @@ import lazy_loader
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
-        "gpt": ["TinyGPT", "learn", "sample"],
+        "gpt": ["Reader", "TinyGPT", "learn", "sample"],
         "pixels": ["Debate", "debate"],
         "search": [
             *("Bisected", "Budget", "Found", "beam", "best_of", "bisect", "careless"),

@@ -58,12 +58,37 @@ class TinyGPT(nn.Module):
         """
         if tokens.shape[1] > self.length:
             raise ValueError(f"tokens: expected at most {self.length}, got {tokens.shape[1]}")
-        places = torch.arange(tokens.shape[1], device=tokens.device)
-        return self.blocks(self.token(tokens) + self.place(places))
+        return self.within(self.token(tokens))
+
+    def within(self, embedded: torch.Tensor) -> torch.Tensor:
+        """The residual stream of embeddings `(N, T, width)`, such as points between tokens."""
+        places = torch.arange(embedded.shape[1], device=embedded.device)
+        return self.blocks(embedded + self.place(places))
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
         """Logits `(N, T, V)` of what follows each of the tokens `(N, T)`."""
         return self.head(self.norm(self.stream(tokens)))
+
+
+class Reader(nn.Module):
+    """Which of some tokens follows a sentence, given as embeddings `(N, 1, T, width)`: `(N, K)`.
+
+    With it a network that says the next token stands on the bench: `space.classifier(Reader(gpt,
+    answers), words)`, where `space = spaces.tokens(gpt.token.weight, vocabulary, length)`.
+    answers: int64 `(K,)`, tokens.
+    """
+
+    answers: torch.Tensor
+
+    def __init__(self, gpt: TinyGPT, answers: torch.Tensor) -> None:
+        super().__init__()
+        self.gpt = gpt
+        self.register_buffer("answers", answers)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Logits `(N, K)` of the answers after the last token."""
+        last = self.gpt.norm(self.gpt.within(x[:, 0])[:, -1])
+        return self.gpt.head(last)[:, self.answers]
 
 
 @work

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -79,6 +80,33 @@ class InputSpace:
     def nearest(self, x: torch.Tensor) -> torch.Tensor:
         """The nearest points that exist, of points `(N, C, H, W)`."""
         return x
+
+    @property
+    def rest(self) -> torch.Tensor:
+        """The point `(C, H, W)` that stands for nothing known: the middle of each coordinate."""
+        return torch.full(self.shape, 0.5)
+
+    @property
+    def parts(self) -> torch.Tensor:
+        """int64 `(C, H, W)`: coordinates of one number are one thing; here each is its own."""
+        return torch.arange(len(self.names)).view(self.shape)
+
+    def without(
+        self, model: Classifier, x: torch.Tensor, target: torch.Tensor
+    ) -> Iterator[tuple[int, int, torch.Tensor]]:
+        """How much the scores of `target` `(N,)` fall, where each part in turn is at rest.
+
+        Done, total, and the falls `(N, H, W)` so far, shared among a part's coordinates.
+        """
+        parts, rest = self.parts.to(x.device), self.rest.to(x)
+        fall, n = torch.zeros_like(x), int(parts.max()) + 1
+        with torch.no_grad():
+            score = model(x).gather(1, target[:, None])
+            for i in range(n):
+                there = parts == i
+                hidden = model(torch.where(there, rest, x)).gather(1, target[:, None])
+                fall += ((score - hidden) / there.sum())[..., None, None] * there
+                yield i + 1, n, fall.sum(1)
 
     def held(self, x: torch.Tensor, origin: torch.Tensor) -> torch.Tensor:
         """Points with the coordinates that may not move as they are in `origin`."""

@@ -22,6 +22,16 @@ class Sentences(InputSpace):
     vocabulary: tuple[str, ...] = field(kw_only=True)
     padding: str = field(kw_only=True)
 
+    @property
+    def rest(self) -> torch.Tensor:
+        """The mean of all tokens, at each place."""
+        return self.points(self.embedding.mean(0).expand(self.shape))
+
+    @property
+    def parts(self) -> torch.Tensor:
+        """A token is one thing."""
+        return torch.arange(self.shape[1])[None, :, None].expand(self.shape)
+
     def encode(self, sentences: Sequence[str | Sequence[str]]) -> torch.Tensor:
         """Sentences, as text with spaces or as lists of tokens, as points `(N, 1, L, E)`.
 
