@@ -15,6 +15,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             *("Bisected", "Budget", "Found", "beam", "best_of", "bisect", "careless"),
             *("first_error", "mcts", "rollouts", "vote"),
         ],
+        "small_model": ["smollm"],
         "worlds": ["Chain", "Programs", "TwentyFour", "World"],
     },
 )
