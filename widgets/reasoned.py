@@ -89,7 +89,8 @@ def opened(view: Reasoned, i: int) -> str:
     ended = i and not view.world.moves(view.path[i])
     if ended:
         return "the end: " + ("right" if view.world.right(view.path[i]) else "wrong")
-    return f"{looked} {pick(f'look:{i}', f'Roll out {view.n} from here')}"
+    room = f'<span style="display:inline-block;min-width:5em">{looked}</span>'  # nothing moves
+    return room + pick(f"look:{i}", f"Roll out {view.n}")
 
 
 def told(view: Reasoned) -> str:
