@@ -51,7 +51,7 @@ class DebateView:
     claims: tuple[str, str]
     judge: str
     debate: Debate
-    whole: float  # what the judge thinks of the first claim who sees all
+    whole: float | None  # the first claim's share, for a model that judges and sees all
 
     def summary(self) -> dict[str, Any]:
         """The claims, how much was shown, and what the judge says."""
@@ -98,11 +98,12 @@ class DebatePanel(Panel[DebatePanelParameters, DebateView]):
         options |= {"hidden": images.images.mean(0), "judge": self.listens}
         options["square"] = p.square or max(1, min(x.shape[1:]) // 16)
         debate = reasoning.debate(expert, x, (first, second), p.k, **options)
-        seen = torch.ones_like(debate.masks[:1])
-        with torch.no_grad():
-            pair = (self.listens or (lambda x, _: expert(x)))(x[None], seen)[0, [first, second]]
+        whole = None  # one's own judge need not know what to do with all
+        if self.judge is None:
+            all_seen = self.selection.classifier(p.compare or None).predict(x[None]).logits[0]
+            whole = float(all_seen[[first, second]].softmax(0)[0])
         claims, judge = (names[first], names[second]), self.judging
-        view = DebateView(images, index, claims, judge, debate, float(pair.softmax(0)[0]))
+        view = DebateView(images, index, claims, judge, debate, whole)
         for turn in range(p.k + 1):
             now = replace(view, debate=debate.until(turn))
             yield Step(turn, p.k, f"{turn} squares", now)
@@ -128,14 +129,19 @@ class DebatePanel(Panel[DebatePanelParameters, DebateView]):
         says = f"{a if share >= 0.5 else b} ({max(share, 1 - share):.0%})"
         way = ABOUT[self.params.way].capitalize()
         words = f"Image {result.index}: {a} or {b}? {way}. After {k} squares {result.judge} "
-        words += f"says {says}; of the whole image {a} has {result.whole:.0%}."
+        words += f"says {says}"
+        words += (
+            "." if result.whole is None else f"; of the whole image {a} has {result.whole:.0%}."
+        )
         worth = d.worth[None].cpu()
         tiles = [
             figure(x, f"the whole image, {a}", "the whole image", 120, space),
             signed(worth, told(worth, a, b), f"says the expert: orange {a}, blue {b}"),
             figure(shown(result), seen(result), "what the judge sees"),
         ]
-        return section(f"<p>{escape(words)}</p>", row(*tiles), column(mind(result), width="26em"))
+        return section(
+            f"<p>{escape(words)}</p>", row(*tiles), column(mind(result), width=f"{Plot.width}px")
+        )
 
     def tile(self, result: DebateView) -> tuple[str, str]:
         """What the judge says; what it sees."""
@@ -219,7 +225,8 @@ def mind(view: DebateView) -> str:
     plot = Plot((0, len(shares) - 1), (0, 1))
     parts = plot.line([(0, 0.5), (len(shares) - 1, 0.5)], "stroke:currentColor;opacity:.6")
     dashes = "stroke:currentColor;stroke-dasharray:6 3;opacity:.7"
-    parts += plot.line([(0, view.whole), (len(shares) - 1, view.whole)], dashes)
+    if view.whole is not None:
+        parts += plot.line([(0, view.whole), (len(shares) - 1, view.whole)], dashes)
     parts += plot.line([*enumerate(shares)], f"stroke:{BLUE};stroke-width:2.5")
     colours = {1: ORANGE, -1: BLUE, 0: "currentColor"}
     for turn, side in enumerate(d.sides.tolist(), 1):
@@ -229,5 +236,6 @@ def mind(view: DebateView) -> str:
     alt = f"{view.judge} for {a} after 0 to {len(shares) - 1} squares: {values}"
     head = f"<b>The judge's share for {escape(a)}</b> <small>(against {escape(b)})</small>"
     below = "Dot: who showed the square, orange for "
-    below += f"{escape(a)}, blue for {escape(b)}; dashes: who sees the whole image."
+    below += f"{escape(a)}, blue for {escape(b)}"
+    below += "." if view.whole is None else "; dashes: who sees the whole image."
     return f"{head}<div>{plot.svg(parts, 'squares shown', alt)}</div><small>{below}</small>"

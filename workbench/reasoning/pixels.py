@@ -69,12 +69,13 @@ def debate(
     checks.known("way", way, get_args(Way))
     if claims[0] == claims[1]:
         raise ValueError(f"claims: expected two different classes, got {claims[0]} twice")
+    image, hidden = image.to(expert.device), hidden.to(expert.device)
     x = image[None].clone().requires_grad_()
     with torch.enable_grad():
         z = expert(x)[0]
         (slope,) = torch.autograd.grad(z[claims[0]] - z[claims[1]], x)
     said = (slope * (image - hidden)).detach().sum(1, keepdim=True)
-    worth = F.avg_pool2d(said, square, ceil_mode=True, divisor_override=1)[0, 0]
+    worth = F.avg_pool2d(said, square, ceil_mode=True, divisor_override=1)[0, 0].cpu()
     order, sides = turns(worth.flatten(), checks.positive("k", k), way, side, seed)
     shown = torch.zeros(k + 1, worth.numel())
     for turn, place in enumerate(order.tolist(), 1):
@@ -85,7 +86,7 @@ def debate(
     seen = torch.where(masks > 0, image, hidden)
     with torch.no_grad():
         z = expert(seen) if judge is None else judge(seen, masks)
-    return Debate(claims, order, sides, worth, masks, z[:, list(claims)].softmax(1)[:, 0])
+    return Debate(claims, order, sides, worth, masks, z[:, list(claims)].softmax(1)[:, 0].cpu())
 
 
 def turns(
@@ -105,4 +106,4 @@ def turns(
         return drawn[:k], torch.zeros(k, dtype=torch.int64)
     liked = worth.abs() if way == "no side" else worth * side
     sides = torch.full((k,), 0 if way == "no side" else side)
-    return liked.argsort(descending=True, stable=True)[:k].cpu(), sides
+    return liked.argsort(descending=True, stable=True)[:k], sides
