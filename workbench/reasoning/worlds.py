@@ -122,11 +122,12 @@ def pairs(left: Sequence[Fraction]) -> set[tuple[Fraction, Fraction]]:
     return {(max(a, b), min(a, b)) for a, b in itertools.combinations(left, 2)}
 
 
-def made(a: Fraction, b: Fraction) -> list[tuple[str, Fraction]]:
+@lru_cache(maxsize=50_000)
+def made(a: Fraction, b: Fraction) -> tuple[tuple[str, Fraction], ...]:
     """What two numbers make, by the sign."""
     found = [("+", a + b), ("-", a - b), ("x", a * b)]
     found += [("/", a / b)] if b else []
-    return found + ([("\\", b / a)] if a else [])  # the smaller by the larger
+    return tuple(found + ([("\\", b / a)] if a else []))  # the smaller by the larger
 
 
 @lru_cache(maxsize=200_000)
