@@ -96,7 +96,7 @@ class DebatePanel(Panel[DebatePanelParameters, DebateView]):
         second = names.index(p.against) if p.against else int(others.argmax())
         options: dict[str, Any] = {"way": p.way, "side": -1 if p.wrong else 1, "seed": p.seed}
         options |= {"hidden": images.images.mean(0), "judge": self.listens}
-        options["square"] = p.square or max(1, min(x.shape[1:]) // 16)
+        options["square"] = self.square(images)
         debate = reasoning.debate(expert, x, (first, second), p.k, **options)
         whole = None  # one's own judge need not know what to do with all
         if self.judge is None:
@@ -107,6 +107,10 @@ class DebatePanel(Panel[DebatePanelParameters, DebateView]):
         for turn in range(p.k + 1):
             now = replace(view, debate=debate.until(turn))
             yield Step(turn, p.k, f"{turn} squares", now)
+
+    def square(self, images: ImageDataset) -> int:
+        """Pixels a side of what is shown at once."""
+        return self.params.square or max(1, min(images.shape[1:]) // 16)
 
     @property
     def listens(self) -> Judge | None:
@@ -159,8 +163,8 @@ class DebatePanel(Panel[DebatePanelParameters, DebateView]):
         if p.compare and not judge:
             lines.append(f"other = {s.code('model', p.compare)}")
             judge = "lambda seen, masks: other(seen)"
-        square = p.square or max(1, min(r.images.shape[1:]) // 16)
-        given = {"way": repr(p.way), "hidden": "hidden", "judge": judge, "square": str(square)}
+        given = {"way": repr(p.way), "hidden": "hidden", "judge": judge}
+        given["square"] = str(self.square(r.images))
         given |= {"side": "-1" * p.wrong, "seed": str(p.seed) * bool(p.seed)}
         options = ", ".join(f"{name}={value}" for name, value in given.items() if value)
         call = f"model, image, {r.debate.claims}, {p.k}"

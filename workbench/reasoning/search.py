@@ -6,6 +6,8 @@ import math
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import compress
+from operator import not_
 from typing import Any
 
 import torch
@@ -16,6 +18,7 @@ from workbench.steps import Step, work
 
 # From states, how many moves each, and a generator: for each state that many moves.
 Policy = Callable[[Sequence[Any], int, torch.Generator], list[list[Any]]]
+Path = tuple[Any, ...]  # of states
 Score = Callable[[Sequence[Any]], torch.Tensor]  # of states, `(N,)`; larger is better
 
 
@@ -99,20 +102,23 @@ def rollouts(
     """Up to `n` whole solutions from a state, one step of all after the other."""
     checks.positive("n", n)
     draw = torch.Generator().manual_seed(seed)
-    paths: list[tuple[Any, ...]] = [(state,)] * n
+    going, ended = parted(world, [(state,)] * n)
     done = 0
-    while going := [path for path in paths if world.moves(path[-1])]:
-        ended = [path for path in paths if not world.moves(path[-1])]
+    while going:
         try:
             said = budget.ask(policy, [path[-1] for path in going], 1, draw)
         except Spent:
-            paths = ended
             break
         grown = [(*p, world.after(p[-1], m)) for p, (m,) in zip(going, said, strict=False)]
-        paths, done = ended + grown, done + 1
-        whole = tuple(path for path in paths if not world.moves(path[-1]))
-        yield Step(done, done + 1, f"step {done}", Found(whole, spent=budget.spent))
-    yield Step(done + 1, done + 1, "done", Found(tuple(paths), spent=budget.spent))
+        (going, ended), done = parted(world, ended + grown), done + 1
+        yield Step(done, done + 1, f"step {done}", Found(tuple(ended), spent=budget.spent))
+    yield Step(done + 1, done + 1, "done", Found(tuple(ended), spent=budget.spent))
+
+
+def parted(world: World, paths: Sequence[Path]) -> tuple[list[Path], list[Path]]:
+    """Paths that go on, and those that have ended."""
+    on = [bool(world.moves(path[-1])) for path in paths]
+    return list(compress(paths, on)), list(compress(paths, map(not_, on)))
 
 
 @work
@@ -168,8 +174,8 @@ def beam(
         raise ValueError(f"samples: expected at least the width, {width}, got {samples}")
     draw, kept, level = torch.Generator().manual_seed(seed), [(state,)], 0
     scores = [0.0]
-    while going := [path for path in kept if world.moves(path[-1])]:
-        ended = [path for path in kept if not world.moves(path[-1])]
+    while (parts := parted(world, kept))[0]:
+        going, ended = parts
         each = max(1, samples // len(going))
         try:
             said = budget.ask(policy, [path[-1] for path in going], each, draw)
@@ -177,7 +183,7 @@ def beam(
             kept = ended
             break
         grown = {
-            world.after(path[-1], move): (*path, world.after(path[-1], move))
+            (after := world.after(path[-1], move)): (*path, after)
             for path, moves in zip(going, said, strict=False)
             for move in moves
         }
